@@ -46,7 +46,7 @@ def majority_ids(
     counts,                # [N, 9] votes per emotion, order of EMOTIONS (a histogram of shares will do)
     rule: str = 'strict',  # 'strict' share > 1/2 (SEVLM), 'tolerant' share >= 1/2 without tie (ArtEmis)
 ) -> np.ndarray:           # [N] emotion id, -1 where no emotion has the majority
-    "The majority emotion of each painting. Source: SEVLM, released code (data.md 4.7); optas/artemis."
+    "The majority emotion of each painting. Source: released code of SEVLM (get_scores); optas/artemis."
     if rule not in RULES: raise ConfigError(f'Unknown majority rule {rule!r}: expected one of {", ".join(RULES)}.')
     votes = np.asarray(counts, dtype=float)
     if votes.ndim != 2 or votes.shape[1] != len(EMOTIONS) or not len(votes):

@@ -15,7 +15,7 @@ from .paint import SETTINGS, SUBJECTS, TIMES, WEATHERS, Scene
 
 # %% ../nbs/03b_words.ipynb #8f175bac
 @cache
-def mini_words() -> dict:  # sections: things, colours, moods, openings, links, rates, lexicon
+def mini_words() -> dict:  # sections: things, colours, moods, openings, links, rates, names, lexicon
     "The word lists of the synthetic mini-ArtEmis, read once; treat as read-only."
     return json.loads(asset('mini_words.json').read_text(encoding='utf-8'))
 

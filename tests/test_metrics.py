@@ -1,0 +1,320 @@
+"""Metrics and caption scores: what the pages cannot check about themselves."""
+import math
+import shutil
+import time
+
+import numpy as np
+import pytest
+
+from sevlm import captions as C
+from sevlm import metrics as M
+from sevlm.core import EMOTIONS, ConfigError, DataError
+
+needs_java = pytest.mark.skipif(shutil.which('java') is None, reason='Java is not installed')
+
+HYP = {'a': 'The dark sky makes me feel sad and lonely.',
+       'b': "The woman's gentle smile makes me feel warm.",
+       'c': 'The flowers look bright and happy, like a summer day.'}
+REF = {'a': ['The dark sky makes me feel lonely and afraid.', 'I feel sad because the sky is so dark.',
+             'The gloomy colours look like a coming storm.'],
+       'b': ["The woman's soft smile looks kind and warm.", 'Her gentle smile makes me feel calm.'],
+       'c': ['The bright yellow flowers remind me of a happy summer day.', 'The flowers are bright, fresh and cheerful!',
+             "It's a joyful scene full of light."]}
+GOLDEN = {'BLEU-1': (.895993, 1., 1., .723870), 'BLEU-2': (.695811, .866025, .866025, .381513),
+          'BLEU-3': (.553834, .753947, .753947, .000003), 'BLEU-4': (.455734, .680375, .614788, 0.),
+          'METEOR': (.366410, .440760, .458682, .267784), 'ROUGE-L': (.652338, .777778, .639413, .539823),
+          'CIDEr': (2.309743, 2.506589, 3.419686, 1.002955)}
+
+
+def votes(*rows):
+    out = np.zeros((len(rows), 9), int)
+    for row, given in zip(out, rows):
+        for e, n in given.items(): row[EMOTIONS.index(e)] = n
+    return out
+
+
+# ---- captions
+
+def check_golden(scores, names):
+    for name in names:
+        total, *each = GOLDEN[name]
+        assert scores.values[name] == pytest.approx(total, abs=2e-6), name
+        assert scores.each[name] == pytest.approx(each, abs=2e-6), name
+
+
+@needs_java
+def test_golden_values_with_java_and_no_process_left(monkeypatch):
+    from pycocoevalcap.meteor import meteor
+    made = []
+    class Watched(meteor.Meteor):
+        def __init__(self):
+            super().__init__()
+            made.append(self.meteor_p)
+    monkeypatch.setattr(meteor, 'Meteor', Watched)
+    scores = C.caption_scores(HYP, REF, meteor='on')
+    assert scores.tokenizer == 'ptb' and scores.skipped == {} and scores.n == 3
+    check_golden(scores, GOLDEN)
+    assert len(made) == 1 and made[0].poll() is not None
+
+
+@needs_java
+def test_our_pipe_gives_what_the_librarys_ptb_wrapper_gives(tmp_path):
+    from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
+    texts = [*HYP.values(), *sum(REF.values(), [])]
+    theirs = PTBTokenizer().tokenize({i: [{'caption': t}] for i, t in enumerate(texts)})
+    assert C.ptb_tokens(texts) == [theirs[i][0] for i in range(len(texts))] == C.simple_tokens(texts)
+
+
+@pytest.fixture
+def no_java(monkeypatch):
+    monkeypatch.setattr(shutil, 'which', lambda name, *a, **k: None)
+
+
+def test_without_java_the_rest_is_scored_and_meteor_is_explained(no_java):
+    scores = C.caption_scores(HYP, REF)
+    assert scores.tokenizer == 'simple' and scores.values['METEOR'] is None and 'METEOR' not in scores.each
+    assert 'default-jre-headless' in scores.skipped['METEOR']
+    check_golden(scores, [m for m in GOLDEN if m != 'METEOR'])
+    assert '-' in [line.split()[2] for line in M.metrics_table({'caption': scores}).splitlines() if 'METEOR' in line]
+
+
+def test_without_java_asking_for_it_is_an_error(no_java):
+    for ask in (dict(meteor='on'), dict(tokenizer='ptb')):
+        with pytest.raises(ConfigError, match='Java was not found'): C.caption_scores(HYP, REF, **ask)
+    with pytest.raises(ConfigError, match='Java was not found'): C.bleu_scores(HYP, REF, 'ptb')
+
+
+WEIRD = ['first\nsecond', 'a\r\nb', 'x\u2028y\u2029z', 'tab\there\x0b\x0c\x1c\x85end', '', ' \u2028 ', 'emoji \U0001F600 only',
+         '\U0001F600', '\x00', 'lone \ud83d surrogate', 'pipe ||| pipe', '(brackets) "quotes" “curly” – dash…', 'ümläut café 絵', '-- . !']
+
+
+def aligned(tokenize):
+    "Every odd caption is a marker with its number: it must come back at its own place."
+    texts = [t for i, w in enumerate(WEIRD) for t in (w, f'marker{i} stays')]
+    out = tokenize([C.one_line(t) for t in texts])
+    assert len(out) == len(texts)
+    assert out[1::2] == [f'marker{i} stays' for i in range(len(WEIRD))]
+    assert all('\n' not in t and '\r' not in t and '\u2028' not in t for t in out)
+    return out[::2]
+
+
+@pytest.mark.parametrize('name', ['simple', 'split', pytest.param('ptb', marks=needs_java)])
+def test_weird_captions_stay_with_their_painting(name):
+    out = aligned(C.TOKENIZERS[name])
+    assert out[0] == 'first second' and out[4] == out[5] == ''
+
+
+@needs_java
+def test_weird_captions_through_meteor():
+    hyp = {i: w for i, w in enumerate(WEIRD)} | {'last': 'the dark sky is sad'}
+    ref = {i: ['the calm sea', 'a\u2028boat ||| there'] for i in range(len(WEIRD))} | {'last': ['the dark sky is sad']}
+    scores = C.caption_scores(hyp, ref, meteor='on')
+    assert scores.each['METEOR'][-1] == pytest.approx(1., abs=.01)
+    assert scores.each['ROUGE-L'][-1] == pytest.approx(1.)
+    assert scores.each['METEOR'][:-1].max() < .5
+    assert scores.empty_hypotheses >= 3
+
+
+def test_a_shifted_tokenizer_is_noticed(monkeypatch):
+    class Run: stdout, stderr = b'only one line\n', b'boom'
+    monkeypatch.setattr(shutil, 'which', lambda name: 'java')
+    monkeypatch.setattr(C.subprocess, 'run', lambda *a, **k: Run)
+    with pytest.raises(DataError, match='out of step.*boom'): C.ptb_tokens(['one', 'two'])
+
+
+class DeadMeteor:
+    "A METEOR whose Java dies at once, holding the lock as the library does."
+    def __init__(self):
+        import subprocess, sys, threading
+        pipe = subprocess.PIPE
+        self.meteor_p = subprocess.Popen([sys.executable, '-c', 'import sys; sys.exit("no memory")'], stdin=pipe, stdout=pipe, stderr=pipe)
+        self.lock = threading.Lock()
+        DeadMeteor.last = self
+    def compute_score(self, gts, res):
+        self.lock.acquire()
+        return float(self.meteor_p.stdout.readline()), []
+
+
+def test_a_dying_meteor_is_reported_and_ended(monkeypatch):
+    from pycocoevalcap.meteor import meteor
+    monkeypatch.setattr(meteor, 'Meteor', DeadMeteor)
+    monkeypatch.setattr(shutil, 'which', lambda name: 'java')
+    scores = C.caption_scores(HYP, REF, tokenizer='simple')
+    assert scores.values['METEOR'] is None and 'no memory' in scores.skipped['METEOR']
+    assert scores.values['BLEU-1'] == pytest.approx(.895993, abs=2e-6)
+    with pytest.raises(DataError, match='METEOR stopped'): C.caption_scores(HYP, REF, meteor='on', tokenizer='simple')
+    assert DeadMeteor.last.meteor_p.poll() is not None and not DeadMeteor.last.lock.locked()
+
+
+def test_empty_answers_score_zero_and_are_counted():
+    scores = C.caption_scores({'a': '', 'b': '...', 'c': HYP['c']}, REF, meteor='off', tokenizer='simple')
+    assert scores.empty_hypotheses == 2
+    for m in ('BLEU-1', 'ROUGE-L', 'CIDEr'): assert scores.each[m][:2].max() < 1e-6
+    nothing = C.caption_scores({k: '' for k in HYP}, REF, meteor='off', tokenizer='simple')
+    assert all(v is None or v < 1e-6 for v in nothing.values.values())
+
+
+def test_empty_references_are_left_out_and_counted():
+    scores = C.caption_scores({'a': ''}, {'a': ['!!!', 'the sky']}, meteor='off', tokenizer='simple')
+    assert scores.empty_references == 1 and scores.values['ROUGE-L'] == 0
+    for refs in ([], [''], ['...']):
+        with pytest.raises(DataError, match=r"no reference with a word in it, e.g. \['a'\]"): C.bleu_scores({'a': 'x'}, {'a': refs})
+
+
+def test_mismatched_keys_are_named():
+    with pytest.raises(DataError, match=r"no reference, e.g. \['z'\]"): C.bleu_scores(HYP | {'z': 'x'}, REF)
+    with pytest.raises(DataError, match=r"no hypothesis, e.g. \['b', 'c'\]"): C.caption_scores({'a': 'x'}, REF)
+    with pytest.raises(DataError, match='expected a list'): C.bleu_scores({'a': 'x'}, {'a': 'x y'})
+    with pytest.raises(DataError, match='NoneType'): C.bleu_scores({'a': None}, {'a': ['x']})
+    with pytest.raises(ConfigError, match='ptb, simple, split'): C.bleu_scores(HYP, REF, 'nltk')
+    with pytest.raises(ConfigError, match='auto, on or off'): C.caption_scores(HYP, REF, meteor='yes')
+
+
+def test_order_of_keys_does_not_matter():
+    turned = {k: REF[k] for k in reversed(REF)}
+    a, b = C.caption_scores(HYP, REF, 'off', 'simple'), C.caption_scores(HYP, turned, 'off', 'simple')
+    assert a.values == b.values and (a.each['ROUGE-L'] == b.each['ROUGE-L']).all()
+
+
+def test_bleu_alone_is_the_same_and_quick(capsys):
+    for tokenizer in ('simple', 'split'):
+        full = C.caption_scores(HYP, REF, 'off', tokenizer).values
+        assert C.bleu_scores(HYP, REF, tokenizer) == {m: full[m] for m in ('BLEU-1', 'BLEU-2', 'BLEU-3', 'BLEU-4')}
+    rng = np.random.default_rng(0)
+    words = [f'w{i}' for i in range(300)]
+    say = lambda: ' '.join(rng.choice(words, 15))
+    hyp = {i: say() for i in range(400)}
+    ref = {i: [say() for _ in range(5)] for i in range(400)}
+    start = time.process_time()
+    C.bleu_scores(hyp, ref)
+    assert time.process_time() - start < 2  # 0.15 s where it was written
+    assert capsys.readouterr().out == ''
+
+
+def test_bleu_by_hand():
+    got = C.bleu_scores({0: 'the dark sky'}, {0: ['the dark blue sky']})
+    assert got['BLEU-1'] == pytest.approx(math.exp(-1 / 3), abs=1e-6)
+    assert got['BLEU-2'] == pytest.approx(math.exp(-1 / 3) * .5**.5, abs=1e-6)
+
+
+# ---- accuracy and confusion
+
+def test_accuracy_by_hand():
+    counts = votes({'awe': 4, 'fear': 1}, {'contentment': 3, 'awe': 2, 'amusement': 1}, {'fear': 3, 'sadness': 3},
+                   {'sadness': 2, 'awe': 1}, {'something else': 5})
+    said = ['awe', 'contentment', 'fear', 'joy', ' something else ']
+    strict, tolerant = M.emotion_accuracy(said, counts), M.emotion_accuracy(said, counts, 'tolerant')
+    assert (strict.correct, strict.eligible, strict.total, strict.unnamed, strict.value) == (2, 3, 5, 1, 2 / 3)
+    assert (tolerant.correct, tolerant.eligible, tolerant.value) == (3, 4, .75)
+    assert strict.interval[0] < strict.value < strict.interval[1]
+    assert M.emotion_accuracy(said, counts / counts.sum(1, keepdims=True)) == strict  # a histogram of shares will do
+
+
+def test_accuracy_has_no_value_without_eligible_paintings():
+    got = M.emotion_accuracy(['fear', 'awe'], votes({'fear': 1, 'sadness': 1}, {}))
+    assert got.value is None and got.interval is None and (got.eligible, got.total) == (0, 2)
+    wrong = M.emotion_accuracy(['awe'], votes({'fear': 1}))
+    assert wrong.value == 0.  # not -1
+
+
+def test_missing_answers_are_wrong_and_counted():
+    got = M.emotion_accuracy([None, '', 'Awe', 'awe'], votes(*[{'awe': 1}] * 4))
+    assert (got.correct, got.unnamed, got.value) == (1, 3, .25)
+
+
+@pytest.mark.parametrize('call, words', [
+    (lambda: M.emotion_accuracy([], []), 'at least one painting'),
+    (lambda: M.emotion_accuracy(['awe'], np.ones((1, 8))), r'\(1, 8\)'),
+    (lambda: M.emotion_accuracy(['awe'], votes({'awe': 1}, {'awe': 1})), '1 predicted emotions for 2 paintings'),
+    (lambda: M.confusion([], []), 'at least one'),
+    (lambda: M.confusion(['awe'], ['joy']), 'joy'),
+    (lambda: M.confusion(['awe'], [None]), 'majority emotion'),
+    (lambda: M.bootstrap([]), 'N >= 1'),
+    (lambda: M.grounding([], []), 'at least one'),
+    (lambda: M.grounding([frozenset()], []), 'expected one for each'),
+    (lambda: M.unique_share([]), 'No captions'),
+    (lambda: M.simile_share([]), 'No captions'),
+    (lambda: M.mean_length([]), 'No captions'),
+    (lambda: M.distinct_tokens([]), 'No captions'),
+    (lambda: C.caption_scores({}, {}), 'No captions'),
+    (lambda: C.bleu_scores({}, {}), 'No captions')])
+def test_empty_and_misfit_input_says_what_is_wrong(call, words):
+    with pytest.raises(DataError, match=words): call()
+
+
+def test_unknown_rule():
+    with pytest.raises(ConfigError, match='strict, tolerant'): M.emotion_accuracy(['awe'], votes({'awe': 1}), 'majority')
+
+
+def test_confusion_against_sklearn():
+    from sklearn.metrics import confusion_matrix, f1_score, recall_score
+    rng = np.random.default_rng(3)
+    truth = rng.choice(EMOTIONS[:7], 200).tolist()
+    said = rng.choice([*EMOTIONS[:7], 'joy'], 200).tolist()
+    counts = M.confusion(said, truth)
+    assert (counts[:, :9] == confusion_matrix(truth, said, labels=EMOTIONS + ('joy',))[:9, :9]).all()
+    assert counts[:, M.UNNAMED].sum() == said.count('joy') and counts.sum() == 200
+    assert M.macro_f1(counts) == pytest.approx(f1_score(truth, said, labels=EMOTIONS[:7], average='macro'))
+    got = M.recalls(counts)
+    assert [got[e] for e in EMOTIONS[:7]] == pytest.approx(recall_score(truth, said, labels=EMOTIONS[:7], average=None).tolist())
+    assert got['sadness'] is None and got['something else'] is None
+
+
+def test_plot_takes_and_returns_axes():
+    import matplotlib
+    matplotlib.use('Agg')
+    import matplotlib.pyplot as plt
+    counts = M.confusion(['awe', 'joy'], ['awe', 'fear'])
+    fig, ax = plt.subplots()
+    assert M.plot_confusion(counts, ax) is ax and len(ax.texts) == 2
+    assert M.plot_confusion(counts) is not ax
+    plt.close('all')
+
+
+# ---- grounding, style, table
+
+def test_grounding_by_hand():
+    f = frozenset
+    got = M.grounding([f('s'), f('st'), f(), f('b')], [f('s'), f('s'), f('st'), f('sb')])
+    # pairs i != j: {s} is in all three others; {s,t} in the third; {} never; {b} in none of the first three
+    assert (got.share, got.named_share, got.n) == (.5, .75, 4)
+    assert got.shuffled == pytest.approx((3 + 1 + 0 + 0) / 12)
+    assert M.grounding([f()], [f()]).share == 0 and M.grounding([f('s')], [f('s')]).shuffled is None
+    assert M.grounding([f(), f()], [f(), f()]).shuffled == 0  # no thing anywhere
+
+
+def test_grounding_is_the_mean_over_pairs_and_quick():
+    rng = np.random.default_rng(0)
+    draw = lambda k: frozenset(rng.choice(40, rng.integers(0, k), replace=False).tolist())
+    present, named = [draw(12) for _ in range(60)], [draw(4) for _ in range(60)]
+    slow = np.mean([bool(a) and a <= b for i, a in enumerate(named) for j, b in enumerate(present) if i != j])
+    assert M.grounding(named, present).shuffled == pytest.approx(slow)
+    many = 3000
+    start = time.process_time()
+    big = M.grounding([named[i % 60] for i in range(many)], [present[i % 60] for i in range(many)], draws=200)
+    assert time.process_time() - start < 5
+    assert big.share == M.grounding(named, present).share and big.interval[0] <= big.share <= big.interval[1]
+
+
+def test_style_counts():
+    texts = ['it looks like rain', 'Reminds Me of home', 'plain', 'plain']
+    assert (M.unique_share(texts), M.simile_share(texts), M.mean_length(texts), M.distinct_tokens(texts)) == (.75, .5, 2.5, 9)
+    assert len(M.SIMILES) == len(set(M.SIMILES)) == 13
+
+
+def test_bootstrap_and_wilson():
+    values = np.random.default_rng(1).normal(size=500)
+    low, high = M.bootstrap(values)
+    assert M.bootstrap(values) == (low, high) != M.bootstrap(values, seed=1)
+    assert low < values.mean() < high and (high - low) == pytest.approx(2 * 1.96 * values.std() / 500**.5, rel=.12)
+    assert M.wilson(0, 10)[0] == pytest.approx(0, abs=1e-12) and M.wilson(10, 10)[1] == pytest.approx(1)
+    assert M.wilson(8, 10) == pytest.approx((.4902, .9433), abs=1e-4)  # textbook value
+
+
+def test_table_is_aligned_and_complete():
+    results = {'acc': M.emotion_accuracy(['awe'], votes({'awe': 2})), 'none': M.emotion_accuracy(['awe'], votes({})),
+               'ground': M.grounding([frozenset('s')], [frozenset('s')]), 'plain': .5, 'words': 7, 'with note': (.25, 4, 'why')}
+    lines = M.metrics_table(results).splitlines()
+    assert len(lines) == 1 + 7 and lines[0].split() == ['metric', 'value', 'n', 'note']
+    assert [line.split()[1] for line in lines if line.startswith(('acc', 'none', 'plain', 'words'))] == ['1.0000', '-', '0.5000', '7']
+    assert lines[-1].split()[-3:] == ['0.2500', '4', 'why']
