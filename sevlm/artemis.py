@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
+from tqdm.auto import tqdm
 
 from .core import EMOTIONS, DataError, ImageError
 from .text import normalise
@@ -171,11 +172,12 @@ def read_artemis(
 
 # %% ../nbs/03c_artemis.ipynb #fda11b1d
 def check_images(
-    paintings,      # with pictures
-) -> tuple:         # those whose picture opens, Report
+    paintings,              # with pictures
+    progress: bool = False, # show a bar
+) -> tuple:                 # those whose picture opens, Report
     "Open every picture once, and leave out what cannot be opened."
     report, kept = Report('pictures', 'paintings', len(paintings)), []
-    for p in paintings:
+    for p in tqdm(paintings, desc='checking pictures', unit='img', disable=not progress):
         try: open_image(p.image)
         except ImageError as e: report.drop('picture cannot be opened', p.key if p.image else f'{p.key} (no file)')
         else: kept.append(p)

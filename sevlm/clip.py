@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from .core import DataError, seed_everything
+from .core import DataError, keep_freed_memory, seed_everything
 from .text import special_ids
 from .vision import ImageEncoder, create_clip
 
@@ -63,6 +63,7 @@ def train_clip(
 
     if len(pixels) != len(captions) or not all(captions):
         raise DataError(f"got {len(pixels)} pictures and {len(captions)} lists of captions, {sum(not c for c in captions)} of them empty; expected one non-empty list a picture.")
+    keep_freed_memory()
     seed_everything(seed)
     clip, loss_fn, history = create_clip(tower).to(device).train(), ClipLoss(), []
     steps = -(-len(pixels) // batch_size)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['EMOTIONS', 'POLARITY', 'SevlmError', 'ConfigError', 'DataError', 'LexiconError', 'ImageError', 'CheckpointError',
            'did_you_mean', 'emotion_id', 'write_atomic', 'check_writable', 'Settings', 'SEVLMConfig', 'TrainConfig',
-           'seed_everything', 'device_of', 'data_home', 'asset']
+           'seed_everything', 'device_of', 'keep_freed_memory', 'asset']
 
 # %% ../nbs/00_core.ipynb #70a165cd
 import difflib, json, math, os, random, uuid
@@ -121,11 +121,7 @@ class Settings(_Files):
 
 # %% ../nbs/00_core.ipynb #2d433c5d
 class _ModelRules:
-    "Derived sizes, and the relations between sizes."
-    @property
-    def patch_size(self) -> int:
-        "Pixels, side of one patch."
-        return self.image_size // math.isqrt(self.patches)
+    "The relations between sizes."
     def check(self):
         "Refuse settings no model can be built from."
         for k in (f.name for f in fields(self) if f.type is int): self._need(getattr(self, k) > 0, f'{k} = {getattr(self, k)} must be positive.')
@@ -151,8 +147,8 @@ class SEVLMConfig(_ModelRules, Settings):
         'published': dict(causal_vad=False, boundary='fixed', pad_in_span=True, image_stats='imagenet', inner_pieces=True),  # findings 1-4
         'baseline': dict(use_fusion=False, use_vad_head=False, use_contrast=False),     # the paper's model without its three ideas
         'mini': dict(tower='mini', tower_pretrained='mini', image_size=64, patches=64, width=128, layers=4, heads=4,
-                     vocab_size=1504, max_positions=64, max_tokens=32, vad_positions=64),
-        'tiny': dict(tower='mini', tower_pretrained='', image_size=32, patches=16, width=48, layers=2, heads=4,
+                     vocab_size=1504, max_positions=64, max_tokens=40, new_tokens=34, vad_positions=64),
+        'tiny': dict(tower='tiny', tower_pretrained='', image_size=32, patches=16, width=48, layers=2, heads=4,
                      vocab_size=304, max_positions=64, max_tokens=32, vad_hidden=16, vad_positions=64)}
     name: str = 'paper'                     # the preset it started from
     tower: str = 'ViT-B-16-quickgelu'       # open_clip model name of the image encoder; 'mini' = the small tower shipped here
@@ -167,7 +163,6 @@ class SEVLMConfig(_ModelRules, Settings):
     max_tokens: int = 30                    # T at most, in training (the code's default; the released v2.0 weights used 70)
     new_tokens: int = 25                    # tokens generated at most
     dropout: float = 0.1                    # everywhere
-    segments: bool = True                   # add the segment's embedding to each token
     vad_layers: int = 3                     # blocks of the VAD encoder
     vad_heads: int = 1                      # its attention heads (must divide 3)
     vad_hidden: int = 128                   # its feed-forward width
@@ -236,11 +231,15 @@ def device_of(
         raise ConfigError(f"device {name!r} is not available here; use one of {', '.join(d for d, ok in there.items() if ok)}, or 'auto'.")
     return device
 
-# %% ../nbs/00_core.ipynb #06e3565c
-def data_home() -> Path:
-    "The folder of fetched and cached files: $SEVLM_HOME, or ~/.cache/sevlm."
-    return Path(os.environ.get('SEVLM_HOME') or Path.home()/'.cache'/'sevlm').expanduser()
+# %% ../nbs/00_core.ipynb #30cafd3c
+def keep_freed_memory() -> bool:  # whether the C library took the settings (glibc does)
+    "Lets this process keep freed memory for its next step instead of returning it to the system; call it before training on a CPU."
+    import ctypes
+    try: mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError): return False      # another C library: nothing to set
+    return bool(mallopt(-3, 2**30) and mallopt(-1, 2**31 - 1))     # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of glibc's malloc.h
 
+# %% ../nbs/00_core.ipynb #076f55b6
 def asset(name: str) -> Path:
     "A file or folder shipped with the package, by its path below `sevlm/assets`."
     folder = Path(str(resources.files('sevlm')))/'assets'

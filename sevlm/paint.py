@@ -97,7 +97,7 @@ def noise(rng, size, rows, cols, octaves=3):
 SKIES = dict(dawn=((122, 142, 205), (255, 190, 176)), day=((48, 118, 212), (190, 224, 246)),
              dusk=((82, 44, 104), (252, 126, 52)), night=((8, 12, 42), (40, 58, 122)))             # zenith, horizon
 SUNS = dict(dawn=((255, 238, 205), .1), day=((255, 250, 215), .6), dusk=((255, 190, 84), .1), night=((238, 238, 225), .62))  # colour, height
-LIGHTS = dict(dawn=(1., .90, .90), day=(1.04, 1.04, 1.), dusk=(.86, .64, .58), night=(.34, .42, .66))  # on the ground
+LIGHTS = dict(dawn=(1., .90, .90), day=(1.04, 1.04, 1.), dusk=(.86, .64, .58), night=(.40, .48, .72))  # on the ground
 
 class Air(NamedTuple):
     "What a weather does to the sky and the light"
@@ -109,7 +109,7 @@ class Air(NamedTuple):
     sun: float     # strength of sun, moon and stars
 
 AIRS = dict(clear=Air((255, 255, 255), 0., 1., 0., (0, 0, 0), 1.), cloudy=Air((205, 208, 215), .25, .92, .58, (255, 252, 248), .5),
-            rain=Air((128, 140, 158), .60, .78, .55, (160, 166, 178), 0.), storm=Air((44, 46, 66), .72, .60, .75, (96, 96, 120), 0.),
+            rain=Air((128, 140, 158), .60, .78, .55, (160, 166, 178), 0.), storm=Air((44, 46, 66), .72, .66, .75, (96, 96, 120), 0.),
             snow=Air((214, 221, 233), .55, 1., .25, (255, 255, 255), .3), fog=Air((208, 210, 208), .72, .92, 0., (0, 0, 0), .3))
 
 # %% ../nbs/03a_paint.ipynb #b9c8cfdf
@@ -191,8 +191,8 @@ class Touch(NamedTuple):
     hold: float    # share of the smooth picture that stays
 
 TOUCHES = dict(smooth=Touch(3600, 4., 1.6, 1., .6, 6., .75), dabs=Touch(1100, 7., 3.7, .6, .6, 15., .1),
-               dots=Touch(3600, 0., 3.7, 0., 0., 28., .1), strokes=Touch(2200, 15., 2.4, 1.6, .08, 13., .05))
-CANVASES, FINE = 6, .55  # prepared canvases per brushwork and size; share of the smooth picture that stays on the subjects
+               dots=Touch(3400, 0., 4., 0., 0., 28., .1), strokes=Touch(2200, 15., 2.4, 1.6, .08, 13., .05))
+CANVASES, FINE = 6, .65  # prepared canvases per brushwork and size; share of the smooth picture that stays on the subjects
 
 @lru_cache(maxsize=64)
 def touch_map(brushwork, size, seed):

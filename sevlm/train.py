@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Corpus', 'tokenizer_of', 'load_corpus', 'start_model', 'look_once', 'save_checkpoint', 'make_batches',
-           'make_optimiser', 'validation', 'train_model', 'losses_figure']
+           'make_optimiser', 'validation', 'train_model', 'losses_figure', 'remake']
 
 # %% ../nbs/14_train.ipynb #c230063e
 from collections.abc import Sequence
@@ -12,20 +12,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from tqdm.auto import tqdm
 
 from .callbacks import BestCB, CheckpointCB, ClipCB, EarlyStopCB, MeterCB, ProgressCB, RecorderCB, SampleCB, ValidateCB
-from .core import CheckpointError, DataError, SEVLMConfig, TrainConfig, asset, check_writable, device_of, seed_everything, write_atomic
+from .core import CheckpointError, DataError, SEVLMConfig, TrainConfig, asset, check_writable, device_of, keep_freed_memory, seed_everything, write_atomic
 from .data import PairBatches, Painting, Release, check_images, open_image, read_artemis, split_paintings
 from .decoder import load_gpt2
-from .evaluate import answer_all, explanation_sheet, quick_scores
+from .clip import train_clip
+from .evaluate import Evaluation, answer_all, evaluate, explanation_sheet, quick_scores
 from .generate import Explainer
 from .learner import Learner, linear_schedule, param_groups
-from .mini import read_truth
-from .model import SEVLM, save_model
-from .text import add_special_tokens, load_tokenizer, read_bpe, save_tokenizer
+from .mini import make_mini, read_truth
+from .model import SEVLM, load_model, save_model
+from .text import add_special_tokens, load_tokenizer, read_bpe, save_tokenizer, train_bpe
 from .vad import Lexicon, VADTable, vad_table
-from .vision import encode_images, load_tower
+from .vision import ImageEncoder, encode_images, load_tower
 
 # %% ../nbs/14_train.ipynb #360ebfac
 @dataclass
@@ -65,7 +67,10 @@ def load_corpus(
     release = Release(folder)
     paintings, read = read_artemis(release.csv, release.images)
     paintings, checked = check_images(paintings, progress=progress)
-    words = Lexicon.read(lexicon or release.need_lexicon())
+    if lexicon is None and release.lexicon is None:
+        raise DataError(f"{folder} holds no lexicon (a file like *lexicon*.txt); give one with --lexicon. NRC VAD is free for research: "
+                        "https://saifmohammad.com/WebPages/nrc-vad.html")
+    words = Lexicon.read(lexicon or release.lexicon)
     tok = tokenizer_of(config, tokenizer)
     truth = read_truth(folder) if (Path(folder) / 'mini_truth.csv').exists() else None
     return Corpus(split_paintings(paintings, seed), tok, vad_table(tok, words, inner=config.inner_pieces), [read, checked], truth)
@@ -157,6 +162,7 @@ def train_model(
 ) -> Learner:  # with `.interrupted` and its RecorderCB
     "Trains a SEVLM on a corpus."
     out, device = check_writable(out), device_of(settings.device)
+    keep_freed_memory()
     seed_everything(settings.seed)
     model = start_model(config, corpus.tokenizer, gpt2).to(device)
     batches = make_batches(model, corpus, settings, device, grid_limit, progress)
@@ -196,3 +202,37 @@ def losses_figure(recorder: RecorderCB, title: str = ''):
     right.legend(frameon=False)
     fig.suptitle(title, fontsize=11)
     return fig
+
+# %% ../nbs/14_train.ipynb #6e02badd
+def remake(
+    out: str | Path,  # a new folder for the parts, laid out as in the package
+    work: str | Path,  # synthetic data and runs are kept here
+    tower_seed: int = 1000,  # of the tower's synthetic set
+    tower_paintings: int = 12_000,
+    tower_epochs: int = 12,
+    seed: int = 0,  # of the SEVLM's synthetic set, of its weights and pairs
+    paintings: int = 4_000,
+    epochs: int = 0,  # of the SEVLM; 0: as in the preset
+    progress: bool = True,
+) -> Evaluation:  # of the new model on its test part
+    "Makes the tokenizer, tower and small model that are shipped with the project, anew."
+    out, work, config = check_writable(out), Path(work), SEVLMConfig.preset('mini', tower_pretrained='')
+    folder = make_mini(work / f'tower-{tower_seed}', n=tower_paintings, seed=tower_seed, progress=progress)
+    part = split_paintings(Release(folder).paintings()[0])['train']
+    texts = [list(p.explanations) for p in part]
+    tokenizer = train_bpe([t for ts in texts for t in ts], config.vocab_size)
+    save_tokenizer(tokenizer, out)
+    encoder = ImageEncoder(config)
+    bar = tqdm(part, desc='reading paintings', disable=not progress)
+    pixels = torch.stack([encoder.preprocess(open_image(p.image)) for p in bar])
+    clip, _ = train_clip(pixels, texts, tokenizer, epochs=tower_epochs, seed=tower_seed, progress=progress)
+    with write_atomic(out / 'tower.safetensors') as path:
+        save_file({k: v.contiguous() for k, v in clip.visual.state_dict().items()}, path)
+    config, settings = config.replace(tower_pretrained=str(out / 'tower.safetensors')), TrainConfig.preset('mini', seed=seed)
+    data = make_mini(work / f'data-{seed}', n=paintings, seed=seed, progress=progress)
+    corpus = load_corpus(data, config, tokenizer=out, progress=progress)
+    train_model(corpus, work / f'run-{seed}', config, settings.replace(epochs=epochs or settings.epochs), progress=progress)
+    model = load_model(work / f'run-{seed}' / 'best-accuracy')
+    model.config = model.config.replace(tower_pretrained='mini')  # where the tower will be, once shipped
+    save_checkpoint(model, corpus, out)
+    return evaluate(Explainer(model, tokenizer, corpus.table), corpus.parts['test'], corpus.truth, progress=progress)

@@ -27,7 +27,7 @@ def to_bipolar(
 ):               # the same shape, on -1..1
     "Map a scale's ends to -1 and 1."
     lo, hi = SCALES[scale]
-    return (2*np.asarray(values, dtype=np.float64) - lo - hi) / (hi - lo)
+    return (2*np.asarray(values, dtype=np.float64) - (lo + hi)) / (hi - lo)
 
 # %% ../nbs/02_vad.ipynb #193503ea
 def _scale_of(values, where, forced=None):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from sevlm.core import (EMOTIONS, POLARITY, ConfigError, DataError, SEVLMConfig, SevlmError, TrainConfig, asset, check_writable,
-                        data_home, device_of, did_you_mean, emotion_id, seed_everything, write_atomic)
+                        device_of, did_you_mean, emotion_id, seed_everything, write_atomic)
 
 CONFIGS = [(c, p) for c in (SEVLMConfig, TrainConfig) for p in c.presets]
 
@@ -98,13 +98,6 @@ def test_check_writable(tmp_path):
     assert check_writable(tmp_path/'a'/'b').is_dir()
     (tmp_path/'file').write_text('')
     with pytest.raises(ConfigError, match='Choose another folder'): check_writable(tmp_path/'file'/'x')
-
-
-def test_data_home(monkeypatch, tmp_path):
-    monkeypatch.setenv('SEVLM_HOME', str(tmp_path))
-    assert data_home() == tmp_path
-    monkeypatch.setenv('SEVLM_HOME', '')
-    assert data_home().parts[-2:] == ('.cache', 'sevlm')
 
 
 def test_devices_and_seeds():
