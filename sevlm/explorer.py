@@ -10,20 +10,18 @@ __all__ = ['STRIP', 'OWN', 'UPLOADED', 'NONE', 'Sample', 'paint_canvas', 'sample
 import html, io, textwrap
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
-import ipywidgets as widgets
-import numpy as np
-import torch
-from PIL import Image
-
+import ipywidgets as widgets, numpy as np, torch
+from PIL import Image, ImageOps
 from .core import EMOTIONS, ImageError, SevlmError
 from .data import open_image
 from .decoder import cross_attention
 from .evaluate import load_explainer
 from .generate import Answer, Explainer
 from .paint import SUBJECTS, VALUES, Scene, paint, random_scene
-from .plot import DPI, SECOND, bars, va_plane
+from .plot import DPI, FIRST, SECOND, bars, va_plane
 from .text import BECAUSE, PROMPT, segments, span_masks, special_ids
 from .vad import VADTable
 
@@ -48,23 +46,17 @@ def sample_paintings(n: int = 8, seed: int = 0) -> list[Sample]:  # painting i d
 class Word(NamedTuple):
     "A word of an explanation with what the model's table says of it."
     text: str
-    v: float
-    a: float
-    d: float
+    vad: tuple      # valence, arousal, dominance; zeros when not known
     known: bool
 
 def _pieces(tokenizer, text):
     "The token ids of each word of a text."
     return [tokenizer(' ' + word).input_ids for word in text.split()]
 
-def word_vad(
-    explanation: str,   # normalised
-    tokenizer,
-    table: VADTable,
-) -> list[Word]:        # one a word; zeros when not known
+def word_vad(explanation: str, tokenizer, table: VADTable) -> list[Word]:
     "Valence, arousal and dominance of words that are one token, as the model saw them."
     known = [len(ids) == 1 and bool(table.known[ids[0]]) for ids in (pieces := _pieces(tokenizer, explanation))]
-    return [Word(text, *(table.vad[ids[0]].tolist() if k else (0., 0., 0.)), k) for text, ids, k in zip(explanation.split(), pieces, known)]
+    return [Word(text, tuple(table.vad[ids[0]].tolist()) if k else (0., 0., 0.), k) for text, ids, k in zip(explanation.split(), pieces, known)]
 
 # %% ../nbs/15_explorer.ipynb #3cc4b008
 def word_attention(
@@ -78,8 +70,7 @@ def word_attention(
     head = [special.bos, *tokenizer(f'{PROMPT} {answer.emotion}{BECAUSE}').input_ids]
     ids = torch.tensor([(head + sum(pieces, []))[:model.config.max_positions]], device=grid.device)     # [1, T]
     at = np.cumsum([len(head) - 1, *map(len, pieces)])[:-1]                                             # [W]
-    config = model.config
-    _, span = span_masks(ids, special, config.boundary, include_pad=config.pad_in_span)
+    _, span = span_masks(ids, special, model.config.boundary, include_pad=model.config.pad_in_span)
     emb = model.embed(ids, segments(ids, special), explainer.table(ids)[0], span)
     return cross_attention(model.decoder, emb, grid)[0].cpu().numpy()[at[at < ids.shape[1]]]
 
@@ -94,9 +85,8 @@ class Reading:
     attention: np.ndarray   # [W, P], one row a word
 
 def read_painting(
-    explainer: Explainer,
-    image: Image.Image,             # RGB, any size
-    emotion: str | None = None,     # ask for this emotion; None: the model names one
+    explainer: Explainer, image: Image.Image,   # RGB, any size
+    emotion: str | None = None,                 # ask for this emotion; None: the model names one
 ) -> Reading:
     "Look once, answer, and look up the answer's words."
     grid = explainer.look([image])
@@ -108,10 +98,7 @@ def read_painting(
 # %% ../nbs/15_explorer.ipynb #d2ce17f6
 STRIP = 6   # words under the painting
 
-def spotlight(
-    image: Image.Image,     # RGB
-    weights: np.ndarray,    # [P], attention over a square grid
-) -> Image.Image:
+def spotlight(image: Image.Image, weights: np.ndarray) -> Image.Image:  # RGB; [P], attention over a square grid
     "The painting in the light of a word's attention."
     side = round(len(weights)**.5)
     light = Image.fromarray((weights/weights.max()).reshape(side, side).astype(np.float32))
@@ -126,37 +113,29 @@ def first_felt(reading: Reading) -> int:
 def _draw_words(ax, reading, word):
     "The known words in the plane, joined in reading order; the chosen one in orange."
     known = {w.text: w for w in reading.words if w.known}
-    vad = np.array([w[1:4] for w in known.values()]).reshape(-1, 3)
-    chosen = reading.words[word].text if reading.words else None
+    vad = np.array([w.vad for w in known.values()]).reshape(-1, 3)
     ax.plot(vad[:, 0], vad[:, 1], color='.75', lw=1, zorder=0)
-    va_plane(list(known), vad, ax, colours=[SECOND if w == chosen else '#0173b2' for w in known])
+    va_plane(list(known), vad, ax, colours=[SECOND if w == reading.words[word].text else FIRST for w in known])
     ax.set_title(f'words with known VAD: {sum(w.known for w in reading.words)} of {len(reading.words)}', fontsize=10)
 
 def _draw_strip(axes, reading, word):
     "The painting under the attention of some words around the chosen one."
     first = max(0, min(word - 2, len(reading.words) - len(axes)))
-    small = reading.image.copy()
-    small.thumbnail((160, 160))
+    small = ImageOps.contain(reading.image, (160, 160))
     for ax in axes: ax.axis('off')
     for i, ax in zip(range(first, len(reading.words)), axes):
         ax.imshow(spotlight(small, reading.attention[i]))
         ax.set_title(f'{reading.words[i].text[:18]}\n{reading.attention[i].max():.0%}', fontsize=10, parse_math=False,
                      **(dict(color='#a85c00', fontweight='bold') if i == word else {}))
 
-def explorer_figure(
-    reading: Reading,
-    word: int | None = None,    # index of the word whose attention is in focus; None: the first with known VAD
-):                              # a matplotlib Figure
-    "Painting, probabilities, words in the valence-arousal plane, attention."
+def explorer_figure(reading: Reading, word: int | None = None):  # index of the word in focus; None: the first with known VAD
+    "A matplotlib Figure: painting, probabilities, words in the valence-arousal plane, attention."
     from matplotlib.figure import Figure
-
     answer, word = reading.answer, first_felt(reading) if word is None else word
     fig = Figure(figsize=(11, 6.6), dpi=DPI, layout='constrained')
     top, low = fig.subfigures(2, 1, height_ratios=(1.65, 1))
     picture, odds, plane = top.subplots(1, 3, width_ratios=(1, .8, 1.1))
-    shown = reading.image.copy()
-    shown.thumbnail((512, 512))
-    picture.imshow(shown); picture.axis('off')
+    picture.imshow(ImageOps.contain(reading.image, (400, 400))); picture.axis('off')
     bars(answer.probabilities, odds, label="model's own probability")
     odds.set_title('asked for: ' + reading.asked if reading.asked else "the model's choice", fontsize=10)
     _draw_words(plane, reading, word)
@@ -167,12 +146,9 @@ def explorer_figure(
     return fig
 
 # %% ../nbs/15_explorer.ipynb #1676b366
-def open_upload(
-    content: bytes,     # of an uploaded file
-) -> Image.Image:       # RGB
-    "A picture from uploaded bytes."
-    content = bytes(content)
-    try: return open_image(io.BytesIO(content))
+def open_upload(content: bytes) -> Image.Image:  # RGB
+    "A picture from the bytes of an uploaded file."
+    try: return open_image(io.BytesIO(content := bytes(content)))
     except ImageError as e:
         raise ImageError(f'the upload ({len(content)} bytes, starting {content[:12]!r}) is not a picture that can be opened. '
                          'Expected a whole JPEG or PNG file: choose another one, or save it as PNG first.') from e
@@ -186,25 +162,21 @@ def _control(kind, description, **kw):
 
 def _controls(labels):
     "Name -> control, in the order of the page."
-    made = {'picture': _control(widgets.Dropdown, 'painting', options=[*labels, OWN, UPLOADED]),
+    return {'picture': _control(widgets.Dropdown, 'painting', options=[*labels, OWN, UPLOADED]),
             'subject': _control(widgets.Dropdown, 'subject', options=SUBJECTS),
-            'second': _control(widgets.Dropdown, 'and', options=(NONE, *SUBJECTS))}
-    made |= {kind: _control(widgets.Dropdown, kind, options=values) for kind, values in VALUES.items()}
-    made['canvas'] = _control(widgets.BoundedIntText, 'canvas', min=0, max=9999)
-    made['upload'] = widgets.FileUpload(description='or upload a picture', accept='image/*', layout={'width': '330px'})
-    made['emotion'] = _control(widgets.Dropdown, 'emotion', options=[("the model's choice", None), *((e, e) for e in EMOTIONS)])
-    made['word'] = _control(widgets.SelectionSlider, 'look at word', options=[(NONE, 0)], continuous_update=False)
-    return made
+            'second': _control(widgets.Dropdown, 'and', options=(NONE, *SUBJECTS)),
+            **{kind: _control(widgets.Dropdown, kind, options=values) for kind, values in VALUES.items()},
+            'canvas': _control(widgets.BoundedIntText, 'canvas', min=0, max=9999),
+            'upload': widgets.FileUpload(description='or upload a picture', accept='image/*', layout={'width': '330px'}),
+            'emotion': _control(widgets.Dropdown, 'emotion', options=[("the model's choice", None), *((e, e) for e in EMOTIONS)]),
+            'word': _control(widgets.SelectionSlider, 'look at word', options=[(NONE, 0)], continuous_update=False)}
 
 # %% ../nbs/15_explorer.ipynb #ba4e8841
 class Explorer:
     "The page: controls on the left, the reading on the right. `.reading` is what is shown, `.controls` what it was made from."
-
-    def __init__(
-        self,
+    def __init__(self,
         explainer: Explainer | None = None,     # None: the small model shipped with the project
-        n: int = 8,                             # sample paintings
-        seed: int = 0,
+        n: int = 8, seed: int = 0,              # sample paintings
     ):
         self.explainer = explainer or load_explainer()
         self.samples = {s.label: s for s in sample_paintings(n, seed)}
@@ -213,18 +185,16 @@ class Explorer:
         self.uploaded, self.reading, self._quiet = None, None, False
         actions = {'picture': self._choose, 'upload': self._receive, 'emotion': self._read, 'word': self._draw}
         for name, control in self.controls.items():
-            control.observe(self._when_changed(actions.get(name, self._repaint)), 'value')
+            control.observe(partial(self._answer, actions.get(name, partial(self._read, OWN))), 'value')
         self._choose()
 
-    def _when_changed(self, act):
-        "A callback that shows errors on the page."
-        def callback(change):
-            if self._quiet: return
-            try: act()
-            except Exception as e:
-                self.message.value = f'<b style="color:#a33">{html.escape(str(e) or repr(e))}</b><br>Below is the last picture that could be read.'
-                if not isinstance(e, SevlmError): raise
-        return callback
+    def _answer(self, act, change):
+        "A control was changed: do what it stands for, and show errors on the page."
+        if self._quiet: return
+        try: act()
+        except Exception as e:
+            self.message.value = f'<b style="color:#a33">{html.escape(str(e) or repr(e))}</b><br>Below is the last picture that could be read.'
+            if not isinstance(e, SevlmError): raise
 
     @contextmanager
     def _silently(self):
@@ -236,7 +206,7 @@ class Explorer:
     def scene(self) -> Scene:
         "What the controls describe."
         c = {name: control.value for name, control in self.controls.items()}
-        return Scene((c['subject'],) if c['second'] == NONE else (c['subject'], c['second']), **{kind: c[kind] for kind in VALUES})
+        return Scene((c['subject'], c['second'])[:1 + (c['second'] != NONE)], **{kind: c[kind] for kind in VALUES})
 
     def _choose(self):
         "A painting was chosen: the controls take its scene."
@@ -247,25 +217,20 @@ class Explorer:
                 c['canvas'].value = sample.canvas
         self._read()
 
-    def _repaint(self):
-        "A control of the scene was changed."
-        with self._silently() as c: c['picture'].value = OWN
-        self._read()
-
     def _receive(self):
         "A picture was uploaded."
-        if not self.controls['upload'].value: return
         self.uploaded = open_upload(self.controls['upload'].value[0]['content'])
-        with self._silently() as c: c['picture'].value = UPLOADED
-        self._read()
+        self._read(UPLOADED)
 
     def _image(self):
+        "The picture the controls ask for."
         if self.controls['picture'].value != UPLOADED: return paint_canvas(self.scene(), self.controls['canvas'].value)
         if self.uploaded is None: raise ImageError('no picture has been uploaded yet. Press "or upload a picture" and choose a JPEG or PNG file.')
         return self.uploaded
 
-    def _read(self):
+    def _read(self, picture=None):
         "Ask the model, offer the words of its answer, draw."
+        with self._silently() as c: c['picture'].value = picture or c['picture'].value
         self.reading = read_painting(self.explainer, self._image(), self.controls['emotion'].value)
         with self._silently() as c:
             c['word'].options = [(w.text, i) for i, w in enumerate(self.reading.words)] or [(NONE, 0)]
@@ -280,5 +245,5 @@ class Explorer:
 
     def show(self) -> widgets.Widget:
         "The page as one widget."
-        left = widgets.VBox(list(self.controls.values()), layout={'min_width': '345px'})
+        left = widgets.VBox([*self.controls.values()], layout={'min_width': '345px'})
         return widgets.HBox([left, widgets.VBox([self.message, self.view])], layout={'flex_flow': 'row wrap'})

@@ -1,0 +1,50 @@
+# Two commands are enough: `make demo` and `make test`. Each sets up its own .venv first.
+# All paths are relative, so that a clone may lie anywhere, also below a folder with a space in its name.
+PYTHON ?= python3
+BIN := .venv/bin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help setup demo test check notebooks pytest lab hooks remake clean
+.DEFAULT_GOAL := help
+
+help:  ## show this list
+	@sed -n 's/^\([a-z]*\):.*## /\1: /p' Makefile | sed 's/: /\t/' | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+setup: .venv/.installed  ## install everything into .venv (about 3 minutes, 7 GB with PyTorch)
+
+.venv/.installed: settings.ini setup.py constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"sevlm needs Python 3.11 or later, found {v.major}.{v.minor}; run: make PYTHON=python3.11 ...")'
+	@echo "== setting up .venv (PyTorch is large: a few minutes)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --progress-bar on --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: setup  ## make a synthetic data set, train on it, explain paintings (at most 10 minutes on 2 cores)
+	$(BIN)/python -m sevlm.cli demo
+
+test: check notebooks pytest  ## all tests: clean and export leave no difference, notebooks run, pytest
+	@echo "== all passed"
+
+check: setup
+	@echo "== 1/3 notebooks are clean, modules equal their notebooks"
+	$(BIN)/python tests/check_exported.py
+
+notebooks: setup
+	@echo "== 2/3 notebooks run"
+	$(BIN)/nbdev_test --do_print --timing
+
+pytest: setup
+	@echo "== 3/3 pytest"
+	$(BIN)/python -m pytest -q tests
+
+lab: setup  ## open the notebooks in JupyterLab
+	$(BIN)/jupyter lab nbs
+
+hooks: setup  ## once per clone, for contributors: clean notebooks on merge (nbdev)
+	$(BIN)/nbdev_install_hooks
+
+remake: setup  ## make the shipped tokenizer, tower and small model anew (about half an hour)
+	$(BIN)/python -m sevlm.cli mini --remake
+
+clean:  ## remove what runs and set-up have made
+	rm -rf .venv data runs build *.egg-info
