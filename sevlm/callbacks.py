@@ -131,7 +131,7 @@ class CheckpointCB(CB):
         if now and learner.step > self.last: self.save(learner)
     def on_interrupt(self, learner):
         self.save(learner)
-        print(f'Interrupted after step {learner.step}. The state is in {self.folder}: learner.resume({str(self.folder)!r}), then fit again, to go on.')
+        print(f'Interrupted after step {learner.step}; the state is in {self.folder}.')
     def after_fit(self, learner):
         if learner.step > self.last: self.save(learner)
     def save(self, learner):

@@ -50,7 +50,7 @@ def train_clip(
     captions: Sequence[Sequence[str]],  # the normalised texts of each picture, at least one
     tokenizer,  # SEVLM's tokenizer; its size is the text tower's
     tower: str = 'mini',  # name of the model in open_clip's registry
-    epochs: int = 16,
+    epochs: int = 14,
     batch_size: int = 128,  # pictures; the last, smaller batch of an epoch is used too
     lr: float = 1e-3,  # AdamW, peak of the one-cycle schedule
     seed: int = 0,
@@ -72,7 +72,7 @@ def train_clip(
     bar = tqdm(total=epochs*steps, desc='training the tower', disable=not progress)
     for epoch in range(epochs):
         for rows in torch.randperm(len(pixels)).split(batch_size):
-            drawn = [' '.join(captions[i][j] for j in torch.randperm(len(captions[i]))[:2]) for i in rows.tolist()]
+            drawn = [' '.join(captions[i][j] for j in torch.randperm(len(captions[i]))[:3]) for i in rows.tolist()]
             ids = caption_ids(tokenizer, drawn, clip.context_length).to(device)
             loss = loss_fn(*clip(augment(pixels[rows]).to(device), ids))
             optimiser.zero_grad(); loss.backward(); optimiser.step(); schedule.step()

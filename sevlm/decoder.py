@@ -11,6 +11,7 @@ from torch import nn
 from transformers import EncoderDecoderCache, DynamicCache, GPT2Config, GPT2LMHeadModel, GPT2Model
 
 from .core import CheckpointError, ConfigError, SEVLMConfig
+from .hub import fetch
 
 # %% ../nbs/06_decoder.ipynb #051a4f10
 class NoPositions(nn.Module):
@@ -99,12 +100,8 @@ def load_gpt2(
     name: str = 'distilgpt2',  # hub id or local folder in transformers' format
 ) -> list[str]:  # names of the tensors that keep their random start
     "Starts a decoder from a published GPT-2; the added tokens' rows and the cross-attention stay random."
-    try:
-        source = GPT2Model.from_pretrained(name).state_dict()
-    except Exception as e:  # the hub raises many kinds: all mean "no weights"
-        raise CheckpointError(f"could not load the language model {name!r} ({type(e).__name__}). With a network it is "
-                              f"downloaded on first use (about 350 MB); without one, fetch the folder of {name!r} "
-                              "(config.json, model.safetensors) elsewhere and give its path.") from e
+    source = fetch(lambda: GPT2Model.from_pretrained(name), f"the language model {name!r}",
+                   f"fetch config.json and model.safetensors of {name!r} elsewhere, put them into a folder, and give its path.").state_dict()
     own = {k.removeprefix('transformer.'): v for k, v in decoder.state_dict().items()}
     unknown = sorted(source.keys() - own.keys())
     if unknown:

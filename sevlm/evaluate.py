@@ -73,16 +73,17 @@ def explanation_sheet(
     from matplotlib.figure import Figure
 
     rows = -(-len(paintings) // ncols)
-    fig = Figure(figsize=(3.6*ncols, 4.7*rows + .3), dpi=80, layout='constrained')
+    fig = Figure(figsize=(3.7*ncols, 5.1*rows + .4), dpi=80)
     for ax in (axes := fig.subplots(rows, ncols, squeeze=False)).flat:
         ax.axis('off')
     for ax, painting, answer in zip(axes.flat, paintings, answers):
         ax.imshow(open_image(painting.image))
-        said = textwrap.fill(f"model: {answer.emotion}, because {answer.explanation}", 42)
-        human = textwrap.fill(f"annotator: {painting.emotions[0]}, because {painting.explanations[0]}", 42)
+        said, human = (textwrap.fill(f"{who}: {emotion} because {why}", width, max_lines=4) for who, emotion, why, width in (
+            ('model', answer.emotion, answer.explanation, 44), ('annotator', painting.emotions[0], painting.explanations[0], 50)))
         ax.set_title(said, fontsize=9, loc='left', color='#0b5394')
         ax.text(0, -.03, human, fontsize=8, va='top', transform=ax.transAxes, color='#444444')
-    fig.suptitle(title, fontsize=11)
+    fig.suptitle(title, fontsize=11, y=1 - .15/fig.get_figheight())
+    fig.subplots_adjust(left=.02, right=.98, top=1 - 1.25/fig.get_figheight(), bottom=.8/fig.get_figheight(), wspace=.06, hspace=.52)
     return fig
 
 # %% ../nbs/13a_evaluate.ipynb #e440428b
@@ -91,7 +92,7 @@ def synthetic_scores(answers: Sequence[Answer], paintings: Sequence[Painting], t
     scenes, odds = zip(*(truth[p.key] for p in paintings))
     ceiling = bayes_ceiling(odds, [p.counts for p in paintings])
     g = grounding([things_named(a.explanation) for a in answers], [s.attributes() for s in scenes])
-    return {'Bayes ceiling': dict(value=ceiling.realised, n=ceiling.labelled, note=f'the most likely emotion named each time, on these votes; expected over all votes {ceiling.expected:.3f}'),
+    return {'Bayes ceiling': dict(value=ceiling.realised if ceiling.labelled else None, n=ceiling.labelled, note=f'the most likely emotion named each time, on these votes; expected over all votes {ceiling.expected:.3f}'),
             'grounding': dict(value=g.share, n=g.n, interval=g.interval, note='explanations all of whose named things are in the painting'),
             'grounding, shuffled': dict(value=g.shuffled, n=g.n, note='the same explanations at other paintings, exact expectation')}
 

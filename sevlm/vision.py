@@ -19,6 +19,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from .core import CheckpointError, ConfigError, SEVLMConfig, asset, did_you_mean
+from .hub import fetch
 
 # %% ../nbs/05_vision.ipynb #2a3fde90
 def make_preprocess(
@@ -106,7 +107,7 @@ class ImageEncoder(nn.Module):
         "Patch tokens and class token after the last block and final norm; a tower without class token gives the mean patch."
         out = self.visual.forward_intermediates(img, indices=1, normalize_intermediates=True, output_fmt='NLC',
                                                 output_extra_tokens=True, intermediates_only=True)
-        grid = out['image_intermediates'][-1]
+        grid = out['image_intermediates'][-1].contiguous()
         extra = out.get('image_intermediates_prefix')
         return grid, (extra[-1][:, 0] if extra and extra[-1].shape[1] else grid.mean(1))
 
@@ -122,14 +123,9 @@ def load_tower(
             raise CheckpointError(f"no tower weights at {path}; expected a safetensors file. `sevlm mini --remake` makes the small tower.")
         weights = load_file(path)
     else:
-        try:
-            weights = create_clip(encoder.name, pretrained).visual.state_dict()
-        except Exception as e:  # the hub, the disk and open_clip raise many kinds: all mean "no weights"
-            raise CheckpointError(
-                f"could not get the weights {pretrained!r} of the tower {encoder.name!r} ({type(e).__name__}: {e}). "
-                f"With a network they are downloaded on first use; without one, run `python -c \"import open_clip; "
-                f"open_clip.create_model('{encoder.name}', pretrained='{pretrained}')\"` on a machine that has one "
-                "and copy its Hugging Face cache folder (HF_HOME) here.") from e
+        weights = fetch(lambda: create_clip(encoder.name, pretrained).visual.state_dict(), f"the weights {pretrained!r} of the tower {encoder.name!r}",
+                        f"run `python -c \"import open_clip; open_clip.create_model('{encoder.name}', pretrained='{pretrained}')\"` on a machine "
+                        "that has one, and copy its cache folder here; or give a .safetensors file of the tower as tower_pretrained.")
     own = encoder.visual.state_dict()
     for key in sorted(own.keys() | weights.keys()):
         found, wanted = [tuple(d[key].shape) if key in d else 'missing' for d in (weights, own)]
