@@ -118,7 +118,7 @@ def _mini(args):
          option('--preset', default='mini', choices=list(SEVLMConfig.presets), help='settings to start from: %(choices)s'),
          option('--lexicon', metavar='FILE', help='a lexicon elsewhere than in DATA'),
          option('--tokenizer', metavar='DIR', help="tokenizer files (default: the preset's own)"),
-         option('--gpt2', default='distilgpt2', metavar='NAME', help='language model to start from: hub name, folder, or "" for none (mini: always none)'),
+         option('--gpt2', default='auto', metavar='NAME', help='language model to start from: hub name or folder, "" for none, auto for the one of the preset'),
          option('--resume', action='store_true', help='go on with the unfinished run in --out; epochs, patience and device may differ'),
          option('--set', nargs='+', action='extend', default=[], metavar='KEY=VALUE', help='any setting of the model or of training'), _QUIET,
          examples='train data/mini --out runs/mini\ntrain data/mini --out runs/plain --set use_fusion=off use_contrast=off seed=1\n'
@@ -173,7 +173,7 @@ def _demo(args):
     from sevlm.generate import Answer
     from sevlm.mini import make_mini
     from sevlm.plot import save_figure
-    from sevlm.train import losses_figure
+    from sevlm.callbacks import losses_figure
     make_mini(data, args.paintings, args.seed, progress=not args.quiet)
     step(2, f'training the small model for {settings.epochs} epochs, in {args.out}')
     corpus, learner = fit_run(data, args.out, config, settings, True, not args.quiet)

@@ -138,7 +138,7 @@ def explorer_figure(reading: Reading, word: int | None = None):  # index of the 
     top, low = fig.subfigures(2, 1, height_ratios=(1.65, 1))
     picture, odds, plane = top.subplots(1, 3, width_ratios=(1, .8, 1.1))
     picture.imshow(ImageOps.contain(reading.image, (400, 400))); picture.axis('off')
-    bars(answer.probabilities, odds, label="model's own probability")
+    bars(answer.probabilities, odds, "model's own probability").set(xlim=(0, max(.5, 1.05*max(answer.probabilities.values()))))
     odds.set_title('asked for: ' + reading.asked if reading.asked else "the model's choice", fontsize=10)
     _draw_words(plane, reading, word)
     _draw_strip(low.subplots(1, STRIP), reading, word)

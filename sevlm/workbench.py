@@ -175,7 +175,7 @@ def fit_run(
     config: SEVLMConfig, settings: TrainConfig,
     resume=False,       # go on with the run in `out`; one that has no state yet is begun
     progress=True,      # bars
-    lexicon=None, tokenizer=None, gpt2='distilgpt2',    # as `load_corpus` and `train_model` take them
+    lexicon=None, tokenizer=None, gpt2='auto',    # as `load_corpus` and `train_model` take them
     may_change=(),      # as `enter_run` takes them
     callbacks=(),       # more of them
 ) -> tuple:             # Corpus and Learner
