@@ -43,7 +43,7 @@ lab: setup  ## open the notebooks in JupyterLab
 hooks: setup  ## once per clone, for contributors: clean notebooks on merge (nbdev)
 	$(BIN)/nbdev_install_hooks
 
-remake: setup  ## make the shipped tokenizer, tower and small model anew (about half an hour)
+remake: setup  ## make the shipped tokenizer, tower and small model anew (about an hour)
 	$(BIN)/python -m sevlm.cli mini --remake
 
 clean:  ## remove what runs and set-up have made

@@ -177,8 +177,8 @@ def _demo(args):
     make_mini(data, args.paintings, args.seed, progress=not args.quiet)
     step(2, f'training the small model for {settings.epochs} epochs, in {args.out}')
     corpus, learner = fit_run(data, args.out, config, settings, True, not args.quiet)
-    step(3, f'judging {args.out}/best-accuracy on {len(corpus.parts["test"])} test paintings, which it has never seen')
-    result = evaluate(load_explainer(Path(args.out)/'best-accuracy', device_of()), corpus.parts['test'], corpus.truth, progress=not args.quiet)
+    step(3, f'judging {args.out}/last on {len(corpus.parts["test"])} test paintings, which it has never seen')
+    result = evaluate(load_explainer(Path(args.out)/'last', device_of()), corpus.parts['test'], corpus.truth, progress=not args.quiet)
     result.save(args.out)
     step(4, 'drawing: the first test painting of each emotion named, then evenly spaced ones')
     said = [Answer(p['emotion'], p['explanation'], p['probabilities']) for p in result.predictions]

@@ -147,7 +147,7 @@ class SEVLMConfig(_ModelRules, Settings):
         'published': dict(causal_vad=False, boundary='fixed', pad_in_span=True, image_stats='imagenet', inner_pieces=True),  # findings 1-4
         'baseline': dict(use_fusion=False, use_vad_head=False, use_contrast=False),     # the paper's model without its three ideas
         'mini': dict(tower='mini', tower_pretrained='mini', image_size=64, patches=64, width=128, layers=4, heads=4,
-                     vocab_size=1504, max_positions=64, max_tokens=40, new_tokens=34, vad_positions=64),
+                     vocab_size=1504, max_positions=64, max_tokens=40, new_tokens=34, vad_positions=64, dropout=.05),
         'tiny': dict(tower='tiny', tower_pretrained='', image_size=32, patches=16, width=48, layers=2, heads=4,
                      vocab_size=304, max_positions=64, max_tokens=32, vad_hidden=16, vad_positions=64)}
     name: str = 'paper'                     # the preset it started from
@@ -184,7 +184,7 @@ class TrainConfig(Settings):
     "Settings of training; defaults are the published ones (SEVLM, arXiv 2403.11150, and the released code)."
     presets: ClassVar[dict] = {
         'paper': {},
-        'mini': dict(epochs=12, lr_decoder=1e-3, lr_vad=1e-3, lr_heads=1e-3, warmup_steps=50, grad_clip=1.0, validate_every=0),
+        'mini': dict(epochs=15, batch_size=16, lr_decoder=1.5e-3, lr_vad=1.5e-3, lr_heads=1.5e-3, warmup_steps=50, grad_clip=1.0, validate_every=0),
         'tiny': dict(epochs=2, batch_size=4, lr_decoder=1e-3, lr_vad=1e-3, lr_heads=1e-3, grad_clip=1.0, validate_every=0, val_paintings=8, device='cpu')}
     name: str = 'paper'             # the preset it started from
     epochs: int = 35                # at most

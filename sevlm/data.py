@@ -103,6 +103,7 @@ class PairBatches:
         rows = encode_all(tokenizer, [pair for i in self.usable for pair in zip(self.paintings[i].emotions, self.paintings[i].explanations)], self.config.max_tokens)
         self.rows = torch.full((len(rows), max(map(len, rows))), self.special.pad, dtype=torch.int32)       # [annotations, T]
         for k, row in enumerate(rows): self.rows[k, :len(row)] = torch.tensor(row, dtype=torch.int32)
+        self.lengths = list(map(len, rows))
         self.start = dict(zip(self.usable, np.cumsum([0, *(len(self.paintings[i].emotions) for i in self.usable)]).tolist()))
         self.report.notes.update({'annotations': len(rows), f'texts cut at {self.config.max_tokens} tokens': sum(r[-1] != self.special.eos for r in rows)})
 
@@ -112,11 +113,14 @@ class PairBatches:
     def __iter__(self):
         rng = np.random.default_rng([self.seed, self.epoch])
         order = rng.permutation(self.usable).tolist() if self.shuffle else self.usable
-        for at in range(0, len(order), self.batch_size): yield self.batch(order[at:at + self.batch_size], rng)
+        pairs = [(i, *pair(self.paintings[i], self.epoch, rng)) for i in order]
+        if self.shuffle: pairs.sort(key=lambda p: max(self.lengths[self.start[p[0]] + k] for k in p[1:]))     # less padding; ties stay shuffled
+        batches = [pairs[at:at + self.batch_size] for at in range(0, len(pairs), self.batch_size)]
+        for b in rng.permutation(len(batches)) if self.shuffle else range(len(batches)): yield self.batch(batches[b])
 
-    def batch(self, index: list, rng) -> Batch:
-        "The paintings `index` as a batch."
-        pairs = [(i, k) for i in index for k in pair(self.paintings[i], self.epoch, rng)]
-        emo = torch.tensor([emotion_id(self.paintings[i].emotions[k]) for i, k in pairs])
-        return collate(self.rows[[self.start[i] + k for i, k in pairs]], self.special, self.config, self.table, emo=emo,
+    def batch(self, pairs: list) -> Batch:
+        "Some (painting, annotation, annotation) as a batch."
+        index, texts = [i for i, *_ in pairs], [(i, k) for i, *ks in pairs for k in ks]
+        emo = torch.tensor([emotion_id(self.paintings[i].emotions[k]) for i, k in texts])
+        return collate(self.rows[[self.start[i] + k for i, k in texts]], self.special, self.config, self.table, emo=emo,
                        image_of=torch.arange(len(index)).repeat_interleave(2), grid=_stack(self.grids, index), img=_stack(self.pixels, index))

@@ -68,7 +68,7 @@ def explanation_sheet(
     ncols: int = 3,
     title: str = '',
 ):  # a matplotlib figure
-    "Paintings with the emotion named, the reason given, and one annotation beside it."
+    "Paintings with the emotion named, the reason given, and one annotation: the first of the majority emotion, if there is one."
     import textwrap
     from matplotlib.figure import Figure
 
@@ -77,9 +77,10 @@ def explanation_sheet(
     for ax in (axes := fig.subplots(rows, ncols, squeeze=False)).flat:
         ax.axis('off')
     for ax, painting, answer in zip(axes.flat, paintings, answers):
+        k = painting.emotions.index(painting.majority()) if painting.majority() else 0
         ax.imshow(open_image(painting.image))
         said, human = (textwrap.fill(f"{who}: {emotion} because {why}", width, max_lines=4) for who, emotion, why, width in (
-            ('model', answer.emotion, answer.explanation, 44), ('annotator', painting.emotions[0], painting.explanations[0], 50)))
+            ('model', answer.emotion, answer.explanation, 44), ('annotator', painting.emotions[k], painting.explanations[k], 50)))
         ax.set_title(said, fontsize=9, loc='left', color='#0b5394')
         ax.text(0, -.03, human, fontsize=8, va='top', transform=ax.transAxes, color='#444444')
     fig.suptitle(title, fontsize=11, y=1 - .15/fig.get_figheight())

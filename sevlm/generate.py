@@ -75,7 +75,7 @@ def write(
         done |= torch.isin(new, ends)
         if done.all():
             break
-    return [decode(tokenizer, row) for row in ids]
+    return [decode(tokenizer, row).strip() for row in ids]
 
 # %% ../nbs/12_generate.ipynb #f21ff34c
 @torch.no_grad()

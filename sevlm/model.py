@@ -21,7 +21,7 @@ from .core import CheckpointError, ConfigError, SEVLMConfig, write_atomic
 from .decoder import Decoder
 from .fusion import Fusion, VADEncoder
 from .vad_head import VADHead, vad_loss
-from .vision import ImageEncoder
+from .vision import ImageEncoder, load_tower
 
 # %% ../nbs/10_model.ipynb #5de888b5
 @dataclass
@@ -106,7 +106,7 @@ def trainable(
     return {name: n for name, part in model.named_children()
             if (n := sum(p.numel() for p in part.parameters() if p.requires_grad))}
 
-# %% ../nbs/10_model.ipynb #f8447526
+# %% ../nbs/10_model.ipynb #f6d1975d
 def fingerprint(
     module: nn.Module,
 ) -> str:  # 16 hexadecimal digits
@@ -117,12 +117,12 @@ def fingerprint(
         digest.update(value.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
 
-
+# %% ../nbs/10_model.ipynb #e6ca7a8a
 def own_weights(model: SEVLM) -> dict[str, torch.Tensor]:
     "The model's own weights, by name: all but the frozen tower."
     return {key: value for key, value in model.state_dict().items() if not key.startswith('encoder.')}
 
-
+# %% ../nbs/10_model.ipynb #510e27b9
 def save_model(
     model: SEVLM,
     folder: str | Path,  # made if missing; files in it are replaced whole
@@ -135,7 +135,7 @@ def save_model(
     model.config.save(folder / 'config.json')
     return folder
 
-# %% ../nbs/10_model.ipynb #824e7fea
+# %% ../nbs/10_model.ipynb #bdaab4f2
 def read_weights(
     path: Path,  # a safetensors file
 ) -> tuple[dict[str, torch.Tensor], dict[str, str]]:  # tensors and metadata
@@ -148,7 +148,7 @@ def read_weights(
     except (SafetensorError, OSError) as e:
         raise CheckpointError(f"{path} is not a readable safetensors file ({e}); it may be cut off. Copy it again.") from e
 
-
+# %% ../nbs/10_model.ipynb #5d847cf0
 def load_weights(
     model: SEVLM,  # filled in place
     weights: dict[str, torch.Tensor],  # as `own_weights` names them
@@ -168,14 +168,12 @@ def load_weights(
             own[key].copy_(value)
     return model
 
-
+# %% ../nbs/10_model.ipynb #8b675390
 def load_model(
     folder: str | Path,  # as `save_model` writes it
     tower: ImageEncoder | None = None,  # an encoder that already has its weights; else they are found by `config.tower_pretrained`
 ) -> SEVLM:  # in evaluation mode
     "Reads a checkpoint folder, with its tower."
-    from sevlm.vision import load_tower
-
     folder = Path(folder)
     weights, metadata = read_weights(folder / 'model.safetensors')
     try:

@@ -231,7 +231,7 @@ def remake(
     data = make_mini(work / f'data-{seed}', n=paintings, seed=seed, progress=progress)
     corpus = load_corpus(data, config, tokenizer=out, progress=progress)
     train_model(corpus, work / f'run-{seed}', config, settings.replace(epochs=epochs or settings.epochs), out / 'gpt2', progress=progress)
-    model = load_model(work / f'run-{seed}' / 'best-accuracy')
+    model = load_model(work / f'run-{seed}' / 'last')
     model.config = model.config.replace(tower_pretrained='mini')  # where the tower will be, once shipped
     save_checkpoint(model, corpus, out)
     scores = evaluate(Explainer(model, tokenizer, corpus.table), corpus.parts['test'], corpus.truth, progress=progress)

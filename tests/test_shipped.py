@@ -72,3 +72,11 @@ def test_readme_links_and_commands_exist():
     makefile = (ROOT / "Makefile").read_text()
     for goal in re.findall(r"\bmake ([a-z]+)", text):
         assert re.search(rf"^{goal}:", makefile, re.M), goal
+
+
+def test_readme_python_example_runs(monkeypatch, capsys):
+    "The example of the README, as a reader would paste it into a session started in the clone."
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    monkeypatch.chdir(ROOT)
+    exec(compile(example, "README.md", "exec"), {})
+    assert " because " in capsys.readouterr().out
