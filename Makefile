@@ -31,7 +31,7 @@ check: setup
 
 notebooks: setup
 	@echo "== 2/3 notebooks run"
-	$(BIN)/nbdev_test --do_print --timing
+	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --do_print --timing   # one thread each: two notebooks run side by side
 
 pytest: setup
 	@echo "== 3/3 pytest"

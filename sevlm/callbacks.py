@@ -151,7 +151,7 @@ class CheckpointCB(CB):
         if now and learner.step > self.last: self.save(learner)
     def on_interrupt(self, learner):
         self.save(learner)
-        print(f'Interrupted after step {learner.step}; the state is in {self.folder}.')
+        print(f'Interrupted after step {learner.step}; the state is in {self.folder}, ready to resume.')
     def after_fit(self, learner):
         if learner.step > self.last: self.save(learner)
     def save(self, learner):

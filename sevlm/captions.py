@@ -6,9 +6,10 @@
 __all__ = ['TOKENIZERS', 'one_line', 'simple_tokens', 'java_missing', 'ptb_tokens', 'bleu_scores', 'Scores', 'caption_scores']
 
 # %% ../nbs/12a_captions.ipynb #2cd864d4
-import contextlib, io, re, shutil, subprocess
+import contextlib, io, re, shutil, subprocess, tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 
@@ -86,10 +87,21 @@ def bleu_scores(
     return _bleu(*_tokenised(hypotheses, references, tokenizer)[:2])[0]
 
 # %% ../nbs/12a_captions.ipynb #0cf00e7f
+@contextlib.contextmanager
+def _readable_jar():
+    "METEOR's program cannot find its own data below a folder whose name a URL would escape, such as one with a space: there it runs from a copy."
+    from pycocoevalcap.meteor import meteor as wrapper
+    home, name = Path(wrapper.__file__).parent, wrapper.METEOR_JAR
+    with tempfile.TemporaryDirectory() as place:
+        if quote(str(home)) != str(home): wrapper.METEOR_JAR = str(Path(shutil.copytree(home, Path(place)/'meteor'))/name)
+        try: yield wrapper.Meteor
+        finally: wrapper.METEOR_JAR = name
+
 def _meteor(hyp, ref):
     "METEOR of the test set and of each painting; its Java process is ended here."
-    from pycocoevalcap.meteor.meteor import Meteor
-    scorer = Meteor()
+    with _readable_jar() as Meteor: return _run_meteor(Meteor(), hyp, ref)
+
+def _run_meteor(scorer, hyp, ref):
     process = scorer.meteor_p
     try: total, each = scorer.compute_score(ref, hyp)
     except (ValueError, OSError) as err:
