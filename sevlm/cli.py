@@ -10,8 +10,9 @@ import argparse, json, os, re, sys
 from pathlib import Path
 
 from . import __version__
-from .core import (EMOTIONS, ConfigError, ImageError, SEVLMConfig, SevlmError, TrainConfig, asset, check_writable, device_of, did_you_mean,
+from .core import (EMOTIONS, ConfigError, ImageError, SEVLMConfig, SevlmError, TrainConfig, asset, check_writable, did_you_mean,
                         emotion_id)
+from .device import device_of
 from .workbench import chosen, fact_lines, fit_run, look_at, parse_settings, picture_files, score_lines, text_bars
 
 # %% ../nbs/16_cli.ipynb #810d2633

@@ -12,7 +12,8 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from .core import DataError, keep_freed_memory, seed_everything
+from .core import DataError, seed_everything
+from .device import keep_freed_memory
 from .text import special_ids
 from .vision import ImageEncoder, create_clip
 

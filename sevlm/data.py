@@ -53,14 +53,15 @@ class Batch:
 def collate(
     rows,                        # lists of ids, or [S, T] padded
     special: Special,
-    config: SEVLMConfig,         # boundary and pad_in_span are read
+    config: SEVLMConfig,         # boundary, pad_in_span, pads_count and max_tokens are read
     table=None,                  # VADTable; None: no vad, no known
     **given: torch.Tensor,       # img, grid, cls, image_of, emo
 ) -> Batch:
-    "Texts of different lengths as one batch, padded to its longest."
+    "Texts of different lengths as one batch, padded to its longest, or to `max_tokens` where padding takes part in the numbers (as published)."
     rows = rows if isinstance(rows, torch.Tensor) else torch.nn.utils.rnn.pad_sequence(
         [torch.tensor(r) for r in rows], batch_first=True, padding_value=special.pad)
-    ids = rows[:, :int((rows != special.pad).sum(1).max())].long()
+    T = config.max_tokens if config.pads_count else int((rows != special.pad).sum(1).max())
+    ids = torch.nn.functional.pad(rows, (0, max(T - rows.shape[1], 0)), value=special.pad)[:, :T].long()
     labels = ids.masked_fill(ids == special.pad, -100)
     labels[:, 0] = -100
     vad, known = table(ids) if table is not None else (None, None)

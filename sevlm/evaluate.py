@@ -22,7 +22,7 @@ from .metrics import emotion_accuracy, grounding, mean_length, simile_share, uni
 from .mini import bayes_ceiling
 from .model import load_model
 from .text import load_tokenizer
-from .vad import VADTable
+from .lookup import VADTable
 from .words import things_named
 
 # %% ../nbs/13a_evaluate.ipynb #6bdf1936

@@ -22,7 +22,7 @@ from .generate import Answer, Explainer
 from .paint import SUBJECTS, VALUES, Scene, paint, random_scene
 from .plot import DPI, FIRST, SECOND, bars, va_plane
 from .text import BECAUSE, PROMPT, segments, span_masks, special_ids
-from .vad import VADTable
+from .lookup import VADTable
 
 # %% ../nbs/15_explorer.ipynb #893783cc
 class Sample(NamedTuple):
@@ -52,10 +52,9 @@ def _pieces(tokenizer, text):  # -> the token ids of each word
     return [tokenizer(' ' + word).input_ids for word in text.split()]
 
 def word_vad(explanation: str, tokenizer, table: VADTable) -> list[Word]:
-    "Valence, arousal and dominance of words that are one token, as the model saw them."
-    def felt(first, *more): return not more and bool(table.known[first])
-    return [Word(text, tuple(table.vad[ids[0]].tolist()) if felt(*ids) else (0., 0., 0.), felt(*ids))
-            for text, ids in zip(explanation.split(), _pieces(tokenizer, explanation))]
+    "Valence, arousal and dominance of each word, as the model saw them once the word was written."
+    found = [(text, *(x[-1] for x in table(torch.tensor(ids, device=table.vad.device)))) for text, ids in zip(explanation.split(), _pieces(tokenizer, explanation))]
+    return [Word(text, tuple(vad.tolist()) if known else (0., 0., 0.), bool(known)) for text, vad, known in found]
 
 # %% ../nbs/15_explorer.ipynb #3cc4b008
 def word_attention(

@@ -14,7 +14,7 @@ from PIL import Image
 
 from .core import EMOTIONS, ConfigError
 from .text import PROMPT, decode, prompt_ids, segments, span_masks, special_ids, split_answer
-from .vad import VADTable
+from .lookup import VADTable
 
 # %% ../nbs/12_generate.ipynb #5ec131a7
 @torch.no_grad()

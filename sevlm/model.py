@@ -88,12 +88,13 @@ class SEVLM(nn.Module):
         counts['lm'] = int((target != -100).sum())
         total = losses['lm']
         if self.vad_head is not None:
-            losses['vad'], n = vad_loss(self.vad_head(out.hid), batch.vad, batch.known & batch.exp_span)
+            losses['vad'], n = vad_loss(self.vad_head(out.hid), batch.vad, batch.known & batch.exp_span, config.empty_vad)
             counts['vad'] = int(n)
             total = total + config.vad_weight * losses['vad']
         if self.contrastive_head is not None:
             means = masked_mean(out.hid, batch.emo_span), masked_mean(out.hid, batch.exp_span)
-            losses['con'] = contrastive_loss(contrastive_scores(self.contrastive_head, grid.mean(1), *means, batch.neg_perm))
+            scores = contrastive_scores(self.contrastive_head, grid.mean(1), *means, batch.neg_perm, config.lone_negative)
+            losses['con'] = contrastive_loss(scores, config.stable_contrast)
             counts['con'] = len(batch.ids)
             total = total + config.con_weight * losses['con']
         losses['total'], counts['total'] = total, len(batch.ids)

@@ -162,7 +162,7 @@ def span_masks(
     special: Special,
     boundary: str = 'because',  # after the first ' because', or 'fixed' (as published)
     fixed: int = 6,             # first position of the explanation when fixed
-    include_pad: bool = False,  # padding belongs to the explanation (as published, finding 3)
+    include_pad: bool = False,  # padding counts for the part it stands in (as published, finding 3)
 ) -> tuple:                     # emo_span, exp_span [S, T] bool
     "Which tokens are the emotion's and which the explanation's."
     if boundary not in ('because', 'fixed'): raise DataError(f"boundary {boundary!r} is not known. Valid: because, fixed.")
@@ -171,8 +171,8 @@ def span_masks(
     else:
         because = ids == special.because
         first = (because.cumsum(1) - because.long()) == 0       # no ' because' before this position
-    real = ids != special.pad
-    return first & real, ~first & (real | include_pad)
+    counts = (ids != special.pad) | include_pad
+    return first & counts, ~first & counts
 
 # %% ../nbs/03_text.ipynb #8a4a735c
 def decode(

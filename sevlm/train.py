@@ -17,8 +17,9 @@ from safetensors.torch import save_file
 from tqdm.auto import tqdm
 
 from .callbacks import BestCB, CheckpointCB, ClipCB, EarlyStopCB, MeterCB, ProgressCB, RecorderCB, SampleCB, ValidateCB
-from .core import DataError, SEVLMConfig, TrainConfig, asset, check_writable, device_of, keep_freed_memory, seed_everything, write_atomic
+from .core import DataError, SEVLMConfig, TrainConfig, asset, check_writable, seed_everything, write_atomic
 from .data import PairBatches, Painting, Release, check_images, open_image, read_artemis, split_paintings
+from .device import device_of, keep_freed_memory
 from .decoder import load_gpt2, pretrain
 from .clip import train_clip
 from .evaluate import Evaluation, answer_all, evaluate, explanation_sheet, quick_scores
@@ -28,7 +29,8 @@ from .learner import Learner, linear_schedule, param_groups
 from .mini import make_mini, read_truth
 from .model import SEVLM, load_model, save_model
 from .text import add_special_tokens, encode_all, load_tokenizer, read_bpe, save_tokenizer, special_ids, train_bpe
-from .vad import Lexicon, VADTable, vad_table
+from .lookup import VADTable, vad_table
+from .vad import Lexicon
 from .vision import ImageEncoder, encode_images, load_tower
 
 # %% ../nbs/14_train.ipynb #360ebfac
@@ -74,7 +76,7 @@ def load_corpus(
     words = Lexicon.read(lexicon or release.lexicon)
     tok = tokenizer_of(config, tokenizer)
     truth = read_truth(folder) if (Path(folder) / 'mini_truth.csv').exists() else None
-    return Corpus(split_paintings(paintings, seed), tok, vad_table(tok, words, inner=config.inner_pieces), [read, checked], truth)
+    return Corpus(split_paintings(paintings, seed), tok, vad_table(tok, words, config.lookup), [read, checked], truth)
 
 # %% ../nbs/14_train.ipynb #7c825a97
 def language_model_of(config: SEVLMConfig, tokenizer) -> str | Path | None:

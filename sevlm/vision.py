@@ -26,11 +26,12 @@ def make_preprocess(
     size: int,  # side of the square the tower works on, in pixels
     mean: tuple[float, ...],  # of each colour channel, on the scale 0..1
     std: tuple[float, ...],  # of each colour channel, on the scale 0..1
+    resize: str = 'bicubic',  # interpolation, as torchvision names it; 'bilinear' is the published one
 ) -> Callable[[Image.Image], torch.Tensor]:  # RGB picture -> `img` [3, size, size], float32
     "The preprocessing of SEVLM: resize straight to a square (aspect not kept), then normalise each channel."
     from torchvision.transforms import v2
 
-    return v2.Compose([v2.Resize((size, size), interpolation=v2.InterpolationMode.BICUBIC, antialias=True),
+    return v2.Compose([v2.Resize((size, size), interpolation=v2.InterpolationMode(resize), antialias=True),
                        v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)])
 
 # %% ../nbs/05_vision.ipynb #665c8f26
@@ -80,7 +81,7 @@ class ImageEncoder(nn.Module):
 
     def __init__(
         self,
-        config: SEVLMConfig,  # fields used: tower, image_stats, patches
+        config: SEVLMConfig,  # fields used: tower, image_stats, resize, patches
     ):
         super().__init__()
         self.name = config.tower
@@ -88,7 +89,7 @@ class ImageEncoder(nn.Module):
         size = self.visual.image_size
         self.image_size = size[0] if isinstance(size, tuple) else size
         cfg = self.visual.preprocess_cfg
-        self.preprocess = make_preprocess(self.image_size, *image_stats(config.image_stats, cfg['mean'], cfg['std']))
+        self.preprocess = make_preprocess(self.image_size, *image_stats(config.image_stats, cfg['mean'], cfg['std']), config.resize)
         self.requires_grad_(False).eval()
         patches, self.width = self(torch.zeros(1, 3, self.image_size, self.image_size))[0].shape[1:]  # any tower: ask it
         if patches != config.patches:

@@ -97,11 +97,11 @@ def _weights(path):
 def _checkpoint(folder):
     from sevlm.model import SEVLM, load_weights, read_weights
     from sevlm.text import load_tokenizer
-    from sevlm.vad import VADTable
+    from sevlm.lookup import VADTable
     file, config = folder/'model.safetensors', lambda: SEVLMConfig.load(folder/'config.json')
     return _each({**_weights(file), 'kind': 'checkpoint of a SEVLM'}, {
         'configuration': lambda: config().to_dict(), 'weights fit it': lambda: bool(load_weights(SEVLM(config()), read_weights(file)[0], folder)),
-        'tokenizer entries': lambda: len(load_tokenizer(folder)), 'of them with known VAD': lambda: int(VADTable.load(folder/'vad_table.safetensors').known.sum())})
+        'tokenizer entries': lambda: len(load_tokenizer(folder)), 'of them with known VAD': lambda: VADTable.load(folder/'vad_table.safetensors').known_pieces})
 
 def _release(folder):
     from sevlm.artemis import Release

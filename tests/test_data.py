@@ -13,7 +13,8 @@ from sevlm.core import EMOTIONS, DataError, ImageError, SEVLMConfig, emotion_id
 from sevlm.data import (Batch, Painting, PairBatches, Release, Report, check_images, collate, find_image, open_image, pair, read_artemis,
                         split_paintings)
 from sevlm.text import decode, encode, special_ids, split_answer, train_bpe
-from sevlm.vad import Lexicon, vad_table
+from sevlm.lookup import vad_table
+from sevlm.vad import Lexicon
 
 HERE = Path(__file__).parent
 CONFIG = SEVLMConfig.preset('tiny')

@@ -16,7 +16,7 @@ from sevlm.generate import Answer, Explainer
 from sevlm.model import SEVLM
 from sevlm.paint import VALUES
 from sevlm.text import encode, load_tokenizer, special_ids
-from sevlm.vad import VADTable
+from sevlm.lookup import VADTable
 
 PAGE = Path(__file__).resolve().parent.parent / 'nbs' / '15_explorer.ipynb'
 REASON = 'the calm sea and the sky make me feel peaceful'
@@ -70,7 +70,8 @@ def test_words_are_whole_words_of_the_table(stub):
 
 
 def test_a_word_in_pieces_is_unknown_even_if_its_first_piece_is_known(stub):
-    table = VADTable(torch.ones(len(stub.table), 3), torch.ones(len(stub.table), dtype=torch.bool))
+    starts = [p is not None and p.startswith('Ġ') for p in stub.tokenizer.convert_ids_to_tokens(range(len(stub.table)))]
+    table = VADTable(torch.ones(len(stub.table), 3), torch.tensor(starts))
     calm, split = word_vad('calm unwhistleable', stub.tokenizer, table)
     assert calm.known and calm.vad == (1, 1, 1) and not split.known
 
