@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from .core import CheckpointError, ConfigError, did_you_mean, write_atomic
+from .core import CheckpointError, ConfigError, SEVLMConfig, did_you_mean, write_atomic
 from .vad import Lexicon, spellings
 
 # %% ../nbs/02a_lookup.ipynb #b251605c
@@ -103,7 +103,7 @@ def vad_table(
     lookup: str = 'word',   # 'word': the word so far; 'start': pieces that begin a word; 'piece': every piece (as published)
 ) -> VADTable:
     "The table of a vocabulary; special and added tokens are unknown."
-    if lookup not in (all_lookups := ('word', 'start', 'piece')): raise ConfigError(f'lookup = {lookup!r} is not known. {did_you_mean(lookup, all_lookups)}')
+    if lookup not in (valid := SEVLMConfig.choices['lookup']): raise ConfigError(f'lookup = {lookup!r} is not known. {did_you_mean(lookup, valid)}')
     special = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
     pieces = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
     texts = ['' if p is None or i in special else tokenizer.convert_tokens_to_string([p]) for i, p in enumerate(pieces)]

@@ -12,9 +12,9 @@ if not NOTEBOOKS.exists():  # e.g. when only the wheel and the tests are at hand
     pytest.skip('the notebooks are not beside the tests: layout cannot be checked here', allow_module_level=True)
 
 EXPECTED_MODULES = ('core device plot vad lookup text motifs paint words artemis data mini hub vision clip decoder fusion vad_head contrast model learner '
-                    'callbacks generate captions metrics evaluate train explorer workbench cli').split()
+                    'callbacks generate captions metrics evaluate train ablate explorer workbench cli').split()
 PARTS = {'vision', 'decoder', 'fusion', 'vad_head', 'contrast'}  # they do not know each other
-TOP = ['evaluate', 'train', 'explorer', 'workbench', 'cli']  # each may import all below it
+TOP = ['evaluate', 'train', 'ablate', 'explorer', 'workbench', 'cli']  # each may import all below it
 MAY_IMPORT = {  # module -> what it may import; no way back
     'core': set(), 'device': {'core'}, 'plot': {'core'}, 'vad': {'core'}, 'lookup': {'core', 'vad'}, 'text': {'core', 'vad'}, 'motifs': {'core'}, 'paint': {'core', 'motifs'}, 'words': {'core', 'paint'},
     'artemis': {'core', 'text'}, 'data': {'core', 'text', 'vad', 'artemis'}, 'mini': {'core', 'paint', 'words'}, 'hub': {'core'},
