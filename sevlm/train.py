@@ -100,7 +100,7 @@ def start_model(
     if config.tower_pretrained:
         load_tower(model.encoder, config.tower_pretrained)
     if gpt2:
-        load_gpt2(model.decoder, gpt2)
+        load_gpt2(model.decoder, gpt2, tokenizer)
     return model
 
 

@@ -14,12 +14,11 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from safetensors.torch import load_file
 from torch import nn
 from tqdm.auto import tqdm
 
 from .core import CheckpointError, ConfigError, SEVLMConfig, asset, did_you_mean
-from .hub import fetch
+from .hub import check_tensors, fetch, read_tensors
 
 # %% ../nbs/05_vision.ipynb #2a3fde90
 def make_preprocess(
@@ -115,23 +114,21 @@ class ImageEncoder(nn.Module):
 # %% ../nbs/05_vision.ipynb #5664a235
 def load_tower(
     encoder: ImageEncoder,  # filled in place
-    pretrained: str,  # 'mini' (shipped), a path to .safetensors, or an open_clip tag such as 'openai'
+    pretrained: str,  # 'mini' (shipped), a path to .safetensors (of the tower or of a whole CLIP as open_clip saves it), or an open_clip tag such as 'openai'
 ) -> ImageEncoder:  # the same encoder
     "Fills a tower with weights; raises `CheckpointError` saying what to fetch, or which tensor does not fit."
     path = asset('mini/tower.safetensors') if pretrained == 'mini' else Path(pretrained)
     if path.suffix == '.safetensors':
         if not path.is_file():
             raise CheckpointError(f"no tower weights at {path}; expected a safetensors file. `sevlm mini --remake` makes the small tower.")
-        weights = load_file(path)
+        weights, _ = read_tensors(path)
+        if any(k.startswith('visual.') for k in weights):  # a whole CLIP: its text tower is not needed
+            weights = {k.removeprefix('visual.'): v for k, v in weights.items() if k.startswith('visual.')}
     else:
         weights = fetch(lambda: create_clip(encoder.name, pretrained).visual.state_dict(), f"the weights {pretrained!r} of the tower {encoder.name!r}",
                         f"run `python -c \"import open_clip; open_clip.create_model('{encoder.name}', pretrained='{pretrained}')\"` on a machine "
                         "that has one, and copy its cache folder here; or give a .safetensors file of the tower as tower_pretrained.")
-    own = encoder.visual.state_dict()
-    for key in sorted(own.keys() | weights.keys()):
-        found, wanted = [tuple(d[key].shape) if key in d else 'missing' for d in (weights, own)]
-        if found != wanted:
-            raise CheckpointError(f"{pretrained}: tensor {key!r} is {found}, the tower {encoder.name!r} expects {wanted}.")
+    check_tensors(weights, encoder.visual.state_dict(), pretrained, f"the tower {encoder.name!r}")
     encoder.visual.load_state_dict(weights)
     return encoder
 

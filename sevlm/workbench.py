@@ -86,8 +86,8 @@ def _pictures(path):
 
 def _weights(path):
     import torch
-    from sevlm.model import read_weights
-    tensors, metadata = read_weights(Path(path))
+    from sevlm.hub import read_tensors
+    tensors, metadata = read_tensors(Path(path))
     parts = Counter()
     for name, t in tensors.items(): parts[name.split('.')[0]] += t.numel()
     return {'kind': 'weights (safetensors)', 'tensors': len(tensors), 'numbers': parts.total(), 'by part': dict(parts), 'metadata': metadata,
@@ -95,12 +95,13 @@ def _weights(path):
 
 # %% ../nbs/15a_workbench.ipynb #08303629
 def _checkpoint(folder):
-    from sevlm.model import SEVLM, load_weights, read_weights
+    from sevlm.hub import read_tensors
+    from sevlm.model import SEVLM, load_weights
     from sevlm.text import load_tokenizer
     from sevlm.lookup import VADTable
     file, config = folder/'model.safetensors', lambda: SEVLMConfig.load(folder/'config.json')
     return _each({**_weights(file), 'kind': 'checkpoint of a SEVLM'}, {
-        'configuration': lambda: config().to_dict(), 'weights fit it': lambda: bool(load_weights(SEVLM(config()), read_weights(file)[0], folder)),
+        'configuration': lambda: config().to_dict(), 'weights fit it': lambda: bool(load_weights(SEVLM(config()), read_tensors(file)[0], folder)),
         'tokenizer entries': lambda: len(load_tokenizer(folder)), 'of them with known VAD': lambda: VADTable.load(folder/'vad_table.safetensors').known_pieces})
 
 def _release(folder):

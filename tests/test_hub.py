@@ -28,6 +28,8 @@ def test_language_model(tmp_path):
         load_gpt2(Decoder(SEVLMConfig.preset("tiny")), "distilgpt2")
     with pytest.raises(CheckpointError, match="could not get"):
         load_gpt2(Decoder(SEVLMConfig.preset("tiny")), str(tmp_path / "no such folder"))
+    with pytest.raises(CheckpointError, match=r"no model.safetensors or pytorch_model.bin in"):
+        load_gpt2(Decoder(SEVLMConfig.preset("tiny")), tmp_path)
 
 
 def test_tokenizer():
