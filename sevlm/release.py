@@ -151,7 +151,7 @@ def read_released(
     with torch.no_grad():
         for key, value in [*((names[k], v) for k, v in used.items()), *((inner[k], v) for k, v in felt.items())]: own[key].copy_(value)
     _fill_tower(model, tower, tar)
-    rest |= {k: v for k, v in tensors.items() if k not in kept}
+    rest |= {k: v for k, v in tensors.items() if k not in kept and k != 'lm_head.weight'}
     return Released(model.eval(), tokenizer, tag, settings, stats, {'decoder': rest, 'vad_encoder': idle})
 
 def _fill_tower(model, state, source):

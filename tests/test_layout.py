@@ -12,7 +12,7 @@ if not NOTEBOOKS.exists():  # e.g. when only the wheel and the tests are at hand
     pytest.skip('the notebooks are not beside the tests: layout cannot be checked here', allow_module_level=True)
 
 EXPECTED_MODULES = ('core device plot vad lookup text motifs paint words artemis data mini hub vision clip decoder fusion vad_head contrast model release learner '
-                    'callbacks generate captions metrics evaluate train ablate explorer workbench cli').split()
+                    'callbacks generate captions metrics evaluate train ablate explorer command workbench cli').split()
 PARTS = {'vision', 'decoder', 'fusion', 'vad_head', 'contrast'}  # they do not know each other
 TOP = ['evaluate', 'train', 'ablate', 'explorer', 'workbench', 'cli']  # each may import all below it
 MAY_IMPORT = {  # module -> what it may import; no way back
@@ -20,7 +20,7 @@ MAY_IMPORT = {  # module -> what it may import; no way back
     'artemis': {'core', 'text'}, 'data': {'core', 'text', 'vad', 'artemis'}, 'mini': {'core', 'paint', 'words'}, 'hub': {'core'},
     **{part: {'core', 'hub'} for part in PARTS},
     'model': {'core', 'hub'} | PARTS, 'release': {'core', 'hub', 'decoder', 'vision', 'text', 'model'}, 'clip': {'core', 'device', 'text', 'vision'}, 'learner': {'core', 'plot'}, 'callbacks': {'core', 'plot', 'learner'},
-    'generate': {'core', 'text', 'lookup'}, 'captions': {'core'}, 'metrics': {'core', 'text', 'captions'},
+    'generate': {'core', 'text', 'lookup'}, 'command': {'core'}, 'captions': {'core'}, 'metrics': {'core', 'text', 'captions'},
     **{name: set(EXPECTED_MODULES) - set(TOP[i:]) for i, name in enumerate(TOP)}}
 MODULE_LINES, FUNCTION_LINES, NOTEBOOK_BYTES = 250, 40, 500_000
 FORBIDDEN = {'nbdev', 'fastcore', 'execnb'}  # tools of the writers, not of the users

@@ -1,0 +1,222 @@
+"""The released layout from a folder and from a hub; the visitor's sentence, `sevlm explain --weights ...`, in a process of its own."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import sevlm
+from sevlm.cli import main
+from sevlm.core import CheckpointError, DataError, SEVLMConfig, asset
+from sevlm.mini import make_mini
+from sevlm.model import SEVLM, own_weights
+from sevlm.release import Released, find_released, from_hub, read_released, write_released
+from sevlm.text import load_tokenizer
+from sevlm.vad import Lexicon
+from sevlm.vision import ImageEncoder
+from sevlm.words import mini_lexicon
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    "A small model of random weights, as published, in the released layout below a folder of its own, with its tower and a lexicon."
+    folder = tmp_path_factory.mktemp("release")
+    torch.manual_seed(0)
+    tower = ImageEncoder(SEVLMConfig.preset("tiny")).visual.state_dict()
+    save_file({k: v.contiguous() for k, v in tower.items()}, folder / "tower.safetensors")
+    tokenizer = load_tokenizer(asset("mini"))
+    config = SEVLMConfig.preset("tiny", causal_vad=False, boundary="fixed", pad_in_span=True, image_stats="imagenet", resize="bilinear", lookup="piece",
+                                vocab_size=len(tokenizer), tower_pretrained=str(folder / "tower.safetensors"), max_tokens=40, new_tokens=8)
+    write_released(Released(SEVLM(config).eval(), tokenizer), folder / "hub" / "SELVM_on_artEmis-V2")
+    write_released(Released(SEVLM(config).eval(), tokenizer, tag="best-acc"), folder / "hub" / "SELVM_on_artEmis-V2")
+    Lexicon(mini_lexicon()).write(folder / "lexicon.txt")
+    make_mini(folder / "data", n=40, seed=4, workers=1, progress=False)
+    return folder
+
+
+def test_both_tags_are_found(place):
+    assert find_released(place / "hub")[1] == "best-res" and find_released(place / "hub" / "SELVM_on_artEmis-V2", "best-acc")[1] == "best-acc"
+    with pytest.raises(CheckpointError, match="Did you mean 'best-acc'"):
+        find_released(place / "hub", "best-ac")
+    with pytest.raises(CheckpointError, match="no folder nle_model_<tag>"):
+        find_released(place / "data")
+    a, b = (own_weights(read_released(place / "hub", tag).model) for tag in ("best-res", "best-acc"))
+    assert not torch.equal(a["vad_head.weight"], b["vad_head.weight"])
+
+
+def test_two_checkpoints_in_a_folder_must_be_told_apart(place, tmp_path):
+    for name in ("v1", "v2"):
+        (tmp_path / name / "nle_model_best-res").mkdir(parents=True)
+    with pytest.raises(CheckpointError, match="several checkpoints: v1, v2"):
+        find_released(tmp_path)
+
+
+def test_a_model_without_the_three_ideas(place, tmp_path):
+    "The baseline has no VAD encoder in its .tar and no heads; the fusion layer that the reference stores all the same is kept aside."
+    config = SEVLMConfig.preset("tiny", vocab_size=1504, use_fusion=False, use_vad_head=False, use_contrast=False)
+    released = Released(SEVLM(config), load_tokenizer(asset("mini")), unused={"decoder": {"transformer.VAD_linear.weight": torch.randn(48, 51), "transformer.VAD_linear.bias": torch.randn(48)}})
+    again = read_released(write_released(released, tmp_path))
+    assert again.unused["decoder"].keys() == {"transformer.VAD_linear.weight", "transformer.VAD_linear.bias"} and again.model.config == config
+    assert all(torch.equal(a, b) for a, b in zip(own_weights(again.model).values(), own_weights(released.model).values()))
+
+
+@pytest.mark.parametrize("key, value, words", [("len_prefix", 4, "len_prefix = 4, expected 0"), ("activation_function", "relu", "not the architecture"), ("n_layer", None, "'n_layer' is missing"),
+                                               ("vocab_size", 9, "the tokenizer in .* has 1504 entries")])
+def test_a_config_that_does_not_fit(place, tmp_path, key, value, words):
+    root = write_released(Released(SEVLM(SEVLMConfig.preset("tiny", vocab_size=1504)), load_tokenizer(asset("mini"))), tmp_path)
+    file = root / "nle_model_best-res" / "config.json"
+    settings = {k: v for k, v in json.loads(file.read_text()).items() if k != "sevlm"}
+    file.write_text(json.dumps({**settings, key: value}))
+    with pytest.raises(CheckpointError, match=words):
+        read_released(root, tower="tiny", tower_pretrained="", patches=16)
+
+
+def test_parts_that_are_missing(place, tmp_path):
+    released = Released(SEVLM(SEVLMConfig.preset("tiny", vocab_size=1504)), load_tokenizer(asset("mini")))
+    for name, error, words in (("ckpt_stats_best-res.tar", CheckpointError, "no file at .*ckpt_stats_best-res.tar"), ("nle_model_best-res/pytorch_model.bin", CheckpointError, "no model.safetensors or"),
+                               ("nle_gpt2_tokenizer_0/vocab.json", DataError, "no tokenizer in"), ("nle_model_best-res/config.json", CheckpointError, "cannot read .*config.json")):
+        root = write_released(released, tmp_path / name.split("/")[-1])
+        (root / name).unlink()
+        with pytest.raises(error, match=words):
+            read_released(root)
+
+
+# ---- the command line
+
+
+def run(capsys, *argv):
+    capsys.readouterr()
+    code = main([str(a) for a in argv])
+    out, err = capsys.readouterr()
+    assert "Traceback" not in err
+    return code, out, err
+
+
+def test_explain_and_evaluate_with_a_local_folder(place, capsys, tmp_path):
+    picture = next((place / "data" / "wikiart").rglob("*.jpg"))
+    given = ("--weights", place / "hub", "--lexicon", place / "lexicon.txt", "--device", "cpu", "--json")
+    code, out, _ = run(capsys, "explain", picture, *given)
+    (answer,) = json.loads(out)
+    assert code == 0 and sum(answer["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+    code, out, _ = run(capsys, "evaluate", place / "data", *given, "--part", "all", "--no-meteor", "--quiet", "--out", tmp_path)
+    assert code == 0 and json.loads(out)["BLEU-4"]["n"] == 40
+    assert json.loads((tmp_path / "predictions.jsonl").read_text().splitlines()[0])["painting"]
+
+
+@pytest.mark.parametrize("given, words", [
+    (("--weights", "hub"), "the released weights need the lexicon"), (("--weights", "nowhere", "--lexicon", "lexicon.txt"), "neither a folder nor the id"),
+    (("--weights", "hub", "--checkpoint", "hub"), "either --checkpoint or --weights"), (("--lexicon", "lexicon.txt"), "--lexicon and --tower belong to --weights"),
+    (("--weights", "hub", "--lexicon", "lexicon.txt", "--tower", "nowhere.safetensors"), "no tower weights at")])
+def test_wrong_combinations(place, capsys, monkeypatch, given, words):
+    monkeypatch.chdir(place)
+    code, _, err = run(capsys, "explain", next((place / "data" / "wikiart").rglob("*.jpg")), *given)
+    assert code == 2 and words in err
+
+
+def test_ablate_command(place, capsys, tmp_path):
+    "A grid of one seed; broken off and taken up it would do the same: finished runs are not made again."
+    argv = ("ablate", place / "data", "--out", tmp_path / "grid", "--grid", "ideas", "--preset", "tiny", "--seeds", 1, "--test", place / "data", "--quiet",
+            "--set", "epochs=1", "max_tokens=40", "new_tokens=4", "vocab_size=1504")
+    code, out, _ = run(capsys, *argv)
+    assert code == 0 and "5 arms x 1 seeds = 5 runs" in out and "no contrast" in out and (tmp_path / "grid" / "differences.csv").is_file()
+    made = {p: p.stat().st_mtime_ns for p in (tmp_path / "grid").rglob("run.json")}
+    assert len(made) == 5 and run(capsys, *argv)[0] == 0 and all(p.stat().st_mtime_ns == t for p, t in made.items())
+    code, _, err = run(capsys, *argv[:4], "--grid", "idea")
+    assert code == 2 and "Did you mean 'ideas'" in err
+
+
+# ---- a hub of our own, on this machine
+
+
+class Hub(BaseHTTPRequestHandler):
+    "The few answers of the Hugging Face hub that a download needs; big files are announced by their SHA-256, small ones as git names them."
+
+    def log_message(self, *_): pass
+
+    def files(self): return {p.relative_to(self.server.root).as_posix(): p for p in self.server.root.rglob("*") if p.is_file()}
+
+    def answer(self, body: bytes, **headers):
+        self.send_response(200)
+        for k, v in {"Content-Length": str(len(body)), "X-Repo-Commit": COMMIT, **headers}.items():
+            self.send_header(k.replace("_", "-"), v)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def do_GET(self):
+        self.server.asked.append(f"{self.command} {self.path}")
+        path = self.path.split("?")[0]
+        if path.startswith("/api/models/owner/tiny/tree/"):
+            return self.answer(json.dumps([{"type": "file", "path": n, "size": p.stat().st_size, "oid": COMMIT} for n, p in self.files().items()]).encode(), Content_Type="application/json")
+        if path.startswith("/api/models/owner/tiny"):
+            info = {"id": "owner/tiny", "sha": COMMIT, "private": False, "siblings": [{"rfilename": n} for n in self.files()]}
+            return self.answer(json.dumps(info).encode(), Content_Type="application/json")
+        name = path.split(f"/resolve/{COMMIT}/")[-1].split("/resolve/main/")[-1]
+        if name not in self.files():
+            self.send_response(404)
+            self.send_header("X-Error-Code", "EntryNotFound")
+            self.end_headers()
+            return None
+        body = self.files()[name].read_bytes()
+        big = name.endswith((".bin", ".tar"))
+        tag = hashlib.sha256(body).hexdigest() if big else hashlib.sha1(f"blob {len(body)}\0".encode() + body).hexdigest()
+        if self.server.spoiled and name.endswith(".tar"):
+            body = body[:-1] + bytes([body[-1] ^ 1])
+        return self.answer(body, ETag=f'"{tag}"', **({"X_Linked_Etag": f'"{tag}"', "X_Linked_Size": str(len(body))} if big else {}))
+
+    do_HEAD = do_GET
+
+
+@pytest.fixture
+def hub(place, tmp_path):
+    "A server on this machine, and the environment of a process that takes it for the hub."
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    server.root, server.asked, server.spoiled = place / "hub", [], False
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    env = {**os.environ, "HF_ENDPOINT": f"http://127.0.0.1:{server.server_address[1]}", "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1", "OMP_NUM_THREADS": "1",
+           "PYTHONPATH": str(Path(sevlm.__file__).parent.parent), "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
+    yield server, partial(subprocess.run, env=env, capture_output=True, text=True, timeout=240)
+    server.shutdown()
+
+
+def test_the_visitors_sentence(place, hub):
+    "Downloaded with a bar, explained; a second time from the cache, with the hub gone; then a damaged cache."
+    server, process = hub
+    picture = next((place / "data" / "wikiart").rglob("*.jpg"))
+    command = [sys.executable, "-m", "sevlm.cli", "explain", str(picture), "--weights", "owner/tiny", "--lexicon", str(place / "lexicon.txt"), "--device", "cpu", "--json"]
+    first = process(command)
+    assert first.returncode == 0, first.stderr
+    assert json.loads(first.stdout)[0]["emotion"] is not None and "%" in first.stderr
+    assert any("ckpt_stats_best-res.tar" in a for a in server.asked) and not any("best-acc" in a for a in server.asked if "/resolve/" in a)
+    server.shutdown()
+    server.server_close()
+    second = process(command)
+    assert second.returncode == 0 and json.loads(second.stdout) == json.loads(first.stdout), second.stderr
+
+
+def test_a_file_damaged_on_the_way(place, hub):
+    server, process = hub
+    server.spoiled = True
+    probe = "from sevlm.release import from_hub; from_hub('owner/tiny')"
+    done = process([sys.executable, "-c", probe])
+    assert done.returncode == 1 and "ckpt_stats_best-res.tar is not what the hub announced" in done.stderr
+
+
+def test_without_a_network_the_message_says_what_to_bring(monkeypatch, tmp_path):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(sevlm.hub, "reachable", lambda *_: False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(CheckpointError, match=r"could not get the released weights 'jing5566/SEVLM'.*ckpt_stats_best-res\.tar.*put them into one folder"):
+        from_hub("jing5566/SEVLM")
