@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup demo test check notebooks pytest lab hooks remake clean
+.PHONY: help setup demo test check notebooks pytest lab hooks ledger remake clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -42,6 +42,17 @@ lab: setup  ## open the notebooks in JupyterLab
 
 hooks: setup  ## once per clone, for contributors: clean notebooks on merge (nbdev)
 	$(BIN)/nbdev_install_hooks
+
+SEVLM := $(BIN)/python -m sevlm.cli
+
+ledger: setup  ## price every correction of the released code anew (about an hour; goes on where it was broken off)
+	$(SEVLM) mini data/ledger-captions --paintings 2400 --seed 7
+	$(SEVLM) train data/ledger-captions --out runs/ledger-captioner --resume --set use_fusion=off use_vad_head=off use_contrast=off epochs=10 val_paintings=40
+	$(SEVLM) mini data/ledger-train --paintings 1100 --seed 11
+	$(SEVLM) mini data/ledger-test --paintings 300 --seed 12
+	$(SEVLM) ablate data/ledger-train --test data/ledger-test --gpt2 runs/ledger-captioner/last --out runs/ledger --set epochs=2 lookup=word --workers 2
+	gzip -nc runs/ledger/rows.csv > nbs/data/ledger_rows.csv.gz
+	@echo "== now run nbs/analysis/a5_ledger.ipynb"
 
 remake: setup  ## make the shipped tokenizer, tower and small model anew (about an hour)
 	$(BIN)/python -m sevlm.cli mini --remake

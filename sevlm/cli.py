@@ -152,6 +152,7 @@ def _evaluate(args):
          option('--grid', default='corrections', metavar='NAME', help="'corrections' (each switch set back to the released code's) or 'ideas' (each idea of the paper taken away)"),
          option('--test', metavar='FOLDER', help='judge on all paintings of this folder (default: the test part of DATA)'),
          option('--preset', default='mini', choices=list(SEVLMConfig.presets), help='settings to start from: %(choices)s'),
+         option('--gpt2', default='auto', metavar='NAME', help='decoder all runs start from, as in `sevlm train`'),
          option('--seeds', type=int, default=5, metavar='N', help='runs of each arm'),
          option('--workers', type=int, default=1, metavar='N', help='runs at once'),
          option('--set', nargs='+', action='extend', default=[], metavar='KEY=VALUE', help='any setting of the model or of training, for all runs'), _QUIET,
@@ -164,7 +165,7 @@ def _ablate(args):
     config, settings = SEVLMConfig.preset(args.preset, **model), TrainConfig.preset(args.preset if args.preset in TrainConfig.presets else 'paper', **training)
     arms, out = GRIDS[args.grid], check_writable(args.out)
     say(f'{len(arms)} arms x {args.seeds} seeds = {len(arms)*args.seeds} runs in {out}: {", ".join(arms)}')
-    rows = run_grid(arms, args.data, out, args.test, config, settings, args.seeds, args.workers, not args.quiet)
+    rows = run_grid(arms, args.data, out, args.test, config, settings, args.gpt2, args.seeds, args.workers, not args.quiet)
     found = differences(rows, next(iter(arms)))
     for name, table in (('rows', rows), ('differences', found)): table.to_csv(out/f'{name}.csv', index=False)
     say(found.to_string(index=False, float_format='{:.3f}'.format), f'written: {out}/rows.csv, {out}/differences.csv', sep='\n')

@@ -76,7 +76,7 @@ class Decoder(nn.Module):
         cache: EncoderDecoderCache | None = None,  # from `new_cache`; updated in place
     ) -> torch.Tensor:  # hid [S, T, D], after the final norm
         "Runs the blocks. With a cache, `emb` holds only the tokens not seen before."
-        return self.transformer(inputs_embeds=emb, encoder_hidden_states=grid, past_key_values=cache,
+        return self.transformer(inputs_embeds=emb, encoder_hidden_states=grid.contiguous(), past_key_values=cache,
                                 use_cache=cache is not None).last_hidden_state
 
     def logits(self, hid: torch.Tensor) -> torch.Tensor:
@@ -142,12 +142,12 @@ def find_gpt2(
 
 def load_gpt2(
     decoder: Decoder,  # filled in place
-    name: str | Path = 'distilgpt2',  # hub id, or folder: see `find_gpt2`
+    name: str | Path = 'distilgpt2',  # hub id, or folder: see `find_gpt2`; also a checkpoint of the preset `baseline`
     tokenizer=None,  # the decoder's, to match added tokens by their names; None: rows are matched by number
 ) -> list[str]:  # names of the tensors that keep their random start
     "Starts a decoder from a published GPT-2, with cross-attention (NLX-GPT) or without (distilGPT-2)."
     file, vocabulary = find_gpt2(name)
-    found = {k.removeprefix('transformer.'): v for k, v in gpt2_weights(read_tensors(file)[0], file).items()}
+    found = {re.sub(r'^(decoder\.)?(transformer\.)?', '', k): v for k, v in gpt2_weights(read_tensors(file)[0], file).items()}
     own = {k.removeprefix('transformer.'): v for k, v in decoder.state_dict().items()}
     new = {k for k in own if 'cross' in k} if not any('cross' in k for k in found) else set()
     words = found.get('wte.weight', torch.empty(0, 0))

@@ -157,3 +157,63 @@ def test_coverage():
 def test_import_is_light():
     code = "import sys, sevlm.artemis, sevlm.vad; print([m for m in ('lemminflect', 'nbdev', 'fastcore', 'sklearn', 'matplotlib', 'pandas') if m in sys.modules])"
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.strip() == '[]'
+
+
+# ---- whole words
+
+
+WORDS = ('serenity', 'lonely', 'contentment', 'melancholy', 'wistful', 'colour', 'therapist', 'calm', 'childlike', 'old')
+
+
+@pytest.fixture(scope='module')
+def words(): return Lexicon({w: (i/10 - .5, .3, -.2) for i, w in enumerate(WORDS)})
+
+
+@pytest.fixture(scope='module')
+def word_table(gpt2, words): return vad_table(gpt2, words)
+
+
+@pytest.mark.parametrize('before', [' ', ' the ', ' (', ' a calm '])
+def test_every_form_has_its_value_where_it_is_complete(gpt2, words, word_table, before):
+    for form in sorted(set(word_forms(words))):
+        ids = torch.tensor(gpt2(before + form).input_ids)
+        vad, known = word_table(ids)
+        assert bool(known[-1]) == words.lookup(form)[1] and np.allclose(vad[-1], words.lookup(form)[0]), form
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.sampled_from([*WORDS, 'serenities', 'scold', 'unhappy', 'xylophonic', "can't", '(old)', 'grey', 'olden']), min_size=1, max_size=8), st.integers(1, 20))
+def test_the_word_so_far_depends_on_the_past_only(gpt2, word_table, text, cut):
+    "Cut anywhere, alone or in a batch: the table says the same of what is there."
+    table = word_table
+    ids = torch.tensor(gpt2(' ' + ' '.join(text)).input_ids)
+    vad, known = table(ids)
+    part = table(ids[:cut])
+    assert torch.equal(part[0], vad[:cut]) and torch.equal(part[1], known[:cut])
+    both = table(torch.stack([ids, ids.flip(0)]))
+    assert torch.equal(both[0][0], vad) and torch.equal(both[1][0], known)
+
+
+def test_an_unfinished_word_is_looked_up_as_far_as_it_goes(gpt2, words, word_table):
+    ids = torch.tensor(gpt2(' contentment scold').input_ids)                    # content|ment, sc|old
+    assert [t.strip('Ġ') for t in gpt2.convert_ids_to_tokens(ids)] == ['content', 'ment', 'sc', 'old']
+    assert word_table(ids)[1].tolist() == [False, True, False, False]                # 'content' is no entry here; 'scold' is not 'old'
+    assert vad_table(gpt2, words, 'piece')(ids)[1].tolist() == [False, False, False, True]
+    assert vad_table(gpt2, words, 'start')(ids)[1].tolist() == [False, False, False, False]
+
+
+def test_a_neutral_entry_is_known_but_not_as_published(gpt2):
+    chair, table = torch.tensor(gpt2(' chair').input_ids), lambda how: vad_table(gpt2, Lexicon({'chair': (0, 0, 0), 'calm': (.5, 0, 0)}), how)
+    assert [bool(table(how)(chair)[1][0]) for how in ('word', 'start', 'piece')] == [True, True, False]
+
+
+def test_table_of_words_is_saved_whole(gpt2, word_table, tmp_path):
+    table, ids = word_table, torch.tensor([gpt2(' a wistful serenity').input_ids])
+    table.save(tmp_path/'t.safetensors')
+    again = VADTable.load(tmp_path/'t.safetensors').to('cpu')
+    assert torch.equal(again(ids)[0], table(ids)[0]) and again(ids)[1].sum() == 2 and repr(again) == repr(table) and len(again) == len(gpt2)
+    from safetensors.torch import load_file, save_file
+    d = load_file(tmp_path/'t.safetensors')
+    for bad in ({k: v for k, v in d.items() if k != 'joins'}, {**d, 'joins': d['joins'][1:]}, {**d, 'more': d['vad'].clone()}):
+        save_file(bad, tmp_path/'bad.safetensors')
+        with pytest.raises(CheckpointError, match='expected vad'): VADTable.load(tmp_path/'bad.safetensors')
