@@ -90,7 +90,7 @@ def _weights(path):
     tensors, metadata = read_tensors(Path(path))
     parts = Counter()
     for name, t in tensors.items(): parts[name.split('.')[0]] += t.numel()
-    return {'kind': 'weights (safetensors)', 'tensors': len(tensors), 'numbers': parts.total(), 'by part': dict(parts), 'metadata': metadata,
+    return {'kind': f'weights ({Path(path).suffix[1:]})', 'tensors': len(tensors), 'numbers': parts.total(), 'by part': dict(parts), 'metadata': metadata,
             'problems': [f'{k} holds values that are not finite' for k, t in tensors.items() if t.is_floating_point() and not torch.isfinite(t).all()]}
 
 # %% ../nbs/15a_workbench.ipynb #08303629
@@ -103,6 +103,16 @@ def _checkpoint(folder):
     return _each({**_weights(file), 'kind': 'checkpoint of a SEVLM'}, {
         'configuration': lambda: config().to_dict(), 'weights fit it': lambda: bool(load_weights(SEVLM(config()), read_tensors(file)[0], folder)),
         'tokenizer entries': lambda: len(load_tokenizer(folder)), 'of them with known VAD': lambda: VADTable.load(folder/'vad_table.safetensors').known_pieces})
+
+def _released(folder):
+    from sevlm.model import own_weights
+    from sevlm.release import find_released, read_released
+    def whole():
+        r = read_released(folder, tower_pretrained='')      # the tower is not in it
+        return {'numbers': sum(v.numel() for v in own_weights(r.model).values()), 'stored but unused': {k: len(v) for k, v in r.unused.items()}, 'tokenizer entries': len(r.tokenizer),
+                **{k: v for k, v in r.stats.items() if isinstance(v, (int, float))}, 'configuration': r.model.config.to_dict()}
+    root, tag = find_released(folder)
+    return _each({'kind': 'released checkpoint of a SEVLM', 'in': root.name, 'tag': tag}, {'every tensor fits': whole})
 
 def _release(folder):
     from sevlm.artemis import Release
@@ -117,15 +127,16 @@ def look_at(
     "What a file or folder is, as the readers of this project see it."
     path = Path(path)
     if not path.exists(): raise DataError(f'nothing at {path}. Is the path right, and does it start where you are?')
-    look = {'.csv': _csv, '.txt': _lexicon, '.tsv': _lexicon, '.safetensors': _weights, **dict.fromkeys(PICTURES, _pictures)}.get(path.suffix.lower())
+    look = {'.csv': _csv, '.txt': _lexicon, '.tsv': _lexicon, '.safetensors': _weights, '.bin': _weights, **dict.fromkeys(PICTURES, _pictures)}.get(path.suffix.lower())
     if path.is_dir():
         runs = [p for name in ('best-accuracy', 'last') if (p := path/name).is_dir()]
         if (path/'model.safetensors').exists(): look = _checkpoint
+        elif any(path.glob('nle_model_*')) or any(path.glob('*/nle_model_*')): look = _released
         elif runs: look = lambda p: {'kind': 'training run', runs[0].name: _checkpoint(runs[0])}
         else: look = _release if any(path.glob('*.csv')) else _pictures if picture_files(path) else None
     if look is None:
         raise DataError(f'{path} is nothing sevlm knows. Expected a CSV of annotations, a lexicon (.txt, .tsv: word, V, A, D), a picture, weights '
-                        '(.safetensors), or a folder: a release (CSV, wikiart, lexicon), pictures, a checkpoint (model.safetensors, config.json) or a training run.')
+                        '(.safetensors, .bin), or a folder: a release (CSV, wikiart, lexicon), pictures, a checkpoint (model.safetensors, config.json, or the layout of jing5566/SEVLM) or a training run.')
     return look(path)
 
 # %% ../nbs/15a_workbench.ipynb #d37c8e35

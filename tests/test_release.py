@@ -220,3 +220,14 @@ def test_without_a_network_the_message_says_what_to_bring(monkeypatch, tmp_path)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(CheckpointError, match=r"could not get the released weights 'jing5566/SEVLM'.*ckpt_stats_best-res\.tar.*put them into one folder"):
         from_hub("jing5566/SEVLM")
+
+
+def test_inspect_knows_the_layout(place, capsys, tmp_path):
+    code, out, _ = run(capsys, "inspect", place / "hub", place / "hub" / "SELVM_on_artEmis-V2" / "nle_model_best-res" / "pytorch_model.bin", "--json")
+    released, weights = json.loads(out)
+    assert code == 0 and released["kind"] == "released checkpoint of a SEVLM" and released["every tensor fits"]["configuration"]["causal_vad"] is False
+    assert weights["kind"] == "weights (bin)" and weights["by part"].keys() == {"transformer", "sim_mlp", "VAD_head", "lm_head"}
+    root = write_released(Released(SEVLM(SEVLMConfig.preset("tiny", vocab_size=1504)), load_tokenizer(asset("mini"))), tmp_path)
+    (root / "ckpt_stats_best-res.tar").write_bytes(b"PK\x03\x04 cut")
+    code, out, _ = run(capsys, "inspect", root)
+    assert code == 1 and "ckpt_stats_best-res.tar is not a readable PyTorch file" in out
