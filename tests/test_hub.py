@@ -42,3 +42,29 @@ def test_paper_preset_takes_a_local_tokenizer():
 
     tokenizer = tokenizer_of(SEVLMConfig.preset("paper"), Path(__file__).parent / "gpt2_bpe")
     assert len(tokenizer) == SEVLMConfig.preset("paper").vocab_size
+
+
+def test_a_tower_from_a_whole_clip(tmp_path):
+    "As open_clip publishes it: one file for both towers; the text tower is not needed, and a missing tensor is named."
+    import torch
+    from safetensors.torch import save_file
+
+    from sevlm.vision import create_clip
+
+    torch.manual_seed(1)
+    clip = {k: v.contiguous() for k, v in create_clip("tiny").state_dict().items()}
+    save_file(clip, tmp_path / "open_clip_model.safetensors")
+    encoder = load_tower(ImageEncoder(SEVLMConfig.preset("tiny")), str(tmp_path / "open_clip_model.safetensors"))
+    assert any(k.startswith("transformer.") for k in clip)
+    assert all(torch.equal(v, clip[f"visual.{k}"]) for k, v in encoder.visual.state_dict().items())
+    save_file({k: v for k, v in clip.items() if k != "visual.conv1.weight"}, tmp_path / "cut.safetensors")
+    with pytest.raises(CheckpointError, match=r"cut\.safetensors: tensor 'conv1\.weight' is missing, the tower 'tiny' expects"):
+        load_tower(ImageEncoder(SEVLMConfig.preset("tiny")), str(tmp_path / "cut.safetensors"))
+
+
+def test_a_mirror_is_asked(monkeypatch):
+    from huggingface_hub import constants
+
+    for endpoint, address in (("https://huggingface.co", ("huggingface.co", 443)), ("http://127.0.0.1:8081", ("127.0.0.1", 8081)), ("http://mirror.example", ("mirror.example", 80))):
+        monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+        assert sevlm.hub.hub_address() == address
