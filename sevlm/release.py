@@ -135,6 +135,7 @@ def read_released(
     place = root/f'{MODEL}{tag}'
     settings, file, tar = _json(place/'config.json'), _weights_file(place), root/f'{STATS}{tag}.tar'
     tokenizer, stats, tensors = _tokenizer(root/TOKENIZER), read_pickle(tar), read_tensors(file)[0]
+    if not isinstance(settings, dict): raise CheckpointError(f'{place/"config.json"} holds a {type(settings).__name__}; expected an object with the sizes of the decoder.')
     if not isinstance(stats, dict): raise CheckpointError(f'{tar} holds a {type(stats).__name__}; expected a dictionary with emo_encoder_state_dict.')
     vad, tower = dict(stats.pop('emo_encoder_state_dict', {})), stats.pop('encoder_state_dict', None)
     config = released_config(settings, vad, place/'config.json', **overrides)
