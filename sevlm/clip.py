@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from .core import DataError, seed_everything
 from .device import keep_freed_memory
 from .text import special_ids
-from .vision import ImageEncoder, create_clip
+from .vision import create_clip
 
 # %% ../nbs/05a_clip.ipynb #2fee95a0
 def caption_ids(

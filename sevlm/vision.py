@@ -49,9 +49,9 @@ def image_stats(
 
 # %% ../nbs/05_vision.ipynb #87009ca5
 @contextmanager
-def _quiet(logger: str = 'root'):
+def _quiet():
     "open_clip warns whenever a model is made without weights; here that is on purpose."
-    log = logging.getLogger(logger)
+    log = logging.getLogger()
     before = log.level
     log.setLevel(logging.ERROR)
     try:
