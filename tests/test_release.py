@@ -231,3 +231,71 @@ def test_inspect_knows_the_layout(place, capsys, tmp_path):
     (root / "ckpt_stats_best-res.tar").write_bytes(b"PK\x03\x04 cut")
     code, out, _ = run(capsys, "inspect", root)
     assert code == 1 and "ckpt_stats_best-res.tar is not a readable PyTorch file" in out
+
+
+# ---- what is refused, and who is named
+
+
+class Mischief:
+    "Would make a file when unpickled in the ordinary way."
+
+    def __init__(self, path): self.path = path
+    def __reduce__(self): return os.mkdir, (str(self.path),)
+
+
+BIAS = "transformer.VAD_linear.bias"
+NUMBERS = {"missing": ({BIAS: None}, BIAS), "extra": ({"transformer.more.weight": torch.zeros(2)}, "transformer.more.weight"), "misshapen": ({BIAS: torch.zeros(3)}, BIAS),
+           "not finite": ({BIAS: torch.full((48,), torch.nan)}, BIAS), "untied head": ({"lm_head.weight": torch.zeros(1504, 48)}, "lm_head.weight")}
+
+
+@pytest.fixture
+def spoiled(tmp_path):
+    "A whole checkpoint, to be damaged."
+    return write_released(Released(SEVLM(SEVLMConfig.preset("tiny", vocab_size=1504)), load_tokenizer(asset("mini"))), tmp_path / "checkpoint")
+
+
+@pytest.mark.parametrize("what, where", [*((what, "decoder") for what in NUMBERS), *((what, "VAD encoder") for what in NUMBERS if what != "untied head")])
+def test_wrong_tensors(spoiled, what, where):
+    change, culprit = NUMBERS[what]
+    if where == "decoder":
+        file = spoiled / "nle_model_best-res" / "pytorch_model.bin"
+        state = torch.load(file, weights_only=True)
+        inner = state
+    else:
+        file, culprit = spoiled / "ckpt_stats_best-res.tar", "more" if what == "extra" else "norm.weight"
+        state = torch.load(file, weights_only=True)
+        inner, change = state["emo_encoder_state_dict"], {culprit: None if what == "missing" else torch.full((2 if what == "misshapen" else 3,), torch.nan if what == "not finite" else 1.0)}
+    for key, value in change.items():
+        inner.pop(key) if value is None else inner.update({key: value})
+    torch.save(state, file)
+    with pytest.raises(CheckpointError, match=f"{file.name}: tensor '{culprit}'".replace(".", r"\.")):
+        read_released(spoiled)
+
+
+@pytest.mark.parametrize("name", ["nle_model_best-res/pytorch_model.bin", "ckpt_stats_best-res.tar"])
+def test_code_in_a_pickle_is_named_and_not_run(spoiled, tmp_path, name):
+    torch.save({"epoch": 1, "more": Mischief(tmp_path / "was here")}, spoiled / name)
+    with pytest.raises(CheckpointError, match=r"asks for '\w*\.mkdir', which is code; it was not run"):
+        read_released(spoiled)
+    assert not (tmp_path / "was here").exists()
+
+
+def test_a_tokenizer_without_the_added_tokens(spoiled):
+    (spoiled / "nle_gpt2_tokenizer_0" / "added_tokens.json").unlink()
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        (spoiled / "nle_gpt2_tokenizer_0" / name).write_text(json.dumps({"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>"}))
+    with pytest.raises(DataError, match="lacks <pad>, <prefix>, <emotion>, <explanation>"):
+        read_released(spoiled)
+
+
+def test_ids_of_added_tokens_are_those_of_the_checkpoint(spoiled):
+    "In another order they keep their ids; with ids that do not follow the vocabulary they are refused."
+    file = spoiled / "nle_gpt2_tokenizer_0" / "added_tokens.json"
+    ids = json.loads(file.read_text())
+    turned = dict(zip(ids, [*list(ids.values())[1:], list(ids.values())[0]]))
+    file.write_text(json.dumps(turned))
+    tokenizer = read_released(spoiled).tokenizer
+    assert {t: tokenizer.convert_tokens_to_ids(t) for t in turned} == turned
+    file.write_text(json.dumps({**ids, "<pad>": 5000}))
+    with pytest.raises((CheckpointError, DataError), match="pad|5000|entries"):
+        read_released(spoiled)
