@@ -7,7 +7,7 @@ __all__ = ['GPT2_SPREAD', 'GPT2_WIDTH', 'MASK', 'NoPositions', 'gpt2_config', 'D
            'find_gpt2', 'load_gpt2', 'pretrain']
 
 # %% ../nbs/06_decoder.ipynb #b4bace12
-import json, re
+import re
 from pathlib import Path
 
 import torch
@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from transformers import EncoderDecoderCache, DynamicCache, GPT2Config, GPT2LMHeadModel, GPT2Model
 
 from .core import CheckpointError, ConfigError, SEVLMConfig
-from .hub import check_tensors, fetch, read_tensors
+from .hub import WEIGHTS, check_tensors, fetch, read_json, read_tensors, weights_file
 
 # %% ../nbs/06_decoder.ipynb #358c8164
 class NoPositions(nn.Module):
@@ -127,11 +127,11 @@ def find_gpt2(
 ) -> tuple[Path, Path | None]:  # the file of weights, and the folder of its tokenizer if there is one
     "Where the weights of a language model are; downloads them from the hub if `name` is no folder."
     if Path(name).is_dir():
-        files = [f for pattern in ('', '*_model_*/') for kind in ('model.safetensors', 'pytorch_model.bin') for f in sorted(Path(name).glob(pattern + kind))]
+        files = [f for folder in (Path(name), *sorted(Path(name).glob('*_model_*'))) if (f := weights_file(folder))]
         if not files:
-            raise CheckpointError(f"no model.safetensors or pytorch_model.bin in {name}, nor in a folder *_model_* below it; give the folder that holds one.")
-        if len({f.parent for f in files}) > 1:
-            raise CheckpointError(f"{name} holds several models: {', '.join(sorted({f.parent.name for f in files}))}; give the folder of one.")
+            raise CheckpointError(f"no {' or '.join(WEIGHTS)} in {name}, nor in a folder *_model_* below it; give the folder that holds one.")
+        if len(files) > 1:
+            raise CheckpointError(f"{name} holds several models: {', '.join(f.parent.name for f in files)}; give the folder of one.")
         near = [p for at in (files[0].parent, files[0].parent.parent) for p in (at, *sorted(at.glob('*_tokenizer_*'))) if (p / 'vocab.json').is_file()]
         return files[0], next(iter(near), None)
     from huggingface_hub import hf_hub_download
@@ -155,7 +155,8 @@ def load_gpt2(
     check_tensors(found, {k: v for k, v in fits.items() if k not in new}, file, 'the decoder')
     rows = torch.arange(min(len(words), len(own['wte.weight'])))
     if vocabulary and tokenizer is not None:  # the same text, the same row: added tokens differ between models
-        theirs = {**json.loads((vocabulary / 'vocab.json').read_text()), **_added(vocabulary)}
+        added = vocabulary / 'added_tokens.json'
+        theirs = {**read_json(vocabulary / 'vocab.json'), **(read_json(added) if added.is_file() else {})}
         rows = torch.tensor([theirs.get(t, -1) for t in tokenizer.convert_ids_to_tokens(range(len(own['wte.weight'])))])
     there = (rows >= 0) & (rows < len(words))
     with torch.no_grad():
@@ -163,12 +164,6 @@ def load_gpt2(
             own[key].copy_(found[key])
         own['wte.weight'][:len(rows)][there] = words[rows[there]].to(own['wte.weight'].dtype)
     return sorted(new)
-
-
-def _added(folder):
-    "Added tokens and their ids, as old tokenizers keep them."
-    file = folder / 'added_tokens.json'
-    return json.loads(file.read_text()) if file.is_file() else {}
 
 # %% ../nbs/06_decoder.ipynb #6770efa1
 def pretrain(

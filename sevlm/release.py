@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 from .core import CheckpointError, SEVLMConfig, did_you_mean, write_atomic
 from .decoder import gpt2_weights
-from .hub import check_tensors, fetch, read_pickle, read_tensors
+from .hub import WEIGHTS, check_tensors, fetch, read_json, read_pickle, read_tensors, weights_file
 from .model import SEVLM, own_weights
 from .text import ADDED, load_tokenizer
 from .vision import load_tower
@@ -62,12 +62,14 @@ class Released:
 
 MODEL, STATS, TOKENIZER = 'nle_model_', 'ckpt_stats_', 'nle_gpt2_tokenizer_0'
 
+def _models(folder): return [p for above in ('', '*/') for p in sorted(Path(folder).glob(f'{above}{MODEL}*')) if p.is_dir()]
+
 def find_released(
     folder: str | Path,     # the folder with `nle_model_<tag>`, or one above it
     tag: str | None = None, # 'best-acc', 'best-res'; None: best-res if it is there (the reference tests it), else the only one
 ) -> tuple[Path, str]:      # the folder with the three parts, and the tag
     "Where a released checkpoint lies; `CheckpointError` if there is none, or more than one to choose from."
-    models = [p for pattern in ('', '*/') for p in sorted(Path(folder).glob(f'{pattern}{MODEL}*')) if p.is_dir()]
+    models = _models(folder)
     roots, tags = sorted({p.parent for p in models}), [p.name.removeprefix(MODEL) for p in models]
     if not models: raise CheckpointError(f'no folder {MODEL}<tag> in {folder}; expected the released layout: {MODEL}<tag>/, {STATS}<tag>.tar and {TOKENIZER}/.')
     if len(roots) > 1: raise CheckpointError(f'{folder} holds several checkpoints: {", ".join(p.name for p in roots)}; give the folder of one.')
@@ -75,7 +77,7 @@ def find_released(
     if tag not in tags: raise CheckpointError(f'{roots[0]} has no {MODEL}{tag}. {did_you_mean(tag, tags)}')
     return roots[0], tag
 
-def is_released(folder) -> bool: return Path(folder).is_dir() and any(p.is_dir() for s in ('', '*/') for p in Path(folder).glob(f'{s}{MODEL}*'))
+def is_released(folder) -> bool: return bool(_models(folder))
 
 # %% ../nbs/10a_release.ipynb #4977290e
 FIXED = {'activation_function': 'gelu_new', 'layer_norm_epsilon': 1e-5, 'len_prefix': 0, 'add_cross_attention': True, 'n_inner': None}  # what the method has; `SEVLM` builds nothing else
@@ -103,14 +105,10 @@ def released_config(
     return SEVLMConfig.preset('paper', **{**sizes, **overrides})
 
 # %% ../nbs/10a_release.ipynb #3c952bce
-def _json(path):
-    try: return json.loads(path.read_text(encoding='utf-8'))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as e: raise CheckpointError(f'cannot read {path}: {e}. Copy it again.') from e
-
 def _tokenizer(folder):
     "The tokenizer, its added tokens under the ids that the checkpoint was trained with."
     tokenizer, file = load_tokenizer(folder), folder/'added_tokens.json'
-    for token, i in (_json(file) if file.is_file() else {}).items():
+    for token, i in (read_json(file) if file.is_file() else {}).items():
         if (found := tokenizer.backend_tokenizer.token_to_id(token)) != i:
             raise CheckpointError(f'{file}: {token!r} should be {i} and was read as {found}; the ids do not follow those of vocab.json.')
     return tokenizer
@@ -120,11 +118,6 @@ def _split(state, expected, unused, source, who):
     check_tensors(state, {**expected, **{k: v for k, v in unused.items() if k in state}}, source, who)
     return {k: v for k, v in state.items() if k not in unused}, {k: v for k, v in state.items() if k in unused}
 
-def _weights_file(folder):
-    file = next((folder/name for name in ('model.safetensors', 'pytorch_model.bin') if (folder/name).is_file()), None)
-    if file is None: raise CheckpointError(f'no model.safetensors or pytorch_model.bin in {folder}; the checkpoint is incomplete. Copy it again.')
-    return file
-
 def read_released(
     folder: str | Path,     # see `find_released`
     tag: str | None = None,
@@ -133,9 +126,9 @@ def read_released(
     "A checkpoint in the released layout, in the published mode; `CheckpointError` (or `DataError` for a tokenizer) names whatever does not fit."
     root, tag = find_released(folder, tag)
     place = root/f'{MODEL}{tag}'
-    settings, file, tar = _json(place/'config.json'), _weights_file(place), root/f'{STATS}{tag}.tar'
+    settings, file, tar = read_json(place/'config.json'), weights_file(place), root/f'{STATS}{tag}.tar'
+    if file is None: raise CheckpointError(f'no {" or ".join(WEIGHTS)} in {place}; the checkpoint is incomplete. Copy it again.')
     tokenizer, stats, tensors = _tokenizer(root/TOKENIZER), read_pickle(tar), read_tensors(file)[0]
-    if not isinstance(settings, dict): raise CheckpointError(f'{place/"config.json"} holds a {type(settings).__name__}; expected an object with the sizes of the decoder.')
     if not isinstance(stats, dict): raise CheckpointError(f'{tar} holds a {type(stats).__name__}; expected a dictionary with emo_encoder_state_dict.')
     vad, tower = dict(stats.pop('emo_encoder_state_dict', {})), stats.pop('encoder_state_dict', None)
     config = released_config(settings, vad, place/'config.json', **overrides)
@@ -165,7 +158,7 @@ def _fill_tower(model, state, source):
     model.encoder.visual.load_state_dict(found)
 
 # %% ../nbs/10a_release.ipynb #b0a672a4
-def _settings(config, special_ids=None):
+def _settings(config):
     "A config.json for a model that was not read from one."
     return dict(architectures=['GPT2LMHeadModel'], model_type='gpt2', **FIXED, n_layer=config.layers, n_head=config.heads, n_embd=config.width,
                 n_positions=config.max_positions, n_ctx=config.max_positions, vocab_size=config.vocab_size, encoder_dim=config.width, img_size=config.image_size, prefix_size=config.width,
