@@ -29,6 +29,7 @@ class Painting:
     explanations: tuple  # normalised utterances
     utterances: tuple    # as typed
     image: Path = None   # the picture's file
+    votes: tuple = None  # [9] votes or shares of the painting, where they are more than its listed annotations (a histogram of its own); None: count these
 
     @property
     def key(self) -> str:
@@ -37,16 +38,17 @@ class Painting:
 
     @property
     def counts(self) -> tuple:
-        "Votes for each of the nine emotions."
-        return tuple(map(self.emotions.count, EMOTIONS))
+        "Votes for each of the nine emotions (or shares, if `votes` holds shares)."
+        return self.votes or tuple(map(self.emotions.count, EMOTIONS))
 
     def majority(self,
         rule: str = 'strict',  # 'strict': share above 1/2; 'tolerant': at least 1/2 and no tie
     ):                         # an emotion, or None
         "The majority emotion."
         if rule not in ('strict', 'tolerant'): raise DataError(f"majority rule {rule!r} is not known. Valid: strict, tolerant.")
-        top = max(self.counts)
-        enough = 2*top > len(self.emotions) or (rule == 'tolerant' and 2*top == len(self.emotions) and self.counts.count(top) == 1)
+        top, total = max(self.counts), sum(self.counts)
+        if abs(total - 1) < 1e-6: total = 1     # shares such as three times a third
+        enough = 2*top > total or (rule == 'tolerant' and 2*top == total and self.counts.count(top) == 1)
         return EMOTIONS[self.counts.index(top)] if enough else None
 
 # %% ../nbs/03c_artemis.ipynb #bbb5e11a
