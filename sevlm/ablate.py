@@ -19,9 +19,9 @@ from tqdm.auto import tqdm
 
 from .captions import simple_tokens
 from .core import PUBLISHED, ConfigError, DataError, SEVLMConfig, TrainConfig, check_writable, did_you_mean, write_atomic
-from .data import Release, check_images, collate
+from .data import collate
 from .generate import next_logits, write
-from .mini import read_truth
+from .source import open_data, truth_of
 from .text import encode_all, special_ids, split_answer
 from .train import load_corpus, look_once, train_model
 from .words import grounded
@@ -131,8 +131,7 @@ def run_arm(
             raise ConfigError(f'{out} holds a run with other {", ".join(differ)}; give another folder.')
         return run
     corpus = load_corpus(data, config, progress=False)
-    truth = corpus.truth if test is None else _truth(test)
-    paintings = corpus.parts['test'] if test is None else check_images(Release(test).paintings()[0], progress=False)[0]
+    truth, paintings = (corpus.truth, corpus.parts['test']) if test is None else (truth_of(test), open_data(test).checked()[0])
     learner = train_model(corpus, out, config, settings.replace(validate_every=NEVER, val_paintings=1), gpt2, progress=False)
     if learner.interrupted: raise KeyboardInterrupt
     model = learner.model.eval().cpu()
@@ -142,8 +141,6 @@ def run_arm(
     run = dict(what, steps=learner.step, loss_trained=trained, loss_written=written, **odd_batches(learner.batches, settings.epochs))
     with write_atomic(out/'run.json') as tmp: tmp.write_text(json.dumps(run, indent=1) + '\n')
     return run
-
-def _truth(folder): return read_truth(folder) if (Path(folder)/'mini_truth.csv').is_file() else None
 
 # %% ../nbs/14a_ablate.ipynb #0ef99137
 def _job(threads, *args):

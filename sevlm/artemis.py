@@ -47,7 +47,7 @@ class Painting:
         "The majority emotion."
         if rule not in ('strict', 'tolerant'): raise DataError(f"majority rule {rule!r} is not known. Valid: strict, tolerant.")
         top, total = max(self.counts), sum(self.counts)
-        if abs(total - 1) < 1e-6: total = 1     # shares such as three times a third
+        if abs(total - 1) < 1e-3: total = 1     # shares such as three times a third, or rounded to a few digits
         enough = 2*top > total or (rule == 'tolerant' and 2*top == total and self.counts.count(top) == 1)
         return EMOTIONS[self.counts.index(top)] if enough else None
 
@@ -187,11 +187,11 @@ def check_images(
 
 # %% ../nbs/03c_artemis.ipynb #f194fc9d
 class Release:
-    "The files of a release: `.csv`, `.images` and `.lexicon` (None when there is none)."
+    "The files of a release: `.csv`, `.images` and `.lexicon` (None when there is none); `.source` is the file whose content stands for the data."
     def __init__(self, folder):
         self.folder = folder = Path(folder)
         if not folder.is_dir(): raise DataError(f'no folder {folder}. Expected the folder of a release: a CSV file, a folder wikiart, a lexicon.')
-        self.csv = self._one('artemis_dataset_release*.csv', '*.csv')
+        self.csv = self.source = self._one('artemis_dataset_release*.csv', '*.csv')
         self.images = self._one('wikiart', 'wikiart*', 'rescaled_max_size*')
         self.lexicon = self._one('*[Ll]exicon*.t[sx][vt]', needed=False)
 
@@ -204,6 +204,17 @@ class Release:
     def paintings(self) -> tuple:
         "Paintings and Report."
         return read_artemis(self.csv, self.images)
+
+    def checked(self, progress: bool = False) -> tuple:
+        "Paintings whose picture opens, and a list of Reports."
+        paintings, read = self.paintings()
+        paintings, opened = check_images(paintings, progress)
+        return paintings, [read, opened]
+
+    def parts(self, seed: int = 2021, progress: bool = False) -> tuple:
+        "The same, split: 'train', 'val', 'test' -> paintings, and the Reports."
+        paintings, reports = self.checked(progress)
+        return split_paintings(paintings, seed), reports
 
 # %% ../nbs/03c_artemis.ipynb #1ae4c67c
 def split_paintings(

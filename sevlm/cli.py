@@ -11,42 +11,25 @@ from pathlib import Path
 
 from . import __version__
 from .command import Parser, command, complain, option, say
-from .core import EMOTIONS, ConfigError, ImageError, SEVLMConfig, SevlmError, TrainConfig, asset, check_writable, did_you_mean, emotion_id
+from .commands import JSON, MODEL, QUIET, RESEARCH, explainer_of
+from .core import EMOTIONS, ConfigError, ImageError, SEVLMConfig, SevlmError, TrainConfig, asset, check_writable, emotion_id
 from .device import device_of
 from .workbench import chosen, fact_lines, fit_run, look_at, parse_settings, picture_files, score_lines, text_bars
 
 # %% ../nbs/16_cli.ipynb #810d2633
 _PAINTINGS = option('--paintings', type=int, default=4000, metavar='N', help='synthetic paintings to make')
-_QUIET = option('--quiet', action='store_true', help='no progress bars')
-_JSON = option('--json', action='store_true', help='print JSON and nothing else')
-_MODEL = (option('--checkpoint', metavar='DIR', help='a checkpoint, or a training run, of which best-accuracy is taken '
-                                                     '(default: the small model shipped with sevlm, trained on synthetic paintings)'),
-          option('--weights', metavar='NAME', help="released weights instead: a hub id such as jing5566/SEVLM, or a folder in its layout; run as published"),
-          option('--lexicon', metavar='FILE', help='with --weights: the VAD lexicon they were trained with'),
-          option('--tower', metavar='FILE', help="with --weights: CLIP's weights (.safetensors) where no network is"),
-          option('--device', default='auto', help='cpu, cuda, cuda:1, mps'))
-
-def _explainer(args):
-    from sevlm.evaluate import load_explainer, load_released
-    if args.weights and args.checkpoint: raise ConfigError('give either --checkpoint or --weights.')
-    if args.weights: return load_released(args.weights, args.lexicon, device_of(args.device), tower=args.tower)
-    if args.lexicon or args.tower: raise ConfigError('--lexicon and --tower belong to --weights; a checkpoint of sevlm knows its own.')
-    folder = Path(args.checkpoint) if args.checkpoint else None
-    if folder is None: complain('note: this is the shipped model, trained on synthetic paintings only; give your own by --checkpoint')
-    elif (folder/'best-accuracy').is_dir(): folder = folder/'best-accuracy'
-    return load_explainer(folder, device_of(args.device))
 
 # %% ../nbs/16_cli.ipynb #4679f43c
 def _code(done, failed): return (1 if failed else 0) if done else 2
 
 @command('an emotion and its reason for any picture',
-         option('images', nargs='+', metavar='IMAGE', help='pictures, or folders of pictures'), *_MODEL,
-         option('--emotion', metavar='NAME', help=f'explain this emotion instead of the likeliest: {", ".join(EMOTIONS)}'), _JSON,
+         option('images', nargs='+', metavar='IMAGE', help='pictures, or folders of pictures'), *MODEL,
+         option('--emotion', metavar='NAME', help=f'explain this emotion instead of the likeliest: {", ".join(EMOTIONS)}'), JSON,
          examples='explain painting.jpg\nexplain holiday/ --emotion fear\nexplain painting.jpg --weights jing5566/SEVLM --lexicon NRC-VAD-Lexicon.txt\nexplain wikiart/Impressionism --checkpoint runs/demo --json > answers.json')
 def _explain(args):
     if args.emotion: emotion_id(args.emotion)
     from sevlm.artemis import open_image
-    explainer, found, failed = _explainer(args), [], 0
+    explainer, found, failed = explainer_of(args), [], 0
     for folder in (p for p in args.images if os.path.isdir(p) and not picture_files(p)): failed += not complain(f'no picture in {folder}')
     files = [file for p in args.images for file in picture_files(p)]
     for at in range(0, len(files), 16):
@@ -67,7 +50,7 @@ def _problems(found): return sum(len(v) if k == 'problems' else _problems(v) for
 
 @command('what a file or folder is, and what is wrong with it',
          option('paths', nargs='+', metavar='PATH', help='annotations (CSV), a lexicon, pictures, weights, or a folder: release, '
-                                                         'mini-ArtEmis (synthetic), pictures, checkpoint, training run'), _JSON,
+                                                         'mini-ArtEmis (synthetic), pictures, checkpoint, training run'), JSON,
          examples='inspect data/mini-0-4000\ninspect NRC-VAD-Lexicon.txt runs/demo\ninspect wikiart --json')
 def _inspect(args):
     found, failed = [], 0
@@ -85,7 +68,7 @@ def _inspect(args):
          option('--workers', type=int, default=2, help='processes; they do not change the result'),
          option('--remake', action='store_true', help='make the shipped tokenizer, image tower and model anew (the better part of an hour)'),
          option('--out', default='runs/remake', metavar='DIR', help='with --remake: where the new parts go; the installed ones are not touched'),
-         option('--work', default='runs/remake-work', metavar='DIR', help='with --remake: synthetic data and runs'), _QUIET,
+         option('--work', default='runs/remake-work', metavar='DIR', help='with --remake: synthetic data and runs'), QUIET,
          examples='mini data/mini --paintings 500\nmini --remake')
 def _mini(args):
     if bool(args.folder) == args.remake: raise ConfigError('give either a FOLDER for a synthetic set, or --remake; see `sevlm mini --help`.')
@@ -102,17 +85,17 @@ def _mini(args):
     say(f'synthetic mini-ArtEmis in {folder}', *numbers, sep='\n')
 
 # %% ../nbs/16_cli.ipynb #5c802038
-@command('train on a folder in the release format of ArtEmis',
-         option('data', metavar='DATA', help='folder with a CSV file, wikiart/<style>/<painting>.jpg and a lexicon'),
+@command('train on a data folder: a release of ArtEmis, or made by `sevlm prepare`',
+         option('data', metavar='DATA', help='made by `sevlm prepare`; or a release: a CSV file, wikiart/<style>/<painting>.jpg and a lexicon'),
          option('--out', required=True, metavar='DIR', help='folder of the run: checkpoints, state, history'),
          option('--preset', default='mini', choices=list(SEVLMConfig.presets), help='settings to start from: %(choices)s'),
          option('--lexicon', metavar='FILE', help='a lexicon elsewhere than in DATA'),
          option('--tokenizer', metavar='DIR', help="tokenizer files (default: the preset's own)"),
          option('--gpt2', default='auto', metavar='NAME', help='language model to start from: hub name or folder, "" for none, auto for the one of the preset'),
          option('--resume', action='store_true', help='go on with the unfinished run in --out; epochs, patience and device may differ'),
-         option('--set', nargs='+', action='extend', default=[], metavar='KEY=VALUE', help='any setting of the model or of training'), _QUIET,
+         option('--set', nargs='+', action='extend', default=[], metavar='KEY=VALUE', help='any setting of the model or of training'), QUIET,
          examples='train data/mini --out runs/mini\ntrain data/mini --out runs/plain --set use_fusion=off use_contrast=off seed=1\n'
-                  'train artemis/ --out runs/paper --preset corrected --lexicon NRC-VAD-Lexicon.txt',
+                  'train data/artemis/v1 --out runs/mine --preset corrected',
          go_on='What was saved is kept. Go on by the same command with --resume.')
 def _train(args):
     model, training = parse_settings(args.set)
@@ -124,59 +107,13 @@ def _train(args):
         f'checkpoints: {args.out}/best-accuracy, {args.out}/best-bleu4, {args.out}/last',
         f'next: sevlm evaluate {args.data} --checkpoint {args.out}', sep='\n')
 
-# %% ../nbs/16_cli.ipynb #96159e73
-@command('all scores of a checkpoint',
-         option('data', metavar='DATA', help='folder in the release format, real or synthetic; its lexicon is not needed'), *_MODEL,
-         option('--part', default='test', choices=['test', 'val', 'train', 'all'], help='which paintings: %(choices)s'),
-         option('--out', metavar='DIR', help='write metrics.json and predictions.jsonl there'),
-         option('--no-meteor', action='store_true', help='leave out METEOR, which needs Java'), _JSON, _QUIET,
-         examples='evaluate data/mini\nevaluate data/mini --checkpoint runs/mini --part val --out runs/mini/val\nevaluate data/mini --json --quiet\nevaluate artemis/ --weights jing5566/SEVLM --lexicon NRC-VAD-Lexicon.txt')
-def _evaluate(args):
-    if args.out: check_writable(args.out)
-    from sevlm.artemis import Release, check_images, split_paintings
-    from sevlm.evaluate import evaluate
-    from sevlm.mini import read_truth
-    explainer, (paintings, read) = _explainer(args), Release(args.data).paintings()
-    paintings, checked = check_images(paintings, progress=not args.quiet)
-    if not args.json: say(read, checked, sep='\n')
-    if args.part != 'all': paintings = split_paintings(paintings)[args.part]
-    truth = read_truth(args.data) if (Path(args.data)/'mini_truth.csv').is_file() else None
-    result = evaluate(explainer, paintings, truth, 'off' if args.no_meteor else 'auto', not args.quiet)
-    if args.out: result.save(args.out)
-    say(json.dumps(result.scores, indent=1) if args.json else '\n'.join(score_lines(result.scores)))
-
-# %% ../nbs/16_cli.ipynb #374fbc29
-@command('the same training with one setting changed, over several seeds',
-         option('data', metavar='DATA', help='folder in the release format to train on'),
-         option('--out', required=True, metavar='DIR', help='folder of the grid: one folder a run, rows.csv, differences.csv'),
-         option('--grid', default='corrections', metavar='NAME', help="'corrections' (each switch set back to the released code's) or 'ideas' (each idea of the paper taken away)"),
-         option('--test', metavar='FOLDER', help='judge on all paintings of this folder (default: the test part of DATA)'),
-         option('--preset', default='mini', choices=list(SEVLMConfig.presets), help='settings to start from: %(choices)s'),
-         option('--gpt2', default='auto', metavar='NAME', help='decoder all runs start from, as in `sevlm train`'),
-         option('--seeds', type=int, default=5, metavar='N', help='runs of each arm'),
-         option('--workers', type=int, default=1, metavar='N', help='runs at once'),
-         option('--set', nargs='+', action='extend', default=[], metavar='KEY=VALUE', help='any setting of the model or of training, for all runs'), _QUIET,
-         examples='ablate data/mini --out runs/corrections --set epochs=3 lookup=word\nablate artemis/ --preset corrected --grid ideas --out runs/ideas',
-         go_on='Finished runs are kept. Go on by the same command.')
-def _ablate(args):
-    from sevlm.ablate import GRIDS, differences, run_grid
-    if args.grid not in GRIDS: raise ConfigError(f'unknown grid {args.grid!r}. {did_you_mean(args.grid, GRIDS)}')
-    model, training = parse_settings(args.set)
-    config, settings = SEVLMConfig.preset(args.preset, **model), TrainConfig.preset(args.preset if args.preset in TrainConfig.presets else 'paper', **training)
-    arms, out = GRIDS[args.grid], check_writable(args.out)
-    say(f'{len(arms)} arms x {args.seeds} seeds = {len(arms)*args.seeds} runs in {out}: {", ".join(arms)}')
-    rows = run_grid(arms, args.data, out, args.test, config, settings, args.gpt2, args.seeds, args.workers, not args.quiet)
-    found = differences(rows, next(iter(arms)))
-    for name, table in (('rows', rows), ('differences', found)): table.to_csv(out/f'{name}.csv', index=False)
-    say(found.to_string(index=False, float_format='{:.3f}'.format), f'written: {out}/rows.csv, {out}/differences.csv', sep='\n')
-
 # %% ../nbs/16_cli.ipynb #ed530198
 @command('the whole road on synthetic paintings: make, train, judge, draw', _PAINTINGS,
          option('--seed', type=int, default=0, help='of paintings, weights and pairs'),
          option('--epochs', type=int, default=TrainConfig.preset('mini').epochs, metavar='N', help='of training'),
          option('--data', default='data', metavar='DIR', help='the synthetic paintings go there, into a folder of their own'),
          option('--out', default='runs/demo', metavar='DIR', help='folder of the run'),
-         option('--figures', default='figures', metavar='DIR', help='where the two figures go'), _QUIET,
+         option('--figures', default='figures', metavar='DIR', help='where the two figures go'), QUIET,
          examples='demo\ndemo --paintings 400 --epochs 3 --out runs/quick', go_on='Finished steps are kept. Go on by the same command.')
 def _demo(args):
     for folder in (args.out, args.figures, args.data): check_writable(folder)
@@ -193,7 +130,7 @@ def _demo(args):
     step(2, f'training the small model for {settings.epochs} epochs, in {args.out}')
     corpus, learner = fit_run(data, args.out, config, settings, True, not args.quiet)
     step(3, f'judging {args.out}/last on {len(corpus.parts["test"])} test paintings, which it has never seen')
-    result = evaluate(load_explainer(Path(args.out)/'last', device_of()), corpus.parts['test'], corpus.truth, progress=not args.quiet)
+    result = evaluate(load_explainer(Path(args.out)/'last', device_of()), corpus.parts['test'], corpus.truth, progress=not args.quiet, about={'data': 'synthetic mini-ArtEmis', 'part': 'test'})
     result.save(args.out)
     step(4, 'drawing: the first test painting of each emotion named, then evenly spaced ones')
     said = [Answer(p['emotion'], p['explanation'], p['probabilities']) for p in result.predictions]
@@ -213,7 +150,7 @@ def make_parser() -> Parser:
                     epilog='exit codes: 0 done, 1 done in part, 2 not done (the message says why), 130 interrupted\nhelp on a command: sevlm COMMAND --help')
     parser.add_argument('--version', action='version', version=f'sevlm {__version__}')
     commands = parser.add_subparsers(title='commands', metavar='COMMAND', parser_class=Parser)
-    for run in (_demo, _mini, _inspect, _train, _evaluate, _explain, _ablate):
+    for run in (_demo, _mini, _inspect, _explain, _train, *RESEARCH):
         examples = 'examples:\n' + '\n'.join(f'  sevlm {line}' for line in run.examples.splitlines())
         p = commands.add_parser(run.__name__.strip('_'), help=run.summary, description=run.summary.capitalize() + '.', epilog=examples)
         for names, how in run.options: p.add_argument(*names, **how)

@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from .callbacks import BestCB, CheckpointCB, ClipCB, EarlyStopCB, MeterCB, ProgressCB, RecorderCB, SampleCB, ValidateCB
 from .core import DataError, SEVLMConfig, TrainConfig, asset, check_writable, seed_everything, write_atomic
-from .data import PairBatches, Painting, Release, check_images, open_image, read_artemis, split_paintings
+from .data import PairBatches, Painting, Release, open_image, split_paintings
 from .device import device_of, keep_freed_memory
 from .decoder import load_gpt2, pretrain
 from .clip import train_clip
@@ -26,8 +26,9 @@ from .evaluate import Evaluation, answer_all, evaluate, explanation_sheet, quick
 from .generate import Explainer
 from .hub import fetch
 from .learner import Learner, linear_schedule, param_groups
-from .mini import make_mini, read_truth
+from .mini import make_mini
 from .model import SEVLM, load_model, save_model
+from .source import open_data, truth_of
 from .text import add_special_tokens, encode_all, load_tokenizer, read_bpe, save_tokenizer, special_ids, train_bpe
 from .lookup import VADTable, vad_table
 from .vad import Lexicon
@@ -59,24 +60,22 @@ def tokenizer_of(config: SEVLMConfig, source: str | Path | None = None):
 
 # %% ../nbs/14_train.ipynb #522cd636
 def load_corpus(
-    folder: str | Path,  # in the release format
+    folder: str | Path,  # a release, or a folder made by `sevlm prepare`
     config: SEVLMConfig,
     lexicon: str | Path | None = None,  # a lexicon file; None: the one in the folder
     tokenizer: str | Path | None = None,  # a tokenizer folder; None: the preset's own
-    seed: int = 2021,  # of the split ("optas/artemis")
+    seed: int = 2021,  # of the split of a release ("optas/artemis"); a prepared folder has its own
     progress: bool = True,
 ) -> Corpus:
-    "Reads, checks and splits a release; whatever is dropped is in the reports."
-    release = Release(folder)
-    paintings, read = read_artemis(release.csv, release.images)
-    paintings, checked = check_images(paintings, progress=progress)
-    if lexicon is None and release.lexicon is None:
+    "Reads a data folder; whatever is dropped is in the reports, the last of which is about the lexicon."
+    data = open_data(folder)
+    if lexicon is None and data.lexicon is None:
         raise DataError(f"{folder} holds no lexicon (a file like *lexicon*.txt); give one with --lexicon. NRC VAD is free for research: "
                         "https://saifmohammad.com/WebPages/nrc-vad.html")
-    words = Lexicon.read(lexicon or release.lexicon)
+    words = Lexicon.read(lexicon or data.lexicon)
+    parts, reports = data.parts(seed, progress)
     tok = tokenizer_of(config, tokenizer)
-    truth = read_truth(folder) if (Path(folder) / 'mini_truth.csv').exists() else None
-    return Corpus(split_paintings(paintings, seed), tok, vad_table(tok, words, config.lookup), [read, checked], truth)
+    return Corpus(parts, tok, vad_table(tok, words, config.lookup), [*reports, words], truth_of(folder))
 
 # %% ../nbs/14_train.ipynb #7c825a97
 def language_model_of(config: SEVLMConfig, tokenizer) -> str | Path | None:

@@ -50,6 +50,8 @@ def _each(found: dict, looks: dict) -> dict:
 
 def _csv(path, images=None):
     from sevlm.artemis import read_artemis
+    from sevlm.lexfile import is_lexicon
+    if images is None and is_lexicon(path): return _lexicon(path)       # norms come as CSV, too
     paintings, report = read_artemis(path, images)
     votes = Counter(e for p in paintings for e in p.emotions)
     return {'kind': 'annotations in the format of ArtEmis', 'rows': report.read, 'kept': report.kept, 'dropped': dict(report.dropped), **report.notes,
@@ -60,8 +62,7 @@ def _lexicon(path):
     from sevlm.vad import Lexicon
     lexicon = Lexicon.read(path)
     ends = {name: f'{v.min():.3f} to {v.max():.3f}, mean {v.mean():.3f}' for name, v in zip(('valence', 'arousal', 'dominance'), lexicon.vad.T)}
-    return {'kind': 'VAD lexicon', 'entries': len(lexicon), 'of several words': lexicon.multiword, 'scale of the file': lexicon.scale,
-            'range on the scale -1..1': ends, 'passed over': lexicon.counted}
+    return {'kind': 'VAD lexicon', **lexicon.facts(), 'range on the scale -1..1': ends}
 
 # %% ../nbs/15a_workbench.ipynb #05d0466e
 PICTURES = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff')
@@ -133,11 +134,21 @@ def look_at(
         if (path/'model.safetensors').exists(): look = _checkpoint
         elif any(path.glob('nle_model_*')) or any(path.glob('*/nle_model_*')): look = _released
         elif runs: look = lambda p: {'kind': 'training run', runs[0].name: _checkpoint(runs[0])}
+        elif any(path.glob('prepared.json')) or any(path.glob('*/prepared.json')): look = _prepared
         else: look = _release if any(path.glob('*.csv')) else _pictures if picture_files(path) else None
     if look is None:
         raise DataError(f'{path} is nothing sevlm knows. Expected a CSV of annotations, a lexicon (.txt, .tsv: word, V, A, D), a picture, weights '
-                        '(.safetensors, .bin), or a folder: a release (CSV, wikiart, lexicon), pictures, a checkpoint (model.safetensors, config.json, or the layout of jing5566/SEVLM) or a training run.')
+                        '(.safetensors, .bin), or a folder: a release (CSV, wikiart, lexicon), what `sevlm prepare` made of one, pictures, a checkpoint (model.safetensors, config.json, or the layout of jing5566/SEVLM) or a training run.')
     return look(path)
+
+def _prepared(folder):
+    from sevlm.source import Prepared
+    stamps = [folder] if (folder/'prepared.json').is_file() else sorted(p.parent for p in folder.glob('*/prepared.json'))
+    def one(place):
+        about = Prepared(place).about
+        lost = [name for name, size in about['files'].items() if not (place/name).is_file() or (place/name).stat().st_size != size]
+        return {k: about[k] for k in ('data', 'synthetic', 'choices', 'paintings')} | {'pictures': about['wikiart'], 'problems': [f'{name} is missing or has changed; prepare the folder again' for name in lost]}
+    return _each({'kind': 'data sets made by `sevlm prepare`'}, {place.name: lambda place=place: one(place) for place in stamps})
 
 # %% ../nbs/15a_workbench.ipynb #d37c8e35
 _BOOLS = {**dict.fromkeys(('true', 'yes', 'on', '1'), True), **dict.fromkeys(('false', 'no', 'off', '0'), False)}
@@ -182,7 +193,7 @@ def enter_run(
     return there
 
 def fit_run(
-    data,               # folder in the release format
+    data,               # a release, or a folder made by `sevlm prepare`
     out,                # folder of the run
     config: SEVLMConfig, settings: TrainConfig,
     resume=False,       # go on with the run in `out`; one that has no state yet is begun
@@ -192,12 +203,12 @@ def fit_run(
     callbacks=(),       # more of them
 ) -> tuple:             # Corpus and Learner
     "Reads, reports and trains in a folder of its own; an interrupt is raised once the state is saved."
-    from sevlm.artemis import Release
     from sevlm.model import trainable
+    from sevlm.source import open_data
     from sevlm.train import load_corpus, train_model
-    release = Release(data)
-    run = dict(config.to_dict(), **{k: v for k, v in settings.to_dict().items() if k != 'name'}, data=_digest(release.csv),
-               lexicon=_digest(lexicon or release.lexicon), tokenizer=tokenizer and str(tokenizer), gpt2=gpt2)
+    files = open_data(data)
+    run = dict(config.to_dict(), **{k: v for k, v in settings.to_dict().items() if k != 'name'}, data=_digest(files.source),
+               lexicon=_digest(lexicon or files.lexicon), tokenizer=tokenizer and str(tokenizer), gpt2=gpt2)
     there = enter_run(check_writable(out), run, resume, may_change)
     if resume: print(f'going on with the unfinished run in {out}' if there else f'a new run in {out}', flush=True)
     corpus = load_corpus(data, config, lexicon, tokenizer, progress=progress)
@@ -214,10 +225,11 @@ def score_lines(
     scores: dict,   # of an `Evaluation`
 ) -> list:          # lines
     "Scores as a table; on synthetic paintings also the share of what could be reached."
-    lines = [f'{"score":<27}{"value":>7}   {"95 % interval":<17}{"n":>5}   over']
+    wide = max([27, *(len(name) + 1 for name in scores)])
+    lines = [f'{"score":<{wide}}{"value":>7}   {"95 % interval":<17}{"n":>5}   over']
     for name, s in scores.items():
         value, ends = '-' if s['value'] is None else f'{s["value"]:.3f}', ' to '.join(f'{round(x, 3) + 0:.3f}' for x in s.get('interval') or ())
-        lines.append(f'{name:<27}{value:>7}   {ends:<17}{s["n"]:>5}   {s["note"]}')
+        lines.append(f'{name:<{wide}}{value:>7}   {ends:<17}{s["n"]:>5}   {s["note"]}')
     got, best = (scores.get(k, {}).get('value') or 0 for k in ('emotion accuracy (strict)', 'Bayes ceiling'))
     if best > 0: lines.append(f'emotion accuracy {got:.3f} is {got/best:.0%} of {best:.3f}, the accuracy of one who knows the odds of every painting')
     return lines

@@ -11,8 +11,8 @@ PACKAGE, NOTEBOOKS = REPO / 'sevlm', REPO / 'nbs'
 if not NOTEBOOKS.exists():  # e.g. when only the wheel and the tests are at hand: say so, do not pass
     pytest.skip('the notebooks are not beside the tests: layout cannot be checked here', allow_module_level=True)
 
-EXPECTED_MODULES = ('core device inert plot lexfile vad lookup lexicons text motifs paint words artemis utterances protocol combined records prepare data mini source hub vision clip '
-                    'decoder fusion vad_head contrast model release learner callbacks generate captions novelty text_emotion image_emotion metrics evaluate compare train ablate '
+EXPECTED_MODULES = ('core device inert plot lexfile vad lookup lexicons text motifs paint words artemis utterances protocol combined records intake prepare data mini source hub vision clip '
+                    'decoder fusion vad_head contrast model release learner callbacks generate captions novelty text_emotion image_emotion metrics scores evaluate compare train ablate '
                     'explorer command workbench commands cli').split()
 PARTS = {'vision', 'decoder', 'fusion', 'vad_head', 'contrast'}  # they do not know each other
 TOP = ['evaluate', 'compare', 'train', 'ablate', 'explorer', 'workbench', 'commands', 'cli']  # each may import all below it
@@ -20,12 +20,14 @@ MAY_IMPORT = {  # module -> what it may import; no way back
     'core': set(), 'device': {'core'}, 'inert': {'core'}, 'plot': {'core'}, 'lexfile': {'core'}, 'vad': {'core', 'lexfile'}, 'lookup': {'core', 'vad'}, 'lexicons': {'core', 'lexfile', 'vad', 'lookup'},
     'text': {'core', 'vad'}, 'motifs': {'core'}, 'paint': {'core', 'motifs'}, 'words': {'core', 'paint'},
     'artemis': {'core', 'text'}, 'utterances': {'core', 'text'}, 'protocol': {'core', 'artemis', 'utterances'}, 'combined': {'core', 'artemis', 'protocol'},
-    'records': {'core', 'inert', 'artemis', 'protocol'}, 'prepare': {'core', 'lexfile', 'vad', 'lexicons', 'artemis', 'utterances', 'protocol', 'combined', 'records'},
-    'data': {'core', 'text', 'vad', 'artemis'}, 'mini': {'core', 'paint', 'words'}, 'source': {'core', 'artemis', 'records', 'mini'}, 'hub': {'core'},
+    'records': {'core', 'inert', 'artemis', 'protocol'}, 'intake': {'core', 'artemis', 'utterances'},
+    'prepare': {'core', 'lexfile', 'vad', 'lexicons', 'artemis', 'utterances', 'protocol', 'combined', 'records', 'intake'},
+    'data': {'core', 'text', 'vad', 'artemis'}, 'mini': {'core', 'paint', 'words'}, 'source': {'core', 'artemis', 'records', 'intake', 'mini'}, 'hub': {'core'},
     **{part: {'core', 'hub'} for part in PARTS},
     'model': {'core', 'hub'} | PARTS, 'release': {'core', 'hub', 'decoder', 'vision', 'text', 'model'}, 'clip': {'core', 'device', 'text', 'vision'}, 'learner': {'core', 'plot'}, 'callbacks': {'core', 'plot', 'learner'},
     'generate': {'core', 'text', 'lookup'}, 'command': {'core'}, 'captions': {'core'}, 'novelty': {'core'}, 'text_emotion': {'core', 'device', 'inert', 'hub', 'artemis', 'protocol'},
     'image_emotion': {'core', 'device', 'hub', 'artemis', 'vision'}, 'metrics': {'core', 'text', 'artemis', 'captions', 'novelty'},
+    'scores': {'core', 'artemis', 'captions', 'metrics', 'mini', 'novelty', 'words'},
     **{name: set(EXPECTED_MODULES) - set(TOP[i:]) for i, name in enumerate(TOP)}}
 MODULE_LINES, FUNCTION_LINES, NOTEBOOK_BYTES = 250, 40, 500_000
 FORBIDDEN = {'nbdev', 'fastcore', 'execnb'}  # tools of the writers, not of the users

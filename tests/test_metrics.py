@@ -8,6 +8,7 @@ import pytest
 
 from sevlm import captions as C
 from sevlm import metrics as M
+from sevlm.artemis import Painting
 from sevlm.core import EMOTIONS, ConfigError, DataError
 
 needs_java = pytest.mark.skipif(shutil.which('java') is None, reason='Java is not installed')
@@ -55,6 +56,74 @@ def test_golden_values_with_java_and_no_process_left(monkeypatch):
     assert scores.tokenizer == 'ptb' and scores.skipped == {} and scores.n == 3
     check_golden(scores, GOLDEN)
     assert len(made) == 1 and made[0].poll() is not None
+    for name, m in scores.measures.items():  # the scores rebuilt from what the paintings add
+        assert m.value == pytest.approx(scores.values[name], abs=1e-9), name
+        assert [float(m.of(row)) for row in m.sums] == pytest.approx(scores.each[name].tolist(), abs=1e-9), name
+
+
+ARTEMIS = {'BLEU-1': (.820879, .888889, 1., .633386), 'BLEU-4': (.438110, .660633, .614788, 0.), 'METEOR': (.370978, .428601, .402606, .281728),
+           'ROUGE-L': (.641564, .777778, .674779, .472136), 'CIDEr': (2.075406, 2.140157, 3.314988, .771073)}
+
+
+@needs_java
+def test_golden_values_of_the_other_family():
+    scores = C.caption_scores(HYP, REF, family='artemis')
+    assert (scores.tokenizer, scores.family) == ('split', 'artemis')
+    for name, (total, *each) in ARTEMIS.items():
+        assert scores.values[name] == pytest.approx(total, abs=2e-6) == scores.measures[name].value
+        assert scores.each[name] == pytest.approx(each, abs=2e-6), name
+    assert scores.values['METEOR'] == pytest.approx(scores.each['METEOR'].mean())  # not the aggregate
+
+
+def test_family_decides_on_tokens_and_is_checked():
+    lower = {k: v.lower() for k, v in HYP.items()}
+    split = lambda h: C.caption_scores(h, REF, 'off', family='artemis').values['BLEU-1']
+    coco = lambda h: C.caption_scores(h, REF, 'off').values['BLEU-1']
+    assert split(HYP) > split(lower) and coco(HYP) == coco(lower)
+    with pytest.raises(ConfigError, match='coco, artemis'): C.caption_scores(HYP, REF, family='sevlm')
+
+
+@needs_java
+def test_meteor_of_word_for_word_answers_and_of_nothing():
+    "The program gives a perfect answer no chunk when it sums, and an empty one no match."
+    hyp = HYP | {'same': 'the dark blue sky', 'none': '', 'other': 'zzz'}
+    ref = REF | {'same': ['the dark blue sky', 'a sea'], 'none': ['a sky'], 'other': ['calm sea']}
+    scores = C.caption_scores(hyp, ref, meteor='on')
+    assert scores.measures['METEOR'].value == pytest.approx(scores.values['METEOR'], abs=1e-9)
+    assert scores.each['METEOR'][3:].tolist() == [1., 0., 0.] == C.meteor_of(scores.measures['METEOR'].sums)[3:].tolist()
+
+
+# ---- sums, draws, intervals
+
+def test_redrawn_scores_are_the_scores_of_redrawn_paintings():
+    "Weights times sums give what scoring the drawn paintings anew gives; CIDEr keeps its weights of n-grams."
+    rng = np.random.default_rng(0)
+    words = 'the sky is dark and calm so wide that i feel small'.split()
+    say = lambda: ' '.join(rng.choice(words, rng.integers(3, 9)))
+    hyp, ref = {i: say() for i in range(30)}, {i: [say() for _ in range(3)] for i in range(30)}
+    measures, weights = C.caption_scores(hyp, ref, 'off', 'split').measures, C.redraw(30, 5)
+    assert weights.shape == (5, 30) and (weights.sum(1) == 30).all() and weights.max() > 1
+    for w in weights:
+        drawn = [(i, k) for i in range(30) for k in range(int(w[i]))]
+        anew = C.caption_scores({d: hyp[d[0]] for d in drawn}, {d: ref[d[0]] for d in drawn}, 'off', 'split').values
+        for name in ('BLEU-1', 'BLEU-4', 'ROUGE-L'): assert measures[name].drawn(w[None])[0] == pytest.approx(anew[name], abs=1e-9), name
+    assert measures['CIDEr'].drawn(weights[:1])[0] == pytest.approx((weights[0] * measures['CIDEr'].sums[:, 0]).sum() / 30)
+
+
+def test_mean_of_some_paintings():
+    m = C.mean_of([1, 5, 3], [True, False, True])
+    assert (m.value, m.n) == (2, 2)
+    assert C.mean_of([1, 2], [False, False]).value is None and C.interval(C.mean_of([1, 2], [False, False]), C.redraw(2)) is None
+    low, high = C.interval(C.mean_of([1., 5., 3.], [True, False, True]), C.redraw(3))  # draws without a marked painting have no value
+    assert (low, high) == (1, 3)
+    assert C.middle(np.full(9, np.nan)) is None
+
+
+def test_intervals_have_their_coverage():
+    "Of 200 samples, about 95 % of the intervals hold the true mean."
+    rng = np.random.default_rng(1)
+    ends = [C.interval(C.mean_of(rng.normal(2, 1, 60)), C.redraw(60, 300, seed)) for seed in range(200)]
+    assert .89 <= np.mean([low < 2 < high for low, high in ends]) <= .99
 
 
 @needs_java
@@ -130,6 +199,7 @@ class DeadMeteor:
         self.meteor_p = subprocess.Popen([sys.executable, '-c', 'import sys; sys.exit("no memory")'], stdin=pipe, stdout=pipe, stderr=pipe)
         self.lock = threading.Lock()
         DeadMeteor.last = self
+    def _stat(self, hypothesis, references): return ''
     def compute_score(self, gts, res):
         self.lock.acquire()
         return float(self.meteor_p.stdout.readline()), []
@@ -240,6 +310,68 @@ def test_missing_answers_are_wrong_and_counted():
     (lambda: C.bleu_scores({}, {}), 'No captions')])
 def test_empty_and_misfit_input_says_what_is_wrong(call, words):
     with pytest.raises(DataError, match=words): call()
+
+
+def test_rounded_shares_make_no_majority():
+    "A half of shares that sum to 1 -+ 1e-6 is a half; both places where the rule stands agree."
+    half, rest = .5, .4999995
+    cases = [([half, rest], None, 'amusement'), ([half, .5000005], None, 'awe'), ([.5, .5], None, None), ([1 / 3] * 3, None, None), ([.6, .4], 'amusement', 'amusement'),
+             ([2, 1, 1], None, 'amusement'), ([.500001, .499999], 'amusement', 'amusement'), ([1], 'amusement', 'amusement'), ([0], None, None)]
+    for shares, strict, tolerant in cases:
+        row = (*shares, *[0] * (9 - len(shares)))
+        for rule, wanted in (('strict', strict), ('tolerant', tolerant)):
+            got = M.majority_ids([row], rule)[0]
+            if sum(row): assert Painting('s', 'n', (), (), (), votes=row).majority(rule) == (EMOTIONS[got] if got >= 0 else None), row
+            if row[1] != .5000005 or rule == 'tolerant': assert (EMOTIONS[got] if got >= 0 else None) == wanted, (row, rule)
+
+
+def test_majority_agrees_with_painting_on_random_votes_and_shares():
+    rng = np.random.default_rng(0)
+    counts = np.concatenate([rng.multinomial(n, [1 / 9] * 9, 300) for n in (1, 2, 4, 6)] + [rng.multinomial(4, [.5, .5, *[0] * 7], 100)])
+    for votes_ in (counts, counts / counts.sum(1, keepdims=True), (counts / counts.sum(1, keepdims=True)).round(7)):
+        for rule in M.RULES:
+            ids = M.majority_ids(votes_, rule)
+            assert [EMOTIONS[i] if i >= 0 else None for i in ids] == [Painting('s', 'n', (), (), (), votes=tuple(v)).majority(rule) for v in votes_.tolist()]
+            assert (ids == M.majority_ids(counts, rule)).all()
+
+
+def test_emotion_measures_are_the_accuracies():
+    counts = votes({'awe': 4, 'fear': 1}, {'contentment': 3, 'awe': 2, 'amusement': 1}, {'fear': 3, 'sadness': 3}, {'sadness': 2, 'awe': 1}, {'something else': 5})
+    said = ['awe', 'contentment', 'fear', None, ' something else ']
+    found = M.emotion_measures(said, counts)
+    for rule in M.RULES:
+        a, m = M.emotion_accuracy(said, counts, rule), found[f'emotion accuracy ({rule})']
+        assert (m.value, m.n) == (a.value, a.eligible) and f'{a.correct} of {a.eligible}' in m.note
+    assert found['macro F1'].value == pytest.approx(M.macro_f1(M.confusion(['awe', '', 'something else'], ['awe', 'sadness', 'something else'])))
+    assert M.emotion_measures(['awe'], votes({'fear': 1, 'awe': 1}))['macro F1'].value is None
+
+
+def test_calibration_against_loops_and_sklearn():
+    from sklearn.metrics import log_loss
+    rng = np.random.default_rng(0)
+    counts, p = rng.multinomial(5, [.3, .3, .2, .1, .1, 0, 0, 0, 0], 300), rng.dirichlet([.5] * 9, 300)
+    truth, found = M.majority_ids(counts), M.calibration_measures(p, counts)
+    kept = np.flatnonzero(truth >= 0)
+    assert 0 < len(kept) < 300 and found['Brier score'].n == found['calibration error'].n == len(kept) and found['cross-entropy of the votes'].n == 300
+    assert found['Brier score'].value == pytest.approx(np.mean([sum((p[i, e] - (e == truth[i]))**2 for e in range(9)) for i in kept]))
+    repeated = [(i, e) for i in range(300) for e in range(9) for _ in range(counts[i, e])]
+    assert found['cross-entropy of the votes'].value == pytest.approx(log_loss([e for _, e in repeated], p[[i for i, _ in repeated]], labels=range(9)))
+    gap = 0
+    for low in range(10):
+        inside = [i for i in kept if low / 10 < p[i].max() <= (low + 1) / 10]
+        if inside: gap += abs(sum(p[i].max() - (p[i].argmax() == truth[i]) for i in inside))
+    assert found['calibration error'].value == pytest.approx(gap / len(kept))
+    table = M.reliability(p, counts)
+    assert sum(r['n'] for r in table) == len(kept) and all((r['n'] == 0) == (r['accuracy'] is None) for r in table)
+
+
+def test_calibration_ends_and_bad_probabilities():
+    sure = np.eye(9)[[1, 6]]
+    assert M.calibration_measures(sure, votes({'awe': 3}, {'fear': 2}))['Brier score'].value == 0
+    wrong = M.calibration_measures(sure[::-1], votes({'awe': 3}, {'fear': 2}))
+    assert wrong['Brier score'].value == 2 and wrong['calibration error'].value == 1 and math.isfinite(wrong['cross-entropy of the votes'].value)
+    for bad in (sure[:, :8], sure * .5, sure[:1], -sure):
+        with pytest.raises(DataError, match='each row with the sum 1'): M.calibration_measures(bad, votes({'awe': 3}, {'fear': 2}))
 
 
 def test_unknown_rule():

@@ -110,7 +110,7 @@ def test_explain_and_evaluate_with_a_local_folder(place, capsys, tmp_path):
     (answer,) = json.loads(out)
     assert code == 0 and sum(answer["probabilities"].values()) == pytest.approx(1, abs=1e-5)
     code, out, _ = run(capsys, "evaluate", place / "data", *given, "--part", "all", "--no-meteor", "--quiet", "--out", tmp_path)
-    assert code == 0 and json.loads(out)["BLEU-4"]["n"] == 40
+    assert code == 0 and json.loads(out)["scores"]["BLEU-4"]["n"] == 40
     assert json.loads((tmp_path / "predictions.jsonl").read_text().splitlines()[0])["painting"]
 
 
@@ -129,7 +129,7 @@ def test_ablate_command(place, capsys, tmp_path):
     argv = ("ablate", place / "data", "--out", tmp_path / "grid", "--grid", "ideas", "--preset", "tiny", "--seeds", 1, "--test", place / "data", "--quiet",
             "--set", "epochs=1", "max_tokens=40", "new_tokens=4", "vocab_size=1504")
     code, out, _ = run(capsys, *argv)
-    assert code == 0 and "5 arms x 1 seeds = 5 runs" in out and "no contrast" in out and (tmp_path / "grid" / "differences.csv").is_file()
+    assert code == 0 and "5 arms x 1 seeds = 5 runs" in out and "none, fusion, VAD head, contrast, all" in out and (tmp_path / "grid" / "differences.csv").is_file()
     made = {p: p.stat().st_mtime_ns for p in (tmp_path / "grid").rglob("run.json")}
     assert len(made) == 5 and run(capsys, *argv)[0] == 0 and all(p.stat().st_mtime_ns == t for p, t in made.items())
     code, _, err = run(capsys, *argv[:4], "--grid", "idea")
