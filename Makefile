@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup demo test check notebooks pytest lab hooks ledger remake clean
+.PHONY: help setup demo test check notebooks pytest lab hooks ledger ideas remake clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -45,14 +45,24 @@ hooks: setup  ## once per clone, for contributors: clean notebooks on merge (nbd
 
 SEVLM := $(BIN)/python -m sevlm.cli
 
-ledger: setup  ## price every correction of the released code anew (about an hour; goes on where it was broken off)
+runs/ledger-captioner/.done: setup
 	$(SEVLM) mini data/ledger-captions --paintings 2400 --seed 7
 	$(SEVLM) train data/ledger-captions --out runs/ledger-captioner --resume --set use_fusion=off use_vad_head=off use_contrast=off epochs=10 val_paintings=40
+	@touch $@
+
+ledger: runs/ledger-captioner/.done  ## price every correction of the released code anew (about an hour; goes on where it was broken off)
 	$(SEVLM) mini data/ledger-train --paintings 1100 --seed 11
 	$(SEVLM) mini data/ledger-test --paintings 300 --seed 12
 	$(SEVLM) ablate data/ledger-train --test data/ledger-test --gpt2 runs/ledger-captioner/last --out runs/ledger --set epochs=2 lookup=word --workers 2
 	gzip -nc runs/ledger/rows.csv > nbs/data/ledger_rows.csv.gz
 	@echo "== now run nbs/analysis/a5_ledger.ipynb"
+
+ideas: runs/ledger-captioner/.done  ## the paper's three ideas, alone and together, five seeds each (about an hour; goes on where it was broken off)
+	$(SEVLM) mini data/ideas-train --paintings 1500 --seed 11
+	$(SEVLM) mini data/ideas-test --paintings 400 --seed 12
+	$(SEVLM) ablate data/ideas-train --test data/ideas-test --grid ideas --gpt2 runs/ledger-captioner/last --out runs/ideas --set epochs=4 lookup=word --workers 2
+	gzip -nc runs/ideas/rows.csv > nbs/data/ideas_rows.csv.gz
+	@echo "== now run nbs/analysis/a2_ablations.ipynb and a3_qualitative.ipynb"
 
 remake: setup  ## make the shipped tokenizer, tower and small model anew (about an hour)
 	$(BIN)/python -m sevlm.cli mini --remake

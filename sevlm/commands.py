@@ -158,7 +158,7 @@ def _compare(args):
     from sevlm.plot import save_figure
     if args.out: check_writable(args.out)
     paintings, _, given, _ = _judged(args)
-    found = compare(*args.runs, paintings, **given)
+    found = compare(*args.runs, paintings, names=tuple(map(str, args.runs)), **given)
     say(found, '', sentence(found) if 'emotion accuracy (strict)' in set(found.table.score) else '', sentence(found, 'BLEU-4'), sep='\n')
     if args.out:
         found.table.to_csv(Path(args.out)/'comparison.csv', index=False)

@@ -137,7 +137,7 @@ def emotion_measures(
     found, said = {}, [(p or '').strip() for p in predicted]
     for rule in RULES:
         a, truth = emotion_accuracy(said, counts, rule), majority_ids(counts, rule)
-        note = f'{a.correct} of {a.eligible} paintings with a majority emotion, of {a.total}; {a.unnamed} unnamed'
+        note = f'{a.correct} of {a.eligible} paintings with a majority emotion, of {a.total}; {a.unnamed} unnamed' + (f'; Wilson {a.interval[0]:.3f} to {a.interval[1]:.3f}' if a.interval else '')
         found[f'emotion accuracy ({rule})'] = mean_of([t >= 0 and p == EMOTIONS[t] for p, t in zip(said, truth)], truth >= 0, note)
     truth, cells = majority_ids(counts), np.zeros((len(said), len(EMOTIONS), UNNAMED + 1))
     for i in np.flatnonzero(truth >= 0): cells[i, truth[i], EMOTIONS.index(said[i]) if said[i] in EMOTIONS else UNNAMED] = 1

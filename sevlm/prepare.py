@@ -152,6 +152,10 @@ def _lines_of(report):
     lines += [f"- dropped, {why}: {n:,} (for instance {'; '.join(report['examples'][why])})" for why, n in report['dropped'].items()]
     return lines + [f"- {what}: {f'{value:,}' if isinstance(value, int) else value}" for what, value in report['notes'].items()] + ['']
 
+def _plain(value):
+    if isinstance(value, dict): return ', '.join(f'{k} {v}' for k, v in value.items())
+    return '; '.join(value) if isinstance(value, list) else value
+
 def page_of(
     done: dict,     # as `prepare` gives it
 ) -> str:           # Markdown
@@ -163,7 +167,7 @@ def page_of(
                   f"{sum(n.values()):,} paintings: {', '.join(f'{k:,} {part}' for part, k in n.items())}. Their emotions are those of {'all annotations' if c['histogram'] == 'full' else 'the annotations kept'}. "
                   f"Pictures were looked at as chosen ({c['pictures']}); those missing are listed in `{name}/missing_pictures.txt`.", '']
         for report in s['reports']: lines += _lines_of(report)
-        if s['coverage']: lines += ['**The lexicon**', '', *(f'- {k}: {v}' for k, v in s['coverage'].items()), '']
+        if s['coverage']: lines += ['**The lexicon**', '', *(f'- {k}: {_plain(v)}' for k, v in s['coverage'].items() if v), '']
         lines += ['| input | file | SHA-256 |', '| --- | --- | --- |', *(f"| {k} | {v['file']} | `{v['sha256']}` |" for k, v in s['inputs'].items()), '',
                   'Made with ' + ', '.join(f'{p} {v}' for p, v in s['versions'].items()) + '.', '']
     return '\n'.join(lines)

@@ -90,7 +90,7 @@ def _records(rows, table, source, report):      # the records of all splits, and
             if ids.setdefault(new := image_id(*key), key) != key: raise DataError(f'{ids[new]} and {key} have the same id {new}. Rename one of the two pictures.')
             eligible.update((s, part) for s, v in votes.items() if v and 2*max(v) > sum(v))         # strictly more than half
             shares = [v / sum(votes[source]) for v in votes[source]]
-            records[part][new] = dict(emotions=emotions, explanations=texts, image_name=f'{style}/{name}.jpg', origin_emotion_distribution=shares)
+            records[part][new] = dict(emotions=emotions, explanations=texts, image_name=f'{style}/{name}.jpg', origin_emotion_distribution=shares, votes=list(votes[source]))
     if not ids: raise DataError(f'no record can be made.\n{report}')
     report.notes['empty explanations kept'] = sum(not t.strip() for part in records.values() for r in part.values() for t in r['explanations'])
     for s in SOURCES if table is not None else SOURCES[1:]:
@@ -135,8 +135,7 @@ def _write_json(path, opening, items, closing):     # texts of JSON, one a line,
 
 def write_records(folder, records: dict) -> list:
     "Write artEmisX_{train,val,test}.json, artEmisX_cl_train.json and artEmisX_{val,test}_annot_exp.json, and the same of further test sets; gives their paths."
-    folder = check_writable(folder)
-    sets = {**records, 'cl_train': pair_records(records['train'])}
+    folder, sets = check_writable(folder), {**records, 'cl_train': pair_records(records['train'])}
     files = [_write_json(folder/f'artEmisX_{name}.json', '{', (f'{json.dumps(i)}: {json.dumps(r)}' for i, r in part.items()), '\n}\n') for name, part in sets.items()]
     return files + [_write_json(folder/f'artEmisX_{part}_annot_exp.json', '', [json.dumps(coco_references(records[part]))], '\n') for part in records if part != 'train']
 
@@ -152,6 +151,7 @@ def _fault(i, r):       # what is wrong with a record; or None
     if not all(isinstance(t, str) for t in texts): return 'an explanation is no text'
     if not isinstance(name, str) or not re.fullmatch(r'[^/]+/[^/]+\.(jpe?g|png)', name, re.I) or _name_fault(*name.split('/')): return f'image_name is {str(name)[:60]!r}, not style/painting.jpg'
     if not _votes(shares) or abs(sum(shares) - 1) > 1e-3: return f'origin_emotion_distribution is {str(shares)[:80]}, not 9 shares that sum to 1'
+    if 'votes' in r and not (_votes(r['votes']) and all(abs(v/sum(r['votes']) - s) < 1e-3 for v, s in zip(r['votes'], shares))): return f'votes are {str(r["votes"])[:80]}, not 9 numbers in the proportions of origin_emotion_distribution'
 
 def _once(pairs):
     if len(d := dict(pairs)) < len(pairs): raise ValueError(f'the key {next(k for k, n in Counter(k for k, _ in pairs).items() if n > 1)!r} comes twice')
@@ -185,7 +185,7 @@ def read_records(path, images=None, index: dict = None) -> tuple:
         if images and image is None: report.drop('no picture for the painting', f'{style}/{name}', len(pairs))
         elif pairs:
             emotions, texts = zip(*pairs)
-            paintings.append(Painting(style, name, emotions, texts, texts, image, tuple(map(float, r['origin_emotion_distribution']))))
+            paintings.append(Painting(style, name, emotions, texts, texts, image, tuple(r.get('votes') or r['origin_emotion_distribution'])))
     report.notes.update({'paintings': f'{len(paintings)} of {len(records)}', 'with a majority emotion': sum(p.majority() is not None for p in paintings)})
     if not paintings: raise DataError(f'none of the {len(records)} records of {path} can be used.\n{report}')
     return sorted(paintings, key=lambda p: p.key), report

@@ -113,7 +113,7 @@ def alignment_measures(classifier, explanations: Sequence[str], counts) -> dict:
 def synthetic_scores(explanations: Sequence[str], paintings: Sequence[Painting], truth: dict) -> tuple[dict, dict]:
     "What only a synthetic set can tell: grounding, as a measure; and the ceiling of accuracy and shuffled grounding, as scores."
     scenes, odds = zip(*(truth[p.key] for p in paintings))
-    ceiling = bayes_ceiling(odds, [p.counts for p in paintings])
+    ceiling = bayes_ceiling(odds, [p.counts if sum(p.counts) > 1.5 else tuple(map(p.emotions.count, EMOTIONS)) for p in paintings])     # a ceiling is over votes, not over shares
     g = grounding([things_named(e) for e in explanations], [s.attributes() for s in scenes])
     return {'grounding': mean_of(g.each, note='explanations all of whose named things are in the painting')}, {
         'Bayes ceiling': dict(value=ceiling.realised if ceiling.labelled else None, n=ceiling.labelled, note=f'the most likely emotion named each time, on these votes; expected over all votes {ceiling.expected:.3f}'),

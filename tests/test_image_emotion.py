@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+import sevlm.classifier as classifier
 import sevlm.image_emotion as ie
 from sevlm.artemis import Painting
 from sevlm.core import EMOTIONS, CheckpointError, ConfigError, DataError, SevlmError
@@ -105,26 +106,25 @@ def test_skipped_pictures_are_told(paintings, tmp_path):
 
 
 def test_patience():
-    s = MINI.replace(patience=2, epochs=6)
     runs = {(): True, (1., .9): True, (.9, 1.): True, (.9, 1., 1.): False, (1., 1., .9, 1.): True, (6, 5, 4, 3, 2, 1): False}
-    for losses, goes_on in runs.items(): assert ie._patient([{'val divergence': x} for x in losses], s) == goes_on, losses
+    for losses, goes_on in runs.items(): assert classifier._goes_on([{'x': x} for x in losses], 'x', min, 6, 2) == goes_on, losses
 
 
 def test_interrupt_then_resume_equals_unbroken(paintings, tmp_path, monkeypatch):
     train, val, s = paintings[:12], paintings[12:16], MINI.replace(epochs=4)
     whole = ie.train_image_emotion(train, val, s, progress=False)
-    one_epoch = ie._one_epoch
+    one_epoch = classifier._one_epoch
 
-    def broken(model, optimiser, pictures, epoch, progress):
-        result = one_epoch(model, optimiser, pictures, epoch, progress)
+    def broken(model, optimiser, loss_of, n, settings, epoch, *rest):
+        result = one_epoch(model, optimiser, loss_of, n, settings, epoch, *rest)
         if epoch == 2: raise KeyboardInterrupt
         return result
 
-    monkeypatch.setattr(ie, '_one_epoch', broken)
+    monkeypatch.setattr(classifier, '_one_epoch', broken)
     cut = ie.train_image_emotion(train, val, s, folder=tmp_path, progress=False)
     assert cut.interrupted and len(cut.history) == 2
     assert all(torch.equal(a, b) for a, b in zip(ie.load_image_emotion(tmp_path).state_dict().values(), cut.model.state_dict().values()))
-    monkeypatch.setattr(ie, '_one_epoch', one_epoch)
+    monkeypatch.setattr(classifier, '_one_epoch', one_epoch)
     resumed = ie.train_image_emotion(train, val, s, folder=tmp_path, progress=False)
     assert resumed.history == whole.history and not resumed.interrupted
     assert all(torch.equal(a, b) for a, b in zip(resumed.model.state_dict().values(), whole.model.state_dict().values()))

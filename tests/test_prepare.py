@@ -232,7 +232,7 @@ def test_one_door_for_training_and_judging(handed, made):
     assert {k: len(v) for k, v in corpus.parts.items()} == {**done['v1']['paintings'], **{p: done['v1']['paintings'][p] - n for p, n in _lost(out, done).items()}}
     assert corpus.truth and all(p.key in corpus.truth and p.image.is_file() for part in corpus.parts.values() for p in part)
     p = corpus.parts['train'][0]
-    assert p.votes and sum(p.votes) == pytest.approx(1) and p.explanations[0] == p.explanations[0].lower()
+    assert sum(p.votes) >= len(p.explanations) > 0 and p.explanations[0] == p.explanations[0].lower()
     paintings, training, _ = paintings_of(open_data(out/'v2'), 'test_all')
     assert paintings and training and describe(out/'v2') == {'data': 'synthetic mini-ArtEmis', 'synthetic': True}
     assert truth_of(handed) is None and isinstance(open_data(out/'v1'), Prepared)

@@ -68,8 +68,25 @@ def test_ids_are_unique_stable_and_fit():
 def test_records_of_a_frame():
     records, report = make_records(FRAME, histograms(FRAME))
     assert {part: [r['image_name'] for r in group.values()] for part, group in records.items()} == {'train': ['Cubism/half.jpg', 'Realism/sea.jpg'], 'val': ['Rococo/most.jpg'], 'test': ['Cubism/one.jpg']}
-    assert records['val'][image_id('Rococo', 'most')] == dict(emotions=['awe', 'awe', 'anger'], explanations=['d e f', 'g', 'h'], image_name='Rococo/most.jpg', origin_emotion_distribution=[0, 2 / 3, 0, 0, 1 / 3, 0, 0, 0, 0])
+    assert records['val'][image_id('Rococo', 'most')] == dict(emotions=['awe', 'awe', 'anger'], explanations=['d e f', 'g', 'h'], image_name='Rococo/most.jpg', origin_emotion_distribution=[0, 2 / 3, 0, 0, 1 / 3, 0, 0, 0, 0], votes=[0, 2, 0, 0, 1, 0, 0, 0, 0])
     assert report.read == 10 and report.kept == 9 and report.dropped == {'split rest': 1} and report.notes['empty explanations kept'] == 1
+
+
+def test_votes_go_along_and_must_fit_the_distribution(tmp_path):
+    "Counts say more than shares: they are read back where they stand, and refused where they contradict."
+    records, _ = make_records(FRAME, histograms(FRAME))
+    write_records(tmp_path, records)
+    painting = next(p for p in read_records(tmp_path / 'artEmisX_val.json')[0] if p.name == 'most')
+    assert painting.votes == (0, 2, 0, 0, 1, 0, 0, 0, 0)
+    one = dict(records['val'][image_id('Rococo', 'most')])
+    for votes, fits in (([0, 4, 0, 0, 2, 0, 0, 0, 0], True), ([0, 1, 0, 0, 1, 0, 0, 0, 0], False), ([0, 2, 1], False)):
+        (tmp_path / 'one.json').write_text(json.dumps({'7': {**one, 'votes': votes}}))
+        if fits: assert read_records(tmp_path / 'one.json')[0][0].votes == tuple(votes)
+        else:
+            with pytest.raises(DataError, match='votes are'): read_records(tmp_path / 'one.json')
+    del one['votes']
+    (tmp_path / 'one.json').write_text(json.dumps({'7': one}))
+    assert sum(read_records(tmp_path / 'one.json')[0][0].votes) == pytest.approx(1)         # the reference's form has shares only
 
 
 def test_exactly_half_is_not_eligible():

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+import sevlm.classifier as classifier
 import sevlm.text_emotion as te
 from sevlm.artemis import Report
 from sevlm.core import EMOTIONS, CheckpointError, ConfigError, DataError, SevlmError
@@ -159,19 +160,19 @@ def test_what_cannot_be_trained_on():
 
 def test_interrupt_then_resume_equals_unbroken(tmp_path, monkeypatch):
     whole = te.train_text_emotion(PAIRS, PAIRS[:8], WORDS, TINY, progress=False)
-    one_epoch = te._one_epoch
+    one_epoch = classifier._one_epoch
 
-    def broken(model, optimiser, rows, labels, epoch, progress):
-        result = one_epoch(model, optimiser, rows, labels, epoch, progress)
+    def broken(model, optimiser, loss_of, n, settings, epoch, *rest):
+        result = one_epoch(model, optimiser, loss_of, n, settings, epoch, *rest)
         if epoch == 2: raise KeyboardInterrupt      # weights are already half a step further
         return result
 
-    monkeypatch.setattr(te, '_one_epoch', broken)
+    monkeypatch.setattr(classifier, '_one_epoch', broken)
     cut = te.train_text_emotion(PAIRS, PAIRS[:8], WORDS, TINY, folder=tmp_path, progress=False)
     assert cut.interrupted and len(cut.history) == 2
     kept = te.load_text_emotion(tmp_path)
     assert all(torch.equal(a, b) for a, b in zip(kept.state_dict().values(), cut.model.state_dict().values()))
-    monkeypatch.setattr(te, '_one_epoch', one_epoch)
+    monkeypatch.setattr(classifier, '_one_epoch', one_epoch)
     resumed = te.train_text_emotion(PAIRS, PAIRS[:8], WORDS, TINY, folder=tmp_path, progress=False)
     assert resumed.history == whole.history and not resumed.interrupted
     assert all(torch.equal(a, b) for a, b in zip(resumed.model.state_dict().values(), whole.model.state_dict().values()))
@@ -182,7 +183,7 @@ def test_interrupt_then_resume_equals_unbroken(tmp_path, monkeypatch):
 
 def test_interrupt_before_anything_is_kept(monkeypatch, tmp_path):
     def at_once(*_): raise KeyboardInterrupt
-    monkeypatch.setattr(te, '_one_epoch', at_once)
+    monkeypatch.setattr(classifier, '_one_epoch', at_once)
     with pytest.raises(KeyboardInterrupt): te.train_text_emotion(PAIRS, PAIRS[:8], WORDS, TINY, folder=tmp_path, progress=False)
     assert not list(tmp_path.iterdir())
 
@@ -251,7 +252,7 @@ def test_the_authors_vocabulary_without_the_authors_code(tmp_path):
     ids = {w: i for i, w in enumerate(WORDS.words)}
     back, file = {i: w for w, i in ids.items()}, tmp_path / 'vocabulary.pkl'
     for attributes in (dict(word2idx=ids, idx2word=back, idx=len(ids)), dict(idx2word=back), dict(ids=dict(reversed(ids.items())), counts={'joy': 7}),
-                       dict(word2idx={w: np.int64(i) for w, i in ids.items()}, kept=types.SimpleNamespace())):
+                       dict(word2idx={w: np.int64(i) for w, i in ids.items()}, kept=types.SimpleNamespace(), vectors={'joy': np.zeros(3)})):
         assert te.read_vocabulary(pickled_object(file, **attributes)).words == WORDS.words, attributes
     with pytest.raises(ModuleNotFoundError): pickle.loads(file.read_bytes())
     assert 'no_such_words' not in sys.modules
@@ -262,7 +263,7 @@ def test_the_authors_vocabulary_without_the_authors_code(tmp_path):
 def test_what_is_no_vocabulary(tmp_path):
     ids, file = {w: i for i, w in enumerate(WORDS.words)}, tmp_path / 'vocabulary.pkl'
     swapped = {**ids, '<sos>': 2, '<eos>': 1}
-    for attributes, match in ((dict(word2idx={**ids, 'of': 99}), r'word2idx \(dict that numbers 0 words'), (dict(word2idx={**ids, 'of': 4}), 'without a gap'),
+    for attributes, match in ((dict(word2idx={**ids, 'of': 99}), r'word2idx \(dict, its numbers not 0'), (dict(word2idx={**ids, 'of': 4}), 'without a gap'),
                               (dict(word2idx=ids, idx2word={i: w for w, i in swapped.items()}), 'all the same'), (dict(word2idx=swapped), 'starts with'),
                               (dict(words=['<pad>']), r'words \(list\)'), ({}, 'holds')):
         with pytest.raises(DataError, match=match): te.read_vocabulary(pickled_object(file, **attributes))
