@@ -166,7 +166,7 @@ class Vocabulary:
     def load(cls, path):
         "Read from a JSON list."
         try: return cls(json.loads(Path(path).read_text(encoding='utf-8')))
-        except (OSError, ValueError) as e: raise _unreadable(path, e, 'vocabulary.json (a vocabulary.pkl of the original tools is not opened: make it anew)') from e
+        except (OSError, ValueError) as e: raise _unreadable(path, e, 'vocabulary.json (a vocabulary.pkl of the original tools is read by `read_vocabulary`, see 12c_text_emotion)') from e
 
 def tokens_of(text: str) -> list: return text.split(' ') if text else []     # of an `utterance_spelled`
 def token_counts(texts): return np.fromiter((t.count(' ') + 1 if t else 0 for t in texts), np.int64, len(texts))
