@@ -22,14 +22,15 @@ MODEL = (option('--checkpoint', metavar='DIR', help='a checkpoint, or a training
          option('--weights', metavar='NAME', help="released weights instead: a hub id such as jing5566/SEVLM, or a folder in its layout; run as published"),
          option('--lexicon', metavar='FILE', help='with --weights: the VAD lexicon they were trained with'),
          option('--tower', metavar='FILE', help="with --weights: CLIP's weights (.safetensors) where no network is"),
+         option('--lemmas', default='lemminflect', choices=['lemminflect', 'nltk'], help="with --weights: how words find their lexicon entry; nltk is the released code's way and needs NLTK's tagger and WordNet"),
          option('--device', default='auto', help='cpu, cuda, cuda:1, mps'))
 
 def explainer_of(args):
     "The model the options in `MODEL` name."
     from sevlm.evaluate import load_explainer, load_released
     if args.weights and args.checkpoint: raise ConfigError('give either --checkpoint or --weights.')
-    if args.weights: return load_released(args.weights, args.lexicon, device_of(args.device), tower=args.tower)
-    if args.lexicon or args.tower: raise ConfigError('--lexicon and --tower belong to --weights; a checkpoint of sevlm knows its own.')
+    if args.weights: return load_released(args.weights, args.lexicon, device_of(args.device), tower=args.tower, lemmas=args.lemmas)
+    if args.lexicon or args.tower or args.lemmas != 'lemminflect': raise ConfigError('--lexicon, --lemmas and --tower belong to --weights; a checkpoint of sevlm knows its own.')
     folder = Path(args.checkpoint) if args.checkpoint else None
     if folder is None: complain('note: this is the shipped model, trained on synthetic paintings only; give your own by --checkpoint')
     elif (folder/'best-accuracy').is_dir(): folder = folder/'best-accuracy'

@@ -14,7 +14,7 @@ import torch
 from tqdm.auto import tqdm
 
 from .captions import bleu_scores
-from .core import CheckpointError, DataError, LexiconError, asset
+from .core import CheckpointError, ConfigError, DataError, LexiconError, asset
 from .data import Painting, open_image
 from .generate import Answer, Explainer
 from .metrics import emotion_accuracy
@@ -22,6 +22,7 @@ from .model import load_model
 from .release import from_hub, read_released
 from .scores import Evaluation, read_predictions, read_scores, score
 from .text import load_tokenizer
+from .lexicons import NltkTable
 from .lookup import VADTable, vad_table
 from .vad import Lexicon
 
@@ -44,16 +45,19 @@ def load_released(
     device: torch.device | str = 'cpu',
     tag: str | None = None,  # 'best-res' or 'best-acc'
     tower: str | Path | None = None,  # a file with CLIP's weights; None: from open_clip's cache or the hub
+    lemmas: str = 'lemminflect',  # how words are brought to the lexicon's form: or 'nltk', the released code's tagger and WordNet (needs their data)
 ) -> Explainer:
     "The authors' weights, ready to explain paintings in the published mode."
     if lexicon is None:
         raise LexiconError("the released weights need the lexicon they were trained with, and it may not be passed on: get NRC-VAD-Lexicon.txt from "
                            "https://saifmohammad.com/WebPages/nrc-vad.html and give its path as lexicon (--lexicon).")
+    if lemmas not in ('lemminflect', 'nltk'): raise ConfigError(f"lemmas = {lemmas!r} is not known. Valid: lemminflect, nltk.")
     words, there = Lexicon.read(lexicon), Path(weights).is_dir()
     if not there and not re.fullmatch(r'[\w.-]+/[\w.-]+', str(weights)):
         raise CheckpointError(f"{weights} is neither a folder nor the id of a repository on the hub (owner/name, such as jing5566/SEVLM).")
     released = read_released(weights if there else from_hub(str(weights), tag or 'best-res'), tag, **({'tower_pretrained': str(tower)} if tower else {}))
-    return Explainer(released.model, released.tokenizer, vad_table(released.tokenizer, words, released.model.config.lookup), device)
+    table = NltkTable(released.tokenizer, words) if lemmas == 'nltk' else vad_table(released.tokenizer, words, released.model.config.lookup)
+    return Explainer(released.model, released.tokenizer, table, device)
 
 # %% ../nbs/13a_evaluate.ipynb #a6bd6860
 def answer_all(

@@ -7,7 +7,7 @@ __all__ = ['SPLITS', 'FIRST', 'explanation_of', 'read_predictions', 'read_scores
            'alignment_measures', 'synthetic_scores', 'aligned', 'measure', 'Evaluation', 'score']
 
 # %% ../nbs/13_scores.ipynb #b41e939c
-import json
+import csv, json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -173,10 +173,14 @@ class Evaluation:
     def to_dict(self) -> dict: return dict(about=self.about, scores=self.scores, tables=self.tables)
 
     def save(self, out: str | Path) -> Path:
-        "Writes metrics.json and predictions.jsonl."
+        "Writes metrics.json, the scores also as a table (scores.csv), and predictions.jsonl."
         out = check_writable(out)
         with write_atomic(out / 'metrics.json') as path:
             path.write_text(json.dumps(self.to_dict(), indent=1) + '\n')
+        with write_atomic(out / 'scores.csv') as path, open(path, 'w', encoding='utf-8', newline='') as f:
+            rows = csv.writer(f, lineterminator='\n')
+            rows.writerow(('score', 'value', 'low', 'high', 'n', 'over'))
+            rows.writerows((name, s['value'], *(s.get('interval') or ('', '')), s['n'], s['note']) for name, s in self.scores.items())
         with write_atomic(out / 'predictions.jsonl') as path:
             path.write_text(''.join(json.dumps(p) + '\n' for p in self.predictions))
         return out

@@ -70,7 +70,9 @@ def test_interrupt_anywhere(event, step, tmp_path, capsys):
 SCRIPT = '''
 import sys; sys.path.insert(0, {tests!r})
 from test_learner import *
-seconds = make(*watched(), CheckpointCB({folder!r}), epochs=400).fit(400)
+from types import SimpleNamespace
+slow = SimpleNamespace(keeps=(), after_step=lambda learner: threading.Event().wait(.02))     # so that it cannot be done before the signal comes
+seconds = make(*watched(), CheckpointCB({folder!r}), slow, epochs=400).fit(400)
 print('interrupted' if seconds.interrupted else 'finished', seconds.step, flush=True)
 '''
 

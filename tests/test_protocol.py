@@ -223,7 +223,7 @@ def test_vocabulary_files(tmp_path):
         with pytest.raises(DataError, match='expected <pad>, <sos>, <eos>, <unk> first'): Vocabulary.load(tmp_path/'bad.json')
     for content in (b'\x80\x02}q\x00.', b'[1'):
         (tmp_path/'v.pkl').write_bytes(content)
-        with pytest.raises(DataError, match='a vocabulary.pkl of the original tools is not opened'): Vocabulary.load(tmp_path/'v.pkl')
+        with pytest.raises(DataError, match='a vocabulary.pkl of the original tools is read by'): Vocabulary.load(tmp_path/'v.pkl')
     with pytest.raises(DataError, match='cannot read'): Vocabulary.load(tmp_path/'none.json')
 
 

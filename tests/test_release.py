@@ -114,9 +114,28 @@ def test_explain_and_evaluate_with_a_local_folder(place, capsys, tmp_path):
     assert json.loads((tmp_path / "predictions.jsonl").read_text().splitlines()[0])["painting"]
 
 
+def test_the_released_way_of_finding_lemmas(place, capsys, monkeypatch):
+    "The tagger sees each text as a whole, and what it and the lemmatiser say reaches the model; without their data the message says what to fetch."
+    from sevlm import lexicons
+    picture = next((place / "data" / "wikiart").rglob("*.jpg"))
+    given = ("explain", picture, "--weights", place / "hub", "--lexicon", place / "lexicon.txt", "--device", "cpu", "--lemmas", "nltk", "--json")
+    seen = []
+    def tag(pieces):
+        seen.append(len(pieces))
+        return [(p, "NN") for p in pieces]
+    monkeypatch.setattr(lexicons, "nltk_tools", lambda: (tag, lambda piece, pos: piece))
+    code, out, _ = run(capsys, *given)
+    (answer,) = json.loads(out)
+    assert code == 0 and len(set(seen)) > 3 and sum(answer["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+    def absent(): raise DataError("NLTK found no data for wordnet")
+    monkeypatch.setattr(lexicons, "nltk_tools", absent)
+    code, _, err = run(capsys, *given)
+    assert code == 2 and "no data for wordnet" in err
+
+
 @pytest.mark.parametrize("given, words", [
     (("--weights", "hub"), "the released weights need the lexicon"), (("--weights", "nowhere", "--lexicon", "lexicon.txt"), "neither a folder nor the id"),
-    (("--weights", "hub", "--checkpoint", "hub"), "either --checkpoint or --weights"), (("--lexicon", "lexicon.txt"), "--lexicon and --tower belong to --weights"),
+    (("--weights", "hub", "--checkpoint", "hub"), "either --checkpoint or --weights"), (("--lexicon", "lexicon.txt"), "--lexicon, --lemmas and --tower belong to --weights"), (("--lemmas", "nltk"), "belong to --weights"),
     (("--weights", "hub", "--lexicon", "lexicon.txt", "--tower", "nowhere.safetensors"), "no tower weights at")])
 def test_wrong_combinations(place, capsys, monkeypatch, given, words):
     monkeypatch.chdir(place)
