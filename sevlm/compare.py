@@ -85,18 +85,18 @@ def forest(
     comparison: Comparison,
     ax=None,
 ):          # axes
-    "Differences in per cent of the first run's value, with their intervals; filled where the interval excludes zero."
+    "Differences in per cent of the larger of the two values, with their intervals; filled where the interval excludes zero."
     import matplotlib.pyplot as plt
     a, b = comparison.names
-    table = comparison.table[comparison.table[a] != 0].iloc[::-1]
+    larger = comparison.table[[a, b]].abs().max(axis=1)
+    table, larger = comparison.table[larger > 0].iloc[::-1], larger[larger > 0].iloc[::-1]
     if ax is None: ax = plt.subplots(figsize=(8, 1.2 + .24*len(table)), layout='constrained')[1]
-    scale = 100 / table[a].abs()
-    x, low, high = (table[k] * scale for k in ('difference', 'low', 'high'))
+    x, low, high = (100 * table[k] / larger for k in ('difference', 'low', 'high'))
     apart, y = ((table.low > 0) | (table.high < 0)).to_numpy(), np.arange(len(table))
     for at, face in ((apart, '#0072b2'), (~apart, 'white')):
         color = '#0072b2' if face != 'white' else '#777777'
         ax.errorbar(x[at], y[at], xerr=[(x - low)[at].clip(lower=0), (high - x)[at].clip(lower=0)], fmt='o', color=color, mfc=face, capsize=2)
     ax.axvline(0, color='black', lw=.8)
     ax.set_yticks(y, [f'{s}   {u:.3f} / {v:.3f}' for s, u, v in zip(table.score, table[a], table[b])], fontsize=8)
-    ax.set(xlabel=f'{b} against {a}, in per cent of {a} (95 % over paintings)', title=f'score   {a} / {b}')
+    ax.set(xlabel=f'{b} minus {a}, in per cent of the larger (95 % over paintings)', title=f'score   {a} / {b}')
     return ax
