@@ -109,8 +109,7 @@ def redraw(n: int, draws: int = 1000, seed: int = 0) -> np.ndarray:
 
 def middle(draws, centre: float = None) -> tuple[float, float] | None:
     "The middle 95 % of some draws, those without a value left out; moved so that their mean is `centre` if it is given."
-    draws = draws[np.isfinite(draws)]
-    if not len(draws): return None
+    if not len(draws := draws[np.isfinite(draws)]): return None
     return tuple(np.quantile(draws if centre is None else draws - draws.mean() + centre, [.025, .975]).tolist())
 
 def ratio(sums): return sums[..., 0] / sums[..., 1]  # [.., 2] -> [..]
@@ -138,7 +137,8 @@ class Measure:
 
 def interval(measure, weights) -> tuple[float, float] | None:
     "95 % of a measure over redrawn paintings."
-    return None if (value := measure.value) is None else middle(measure.drawn(weights), value if measure.centred else None)
+    if (value := measure.value) is None or (ends := middle(measure.drawn(weights), value if measure.centred else None)) is None: return None
+    return max(ends[0], 0.), ends[1]  # no score is below zero, but a moved interval could be
 
 def mean_of(values, over=None, note: str = '') -> Measure:
     "The mean of one value a painting, over the marked paintings (None: all)."

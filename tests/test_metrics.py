@@ -450,3 +450,11 @@ def test_table_is_aligned_and_complete():
     assert len(lines) == 1 + 7 and lines[0].split() == ['metric', 'value', 'n', 'note']
     assert [line.split()[1] for line in lines if line.startswith(('acc', 'none', 'plain', 'words'))] == ['1.0000', '-', '0.5000', '7']
     assert lines[-1].split()[-3:] == ['0.2500', '4', 'why']
+
+
+def test_an_interval_stays_where_scores_can_be():
+    "A score that drawing displaces upwards: its interval, moved back, would begin below zero."
+    square = C.Measure(np.array([[0.], [0.], [0.], [1.]]), lambda s: s[..., 0]**2 / 16, centred=True)
+    weights = C.redraw(4)
+    low, high = C.interval(square, weights)
+    assert C.middle(square.drawn(weights), square.value)[0] < 0 and low == 0 < square.value < high
