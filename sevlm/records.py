@@ -8,7 +8,7 @@ __all__ = ['PARTS', 'SOURCES', 'KEY', 'nfc', 'FIELDS', 'GROUPED', 'histograms', 
            'read_records', 'Records', 'read_grouped', 'write_grouped', 'group_references', 'grouped_records']
 
 # %% ../nbs/03g_records.ipynb #bd5e4262
-import hashlib, json, math, re, unicodedata
+import hashlib, itertools, json, math, operator, re, unicodedata
 from collections import Counter
 from pathlib import Path
 
@@ -71,7 +71,10 @@ def _gather(rows, report):      # split -> {(style, painting), composed: [style,
             if (style, name) not in keys:
                 if _name_fault(style, name): raise DataError(f'found the painting {style!r}, {name!r}; expected two names without separators of folders.')
                 keys[style, name] = nfc(style), nfc(name)
-            if first.setdefault(keys[style, name], split) != split: raise DataError(f'{style}/{name} is in {first[keys[style, name]]} and in {split}; expected each painting in one split. Preprocess anew.')
+            known, *spelling = first.setdefault(keys[style, name], (split, style, name))
+            if known != split:
+                if spelling == [style, name]: raise DataError(f'{style}/{name} is in {known} and in {split}; expected each painting in one split. Preprocess anew.')
+                report.drop('the same painting, spelled otherwise, is in another split', f'{style}/{name}'); continue
             group = found[split].setdefault(keys[style, name], (style, name, [], []))
             group[2].append(emotion); group[3].append(text if isinstance(text, str) else '')
     return found
@@ -79,8 +82,8 @@ def _gather(rows, report):      # split -> {(style, painting), composed: [style,
 def _records(rows, table, source, report):      # the records of all splits, and in the report what either source makes of the paintings
     if source not in SOURCES: raise DataError(f'source {source!r} is not known. {did_you_mean(source, SOURCES)}')
     if source == 'full' and table is None: raise DataError("source 'full' needs the histograms of all annotations; give them, or source='kept'.")
-    full = {} if table is None else {(nfc(s), nfc(n)): h for s, n, h in zip(*_columns(table, *KEY, 'emotion_histogram'))}
-    ids, records, eligible = {}, {part: {} for part in PARTS}, Counter()
+    full, ids, records, eligible = {}, {}, {part: {} for part in PARTS}, Counter()
+    for s, n, h in () if table is None else zip(*_columns(table, *KEY, 'emotion_histogram')): full[key] = list(map(operator.add, h, full.get(key := (nfc(s), nfc(n)), [0]*9)))     # all spellings of a name
     for part, groups in _gather(rows, report).items():
         for key, (style, name, emotions, texts) in sorted(groups.items()):
             kept = [emotions.count(e) for e in EMOTIONS]
@@ -89,8 +92,7 @@ def _records(rows, table, source, report):      # the records of all splits, and
             if votes[source] is None: report.drop('no histogram for the painting', f'{style}/{name}', len(emotions)); continue
             if ids.setdefault(new := image_id(*key), key) != key: raise DataError(f'{ids[new]} and {key} have the same id {new}. Rename one of the two pictures.')
             eligible.update((s, part) for s, v in votes.items() if v and 2*max(v) > sum(v))         # strictly more than half
-            shares = [v / sum(votes[source]) for v in votes[source]]
-            records[part][new] = dict(emotions=emotions, explanations=texts, image_name=f'{style}/{name}.jpg', origin_emotion_distribution=shares, votes=list(votes[source]))
+            records[part][new] = dict(emotions=emotions, explanations=texts, image_name=f'{style}/{name}.jpg', origin_emotion_distribution=[v / sum(votes[source]) for v in votes[source]], votes=list(votes[source]))
     if not ids: raise DataError(f'no record can be made.\n{report}')
     report.notes['empty explanations kept'] = sum(not t.strip() for part in records.values() for r in part.values() for t in r['explanations'])
     for s in SOURCES if table is not None else SOURCES[1:]:
@@ -128,9 +130,7 @@ def coco_results(captions: dict, references: dict) -> list:
 # %% ../nbs/03g_records.ipynb #945fb8f8
 def _write_json(path, opening, items, closing):     # texts of JSON, one a line, whole or not at all
     with write_atomic(path) as tmp, open(tmp, 'w', encoding='utf-8') as f:
-        f.write(opening)
-        for n, item in enumerate(items): f.write((',\n' if n else '\n') + item)
-        f.write(closing)
+        f.writelines(itertools.chain([opening], ((',\n' if n else '\n') + item for n, item in enumerate(items)), [closing]))
     return path
 
 def write_records(folder, records: dict) -> list:

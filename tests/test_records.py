@@ -89,6 +89,19 @@ def test_votes_go_along_and_must_fit_the_distribution(tmp_path):
     assert sum(read_records(tmp_path / 'one.json')[0][0].votes) == pytest.approx(1)         # the reference's form has shares only
 
 
+def test_two_spellings_of_a_name_are_one_painting():
+    "In one part they are merged, votes and all; in two parts the second is left out and counted; one spelling in two parts is a mistake."
+    composed, decomposed = 'caf\u00e9', 'cafe\u0301'
+    def frame(*splits): return pd.DataFrame(dict(art_style='Cubism', painting=[composed, decomposed, decomposed], emotion=['awe', 'awe', 'fear'], split=splits, utterance_spelled=['a b', 'c d', 'e f']))
+    rows = frame('test', 'test', 'test')
+    records, report = make_records(rows, histograms(rows))
+    (one,) = records['test'].values()
+    assert one['explanations'] == ['a b', 'c d', 'e f'] and one['votes'] == [0, 2, 0, 0, 0, 0, 1, 0, 0] and not report.dropped
+    records, report = make_records(frame('test', 'train', 'train'), histograms(rows))
+    assert not records['train'] and report.dropped == {'the same painting, spelled otherwise, is in another split': 2}
+    with pytest.raises(DataError, match='in train and in test|in test and in train'): make_records(frame('test', 'test', 'train').assign(painting=composed), histograms(rows))
+
+
 def test_exactly_half_is_not_eligible():
     "`half` has two against one of all votes, and one against one of the kept."
     for source, shares in (('full', [0, 2 / 3, 0, 0, 0, 0, 1 / 3, 0, 0]), ('kept', [0, .5, 0, 0, 0, 0, .5, 0, 0])):
