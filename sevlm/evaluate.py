@@ -20,7 +20,7 @@ from .generate import Answer, Explainer
 from .metrics import emotion_accuracy
 from .model import load_model
 from .release import from_hub, read_released
-from .scores import Evaluation, read_predictions, read_scores, score
+from .scores import Evaluation, score
 from .text import load_tokenizer
 from .lexicons import NltkTable
 from .lookup import VADTable, vad_table

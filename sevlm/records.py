@@ -12,7 +12,6 @@ import hashlib, itertools, json, math, operator, re, unicodedata
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from .artemis import Painting, Report, find_image

@@ -21,8 +21,8 @@ from .captions import FAMILIES, caption_scores, interval, mean_of, redraw
 from .core import EMOTIONS, ConfigError, DataError, check_writable, write_atomic
 from .metrics import RULES, calibration_measures, confusion, emotion_measures, grounding, majority_ids, recalls, reliability, soft_cross_entropy
 from .mini import bayes_ceiling
-from .novelty import Distinct, is_simile, novelty
-from .words import things_named
+from .novelty import Distinct, novelty
+from .words import has_simile, things_named
 
 # %% ../nbs/13_scores.ipynb #3224cfa3
 SPLITS = ('first', 'published')
@@ -88,7 +88,7 @@ def caption_measures(explanations: Sequence[str], paintings: Sequence[Painting],
 def text_measures(explanations: Sequence[str], training_texts: Sequence[str] | None = None) -> dict:
     "Variety, similes, length and (with the training texts) novelty."
     texts = list(explanations)
-    found = {'unique explanations': Distinct(texts, 'distinct strings; the interval is of half sets, see 12b_novelty'), 'similes': mean_of(list(map(is_simile, texts)), note='explanations with a phrase of comparison'),
+    found = {'unique explanations': Distinct(texts, 'distinct strings; the interval is of half sets, see 12b_novelty'), 'similes': mean_of(list(map(has_simile, texts)), note='explanations with a phrase of comparison'),
              'mean length': mean_of([len(t.split()) for t in texts], note='words of an explanation')}
     if training_texts is not None:
         new, over = novelty(texts, training_texts), np.zeros(len(texts))

@@ -81,7 +81,7 @@ def expand(
 # %% ../nbs/03d_utterances.ipynb #6ffd08a6
 PUNCTUATION = '.?!,:;/\\-~*_=[]{}$^@|%#<>–—'
 _BLANK = str.maketrans(dict.fromkeys(PUNCTUATION, ' '))
-_WHOLE = re.compile(r"""["\x1c-\x1f]|''""")   # what NLTK's rules see otherwise in a text than in its pieces
+_WHOLE = re.compile(r"""["\x1c-\x1f]|'\S*'""")   # what NLTK's rules see otherwise in a text than in its pieces
 PIECES = 1 << 17                                # different pieces remembered
 
 @lru_cache(1)

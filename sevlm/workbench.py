@@ -7,7 +7,7 @@ __all__ = ['PICTURES', 'text_bars', 'fact_lines', 'picture_files', 'look_at', 'p
            'score_lines', 'chosen']
 
 # %% ../nbs/15a_workbench.ipynb #9cf7d9cb
-import hashlib, json
+import json
 from collections import Counter
 from dataclasses import fields
 from pathlib import Path
@@ -173,8 +173,8 @@ def parse_settings(
 
 # %% ../nbs/15a_workbench.ipynb #ea71dbfa
 def _digest(path):
-    try: return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:12] if path else None
-    except OSError as e: raise DataError(f'cannot read {path}: {e.strerror}. Give the path of a file.') from e
+    from sevlm.intake import file_digest
+    return file_digest(path)[:12] if path else None
 
 def enter_run(
     out,              # folder of the run

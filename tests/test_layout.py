@@ -25,7 +25,7 @@ MAY_IMPORT = {  # module -> what it may import; no way back
     'data': {'core', 'text', 'vad', 'artemis'}, 'mini': {'core', 'paint', 'words'}, 'source': {'core', 'artemis', 'records', 'intake', 'mini'}, 'hub': {'core'},
     **{part: {'core', 'hub'} for part in PARTS},
     'model': {'core', 'hub'} | PARTS, 'release': {'core', 'hub', 'decoder', 'vision', 'text', 'model'}, 'clip': {'core', 'device', 'text', 'vision'}, 'learner': {'core', 'plot'}, 'callbacks': {'core', 'plot', 'learner'}, 'classifier': {'core', 'device'},
-    'generate': {'core', 'text', 'lookup'}, 'command': {'core'}, 'captions': {'core'}, 'novelty': {'core'}, 'text_emotion': {'core', 'device', 'inert', 'hub', 'artemis', 'protocol', 'classifier'},
+    'generate': {'core', 'text', 'lookup'}, 'command': {'core'}, 'captions': {'core'}, 'novelty': {'core', 'words'}, 'text_emotion': {'core', 'device', 'inert', 'hub', 'artemis', 'protocol', 'classifier'},
     'image_emotion': {'core', 'device', 'hub', 'artemis', 'vision', 'classifier'}, 'metrics': {'core', 'text', 'artemis', 'captions', 'novelty'},
     'scores': {'core', 'artemis', 'captions', 'metrics', 'mini', 'novelty', 'words'},
     **{name: set(EXPECTED_MODULES) - set(TOP[i:]) for i, name in enumerate(TOP)}}
