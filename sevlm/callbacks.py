@@ -11,7 +11,8 @@ import torch
 from pathlib import Path
 from tqdm.auto import tqdm
 from .core import ConfigError, did_you_mean
-from .learner import CB, evaluating, held_interrupts, save_state
+from .learner import CB, evaluating, save_state
+from .processes import held_interrupts
 
 # %% ../nbs/11a_callbacks.ipynb #75fcbf3a
 class MeterCB(CB):
@@ -80,10 +81,11 @@ class ClipCB(CB):
 # %% ../nbs/11a_callbacks.ipynb #7871bb8a
 class ProgressCB(CB):
     "A bar over all steps with live losses and metrics."
+    main_only = True
     def __init__(self, bar=tqdm): self.make, self.bar = bar, None
     def before_fit(self, learner): self.bar = self.make(total=learner.epochs*len(learner.batches), initial=learner.step, unit='step')
     def show(self, learner):
-        numbers = {**learner.means, **learner.metrics} or learner.losses
+        numbers = {**(learner.means or learner.losses), **learner.metrics, **({'skipped': learner.skipped} if learner.skipped else {})}
         self.bar.set_postfix({'epoch': learner.epoch, **{k: f'{v:.3f}' if isinstance(v, float) else v for k, v in numbers.items()}}, refresh=False)
     def after_step(self, learner):
         self.show(learner)
@@ -100,9 +102,11 @@ class ValidateCB(CB):
     def after_epoch(self, learner): self.due |= self.every == 0
     def between_steps(self, learner):
         if not self.due: return
-        with evaluating(learner.model): metrics = self.fn(learner.model)
+        def measure():
+            with evaluating(learner.model): return {k: v.item() if hasattr(v, 'item') else v for k, v in self.fn(learner.model).items()}
+        metrics = learner.processes.from_main(measure)
         with held_interrupts():
-            learner.metrics, self.due = {k: v.item() if hasattr(v, 'item') else v for k, v in metrics.items()}, False
+            learner.metrics, self.due = metrics, False
             learner.event('after_validate')
 
 # %% ../nbs/11a_callbacks.ipynb #f310d74f
@@ -112,7 +116,7 @@ def _metric(metrics: dict, name: str) -> float:
 
 class BestCB(CB):
     "Keeps the checkpoint with the highest value of a metric, by `save_fn(model, folder)`."
-    keeps = ('best', 'best_step')
+    keeps, main_only = ('best', 'best_step'), True
     def __init__(self, metric: str, folder, save_fn):
         self.metric, self.folder, self.save_fn, self.best, self.best_step = metric, Path(folder), save_fn, float('-inf'), 0
     @property
@@ -138,6 +142,7 @@ class EarlyStopCB(CB):
 # %% ../nbs/11a_callbacks.ipynb #b7d09fcd
 class SampleCB(CB):
     "Shows a sample at each validation by `fn(model)`, which returns nothing; training does not notice."
+    main_only = True
     def __init__(self, fn): self.fn = fn
     def after_validate(self, learner):
         with evaluating(learner.model): self.fn(learner.model)
@@ -145,6 +150,7 @@ class SampleCB(CB):
 # %% ../nbs/11a_callbacks.ipynb #efed5dca
 class CheckpointCB(CB):
     "Saves the state every so many steps (0 = after each epoch), at an interrupt and at the end."
+    main_only = True
     def __init__(self, folder, every: int = 0): self.folder, self.every, self.last = Path(folder), every, 0
     def between_steps(self, learner):
         now = learner.step % self.every == 0 if self.every else learner.done == 0

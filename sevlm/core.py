@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['EMOTIONS', 'POLARITY', 'PUBLISHED', 'SevlmError', 'ConfigError', 'DataError', 'LexiconError', 'ImageError',
            'CheckpointError', 'did_you_mean', 'emotion_id', 'write_atomic', 'check_writable', 'Settings', 'SEVLMConfig',
-           'TrainConfig', 'seed_everything', 'asset']
+           'TrainConfig', 'seed_everything', 'asset', 'cache_folder']
 
 # %% ../nbs/00_core.ipynb #70a165cd
 import difflib, json, math, os, random, uuid
@@ -110,7 +110,7 @@ class Settings(_Files):
             value = getattr(self, f.name)
             if f.type is float and type(value) is int: object.__setattr__(self, f.name, value := float(value))
             if type(value) is not f.type or (f.type is float and not math.isfinite(value)):
-                expected = 'a finite number' if f.type is float else {int: 'a whole number', bool: 'True or False', str: 'a text'}[f.type]
+                expected = {float: 'a finite number', int: 'a whole number', bool: 'True or False', str: 'a text'}[f.type]
                 raise ConfigError(f'{f.name} = {value!r} is a {type(value).__name__}; expected {expected}.')
         self.check()
     def check(self): "Ranges and relations; each class writes its own."
@@ -162,7 +162,8 @@ class SEVLMConfig(_ModelRules, Settings):
     tower: str = 'ViT-B-16-quickgelu'       # open_clip model name of the image encoder; 'mini' = the small tower shipped here
     tower_pretrained: str = 'openai'        # its weights: open_clip tag, 'mini' (shipped) or '' (random)
     image_size: int = 224                   # pixels, side of the square image
-    patches: int = 196                      # P, patch tokens handed to the decoder
+    patches: int = 196                      # P, patch tokens handed to the decoder (after pooling)
+    pool: int = 1                           # means over pool x pool patches are handed on; 2 makes four times fewer
     width: int = 768                        # D
     layers: int = 6                         # L, decoder blocks (distilGPT-2)
     heads: int = 12                         # H, attention heads of a block
@@ -196,6 +197,7 @@ class TrainConfig(Settings):
     "Settings of training; defaults are the published ones (SEVLM, arXiv 2403.11150, and the released code)."
     presets: ClassVar[dict] = {
         'paper': {},
+        'rtx2080ti': dict(budget=11.0, precision='auto'),   # the paper's run on the paper's card
         'mini': dict(epochs=15, batch_size=16, lr_decoder=1.5e-3, lr_vad=1.5e-3, lr_heads=1.5e-3, warmup_steps=50, grad_clip=1.0, validate_every=0),
         'tiny': dict(epochs=2, batch_size=4, lr_decoder=1e-3, lr_vad=1e-3, lr_heads=1e-3, grad_clip=1.0, validate_every=0, val_paintings=8, device='cpu')}
     name: str = 'paper'             # the preset it started from
@@ -214,14 +216,18 @@ class TrainConfig(Settings):
     seed: int = 0                   # of weights, pairs and dropout (the released code sets none)
     val_paintings: int = 0          # paintings validated on at most; 0 = all
     device: str = 'auto'            # 'auto', 'cpu', 'cuda', 'cuda:1', 'mps'
-    precision: str = 'float32'      # or 'bfloat16'
+    precision: str = 'float32'      # of products and activations: or 'bfloat16', 'float16', 'auto' (the fastest the device has); weights stay float32
+    accumulate: int = 1             # parts a step is computed in, one after the other; the batch stays batch_size
+    checkpointing: bool = False     # compute activations again in the backward pass instead of keeping them
+    compile: bool = False           # torch.compile the decoder
+    budget: float = 0.0             # GB (10^9 bytes) of device memory the run may take; 0 = no plan is made
+    global_negatives: bool = False  # with several processes: negatives of the contrast from all of them
     def check(self):
         "Refuse settings no run can be made with."
-        for k in ('epochs', 'batch_size', 'patience', 'adam_eps'): self._need(getattr(self, k) > 0, f'{k} = {getattr(self, k)} must be positive.')
+        for k in ('epochs', 'batch_size', 'patience', 'adam_eps', 'accumulate'): self._need(getattr(self, k) > 0, f'{k} = {getattr(self, k)} must be positive.')
         for k in (f.name for f in fields(self) if f.type in (int, float)):
             self._need(getattr(self, k) >= 0, f'{k} = {getattr(self, k)} must not be negative.')
-        self._choice('schedule', ('linear', 'constant'))
-        self._choice('precision', ('float32', 'bfloat16'))
+        for key, options in dict(schedule=('linear', 'constant'), precision=('float32', 'bfloat16', 'float16', 'auto')).items(): self._choice(key, options)
 
 # %% ../nbs/00_core.ipynb #58511bc5
 def seed_everything(seed: int):
@@ -237,3 +243,8 @@ def asset(name: str) -> Path:
         shipped = sorted(p.relative_to(folder).as_posix() for p in folder.rglob('*') if p.is_file())
         raise DataError(f'sevlm ships no file {name!r}. {did_you_mean(name, shipped)}')
     return folder/name
+
+# %% ../nbs/00_core.ipynb #d5ed32be
+def cache_folder() -> Path:
+    "Where things are kept that can be made again: $SEVLM_CACHE, or `sevlm` in $XDG_CACHE_HOME (~/.cache)."
+    return Path(os.environ.get('SEVLM_CACHE') or Path(os.environ.get('XDG_CACHE_HOME') or Path.home()/'.cache')/'sevlm')

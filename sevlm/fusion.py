@@ -8,6 +8,7 @@ __all__ = ['VADLayer', 'VADEncoder', 'Fusion']
 # %% ../nbs/07_fusion.ipynb #6cfd54e8
 import torch
 from torch import nn
+from transformers import DynamicCache
 
 from .core import ConfigError, SEVLMConfig
 
@@ -31,10 +32,16 @@ class VADLayer(nn.Module):
         self,
         x: torch.Tensor,  # [S, T, 3]
         causal: bool,  # may position t see only positions up to t?
+        remember=None,  # given keys and values of x [S, H, T, K], gives them with those of earlier tokens before them
     ) -> torch.Tensor:  # [S, T, 3]
         S, T, _ = x.shape
         q, k, v = (f(x).view(S, T, self.heads, -1).transpose(1, 2) for f in (self.query, self.key, self.value))   # [S, H, T, K]
-        seen = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=causal,
+        if remember:
+            k, v = remember(k, v)
+        past, mask = k.shape[2] - T, None
+        if past and causal and T > 1:
+            mask = torch.ones(T, past + T, dtype=torch.bool, device=x.device).tril(past)
+        seen = nn.functional.scaled_dot_product_attention(q, k, v, mask, is_causal=causal and not past,
                                                           dropout_p=self.dropout if self.training else 0.)
         x = self.norm1(x + self.drop(seen.transpose(1, 2).reshape(S, T, 3)))
         return self.norm2(x + self.drop(self.fc(x)))
@@ -59,14 +66,18 @@ class VADEncoder(nn.Module):
     def forward(
         self,
         vad: torch.Tensor,  # [S, T, 3] dictionary values, zero where a token is unknown
+        cache: DynamicCache | None = None,  # causal only: what earlier tokens left, added to; `vad` holds the tokens not seen before
     ) -> torch.Tensor:  # enc [S, T, 3]
-        T = vad.shape[1]
+        past = cache.get_seq_length() if cache is not None else 0
+        T = past + vad.shape[1]
+        if cache is not None and not self.causal:
+            raise ValueError("without a causal mask every new token changes the encoding of all earlier ones: nothing can be kept; run the whole text again")
         if T > self.positions.num_embeddings:
             raise ConfigError(f"{T} tokens, but the VAD encoder has {self.positions.num_embeddings} positions; "
                               "use fewer tokens or a larger vad_positions.")
-        x = self.norm(vad + self.positions.weight[:T])
-        for layer in self.layers:
-            x = x + layer(x, self.causal)
+        x = self.norm(vad + self.positions.weight[past:T])
+        for i, layer in enumerate(self.layers):
+            x = x + layer(x, self.causal, None if cache is None else lambda k, v: cache.update(k, v, i))
         return x
 
 # %% ../nbs/07_fusion.ipynb #1cbbbe35

@@ -4,16 +4,17 @@
 
 # %% auto #0
 __all__ = ['WEIGHTS', 'hub_address', 'reachable', 'offline_unless_reachable', 'fetch', 'read_pickle', 'read_tensors',
-           'weights_file', 'read_json', 'check_tensors']
+           'weights_file', 'read_json', 'check_tensors', 'fingerprint']
 
 # %% ../nbs/04b_hub.ipynb #45411a25
-import json, pickle, re, socket
+import hashlib, json, pickle, re, socket
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import torch
+from torch import nn
 from safetensors import SafetensorError, safe_open
 
 from .core import CheckpointError
@@ -144,3 +145,14 @@ def check_tensors(
             raise CheckpointError(f"{source}: tensor {key!r} {what} ({len(found)} tensors found, {len(expected)} expected). The file belongs to another configuration.")
         if not torch.isfinite(found[key]).all():
             raise CheckpointError(f"{source}: tensor {key!r} holds values that are not finite; the run that wrote it diverged, or the file is damaged.")
+
+# %% ../nbs/04b_hub.ipynb #eef14517
+def fingerprint(
+    module: nn.Module,
+) -> str:  # 16 hexadecimal digits
+    "A short hash of a module's weights: the same weights, the same hash."
+    digest = hashlib.sha256()
+    for key, value in sorted(module.state_dict().items()):
+        digest.update(key.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]

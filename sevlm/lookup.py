@@ -39,20 +39,26 @@ class VADTable:
     joins: torch.Tensor = None    # [N + 1] int64, sorted: row * V + id of each step from an open word to a longer one; the last is never met
 
     def __call__(self, ids):      # [.., T] -> vad [.., T, 3], known [.., T]
-        row = ids if self.joins is None else self._rows(ids)
+        row = self.rows(ids)
         return self.vad[row], self.known[row]
 
-    def _rows(self, ids):
+    def rows(self, ids):        # [.., T] -> [.., T]
         "The row of each token: its own, or that of the word it goes on with."
-        row, V, none = ids.clone(), len(self), len(self.joins) - 1
-        on = self.goes_on[ids]
+        if self.joins is None: return ids
+        row, on = ids.clone(), self.goes_on[ids]
         on[..., 1:] &= self.opens[ids[..., :-1]]
         on[..., 0] = False
         for t in on.reshape(-1, ids.shape[-1]).any(0).nonzero()[:, 0].tolist():
-            step = row[..., t-1] * V + ids[..., t]
-            at = torch.searchsorted(self.joins, step)
-            row[..., t] = torch.where(on[..., t], V + torch.where(self.joins[at] == step, at, none), ids[..., t])
+            row[..., t] = self.next_row(row[..., t-1], ids[..., t-1], ids[..., t])
         return row
+
+    def next_row(self, row, before, ids):   # [..] each: row of the last token, its id, the id of the new one -> row of the new one
+        "One step down the tree: what a text that grows token by token needs."
+        if self.joins is None: return ids
+        step = row * len(self) + ids
+        at = torch.searchsorted(self.joins, step)
+        word = len(self) + torch.where(self.joins[at] == step, at, len(self.joins) - 1)
+        return torch.where(self.goes_on[ids] & self.opens[before], word, ids)
 
     def __len__(self): return len(self.vad if self.opens is None else self.opens)
     def __repr__(self):

@@ -6,7 +6,7 @@
 __all__ = ['make_preprocess', 'image_stats', 'create_clip', 'ImageEncoder', 'load_tower', 'patch_similarity', 'encode_images']
 
 # %% ../nbs/05_vision.ipynb #1edd2fc8
-import logging
+import logging, math
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager
 from itertools import islice
@@ -80,10 +80,10 @@ class ImageEncoder(nn.Module):
 
     def __init__(
         self,
-        config: SEVLMConfig,  # fields used: tower, image_stats, resize, patches
+        config: SEVLMConfig,  # fields used: tower, image_stats, resize, patches, pool
     ):
         super().__init__()
-        self.name = config.tower
+        self.name, self.pool = config.tower, config.pool
         self.visual = create_clip(config.tower).visual
         size = self.visual.image_size
         self.image_size = size[0] if isinstance(size, tuple) else size
@@ -92,7 +92,7 @@ class ImageEncoder(nn.Module):
         self.requires_grad_(False).eval()
         patches, self.width = self(torch.zeros(1, 3, self.image_size, self.image_size))[0].shape[1:]  # any tower: ask it
         if patches != config.patches:
-            raise ConfigError(f"the tower {config.tower!r} hands on {patches} patches; the configuration says "
+            raise ConfigError(f"the tower {config.tower!r} with pool = {config.pool} hands on {patches} patches; the configuration says "
                               f"patches = {config.patches}. Set patches={patches}, image_size={self.image_size}.")
 
     def train(self, mode: bool = True):
@@ -109,7 +109,18 @@ class ImageEncoder(nn.Module):
                                                 output_extra_tokens=True, intermediates_only=True)
         grid = out['image_intermediates'][-1].contiguous()
         extra = out.get('image_intermediates_prefix')
-        return grid, (extra[-1][:, 0] if extra and extra[-1].shape[1] else grid.mean(1))
+        return self._pooled(grid), (extra[-1][:, 0] if extra and extra[-1].shape[1] else grid.mean(1))
+
+    def _pooled(self, grid):
+        "Means over squares of pool x pool patches."
+        if self.pool == 1:
+            return grid
+        B, P, D = grid.shape
+        side = math.isqrt(P)
+        if side % self.pool:
+            raise ConfigError(f"pool = {self.pool} does not divide the {side} x {side} patches of the tower {self.name!r}; choose a divisor of {side}.")
+        squares = grid.transpose(1, 2).reshape(B, D, side, side)
+        return nn.functional.avg_pool2d(squares, self.pool).flatten(2).transpose(1, 2).contiguous()
 
 # %% ../nbs/05_vision.ipynb #5664a235
 def load_tower(

@@ -49,7 +49,7 @@ def test_impossible_models(bad):
     with pytest.raises(ConfigError): SEVLMConfig().replace(**bad)
 
 
-@pytest.mark.parametrize('bad', [dict(epochs=0), dict(lr_vad=-1e-5), dict(schedule='cosine'), dict(precision='float16'), dict(warmup_steps=-1)])
+@pytest.mark.parametrize('bad', [dict(epochs=0), dict(lr_vad=-1e-5), dict(schedule='cosine'), dict(precision='float8'), dict(accumulate=0), dict(budget=-1.0), dict(warmup_steps=-1)])
 def test_impossible_runs(bad):
     with pytest.raises(ConfigError): TrainConfig.preset('mini', **bad)
 

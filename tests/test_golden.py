@@ -66,7 +66,8 @@ def published_model(golden: dict, case: str, **changed) -> SEVLM:
     model = SEVLM(config)
     model.adapt = torch.nn.Identity()  # the recording begins behind the tower, at the decoder's own width
     gpt2 = model.decoder.transformer.config
-    assert (gpt2.activation_function, gpt2.layer_norm_epsilon) == (SIZES["activation"], SIZES["ln_eps"])
+    assert (gpt2.activation_function, SIZES["activation"]) == ("gelu_pytorch_tanh", "gelu_new")  # one function under two names, the first computed in one pass
+    assert gpt2.layer_norm_epsilon == SIZES["ln_eps"]
     theirs = {ours: golden[f"w.{k}"] for k, ours in names(config).items()}
     assert own_weights(model).keys() == theirs.keys()
     return load_weights(model, theirs)

@@ -11,8 +11,8 @@ PACKAGE, NOTEBOOKS = REPO / 'sevlm', REPO / 'nbs'
 if not NOTEBOOKS.exists():  # e.g. when only the wheel and the tests are at hand: say so, do not pass
     pytest.skip('the notebooks are not beside the tests: layout cannot be checked here', allow_module_level=True)
 
-EXPECTED_MODULES = ('core device inert plot lexfile vad lookup lexicons text motifs paint words artemis utterances protocol combined records intake prepare data mini source hub vision clip '
-                    'decoder fusion vad_head contrast model release learner callbacks classifier generate captions novelty text_emotion image_emotion metrics scores evaluate compare train ablate '
+EXPECTED_MODULES = ('core device inert plot lexfile vad lookup lexicons text motifs paint words artemis utterances protocol combined records intake prepare data mini source hub vision features clip '
+                    'decoder fusion vad_head contrast model release processes learner callbacks budget classifier decoding generate captions novelty text_emotion image_emotion metrics scores evaluate compare train ablate '
                     'explorer command workbench commands cli').split()
 PARTS = {'vision', 'decoder', 'fusion', 'vad_head', 'contrast'}  # they do not know each other
 TOP = ['evaluate', 'compare', 'train', 'ablate', 'explorer', 'workbench', 'commands', 'cli']  # each may import all below it
@@ -24,8 +24,9 @@ MAY_IMPORT = {  # module -> what it may import; no way back
     'prepare': {'core', 'lexfile', 'vad', 'lexicons', 'artemis', 'utterances', 'protocol', 'combined', 'records', 'intake'},
     'data': {'core', 'text', 'vad', 'artemis'}, 'mini': {'core', 'paint', 'words'}, 'source': {'core', 'artemis', 'records', 'intake', 'mini'}, 'hub': {'core'},
     **{part: {'core', 'hub'} for part in PARTS},
-    'model': {'core', 'hub'} | PARTS, 'release': {'core', 'hub', 'decoder', 'vision', 'text', 'model'}, 'clip': {'core', 'device', 'text', 'vision'}, 'learner': {'core', 'plot'}, 'callbacks': {'core', 'plot', 'learner'}, 'classifier': {'core', 'device'},
-    'generate': {'core', 'text', 'lookup'}, 'command': {'core'}, 'captions': {'core'}, 'novelty': {'core', 'words'}, 'text_emotion': {'core', 'device', 'inert', 'hub', 'artemis', 'protocol', 'classifier'},
+    'model': {'core', 'hub'} | PARTS, 'release': {'core', 'hub', 'decoder', 'vision', 'text', 'model'}, 'clip': {'core', 'device', 'text', 'vision'}, 'features': {'core', 'device', 'hub', 'vision'}, 'processes': {'core', 'device'}, 'learner': {'core', 'plot', 'processes'}, 'callbacks': {'core', 'plot', 'processes', 'learner'},
+    'budget': {'core', 'device', 'text', 'data', 'model'}, 'classifier': {'core', 'device'},
+    'decoding': {'core', 'text', 'lookup'}, 'generate': {'core', 'text', 'lookup', 'decoding'}, 'command': {'core'}, 'captions': {'core'}, 'novelty': {'core', 'words'}, 'text_emotion': {'core', 'device', 'inert', 'hub', 'artemis', 'protocol', 'classifier'},
     'image_emotion': {'core', 'device', 'hub', 'artemis', 'vision', 'classifier'}, 'metrics': {'core', 'text', 'artemis', 'captions', 'novelty'},
     'scores': {'core', 'artemis', 'captions', 'metrics', 'mini', 'novelty', 'words'},
     **{name: set(EXPECTED_MODULES) - set(TOP[i:]) for i, name in enumerate(TOP)}}
