@@ -4,7 +4,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop
+from torch.utils.flop_counter import FlopCounterMode
 
 FORWARD_AND_BACKWARD = 3    # a product of the forward pass has two in the backward pass: to its input and to its weight
 
@@ -40,10 +40,12 @@ def in_turn(
     for _ in range(warm):
         for action in ways.values(): action()
     found = {name: [] for name in ways}
-    for _ in range(rounds):
-        for name, action in ways.items():
-            gc.collect()
-            found[name].append(seconds(action, device))
+    gc.collect()
+    gc.disable()        # it would come when it likes, and to one of them
+    try:
+        for _ in range(rounds):
+            for name, action in ways.items(): found[name].append(seconds(action, device))
+    finally: gc.enable()
     return found
 
 
@@ -68,10 +70,19 @@ def machine(device: torch.device) -> dict:
     return found
 
 
+def _attention(q, k, v, *_, out_shape=None, **__) -> int: return 4*q[0]*q[1]*q[2]*k[2]*q[3]             # shapes [S, H, T, K]
+def _attention_backward(grad, q, k, v, *_, out_shape=None, **__) -> int: return 8*q[0]*q[1]*q[2]*k[2]*q[3]      # that it makes the scores again is its own affair
+
+
 def counted(action) -> int:
     "Floating-point operations of the matrix products in a call, as PyTorch counts them (a multiplication with its addition is two)."
-    counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: sdpa_flop})
-    with counter: action()
+    counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+                                                               torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward})
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)      # it would hide the products inside it from the counter
+    try:
+        with counter: action()
+    finally: torch.backends.mha.set_fastpath_enabled(fast)
     return counter.get_total_flops()
 
 

@@ -67,7 +67,7 @@ def library_gpt2(decoder, config) -> GPT2Model:
     own = {k.removeprefix('transformer.'): v for k, v in decoder.state_dict(keep_vars=True).items() if k.startswith('transformer.')}
     missing, extra = gpt2.load_state_dict(own, strict=False, assign=True)
     if missing or extra: raise ValueError(f'the decoder is not laid out as the library\'s GPT-2: missing {missing}, not known {extra}.')
-    return gpt2
+    return gpt2.to(decoder.wte.weight.device)       # its buffers; the parameters are there
 
 
 class Plain:

@@ -1,6 +1,7 @@
 """What is measured on: the paper's sizes with random weights, made-up texts of ArtEmis's length, made-up pictures. Nothing is read but GPT-2's tokenizer and a list of English words."""
 import math
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib import resources
 from pathlib import Path
 
@@ -23,6 +24,8 @@ MEAN_WORDS, MEDIAN_WORDS = 15.920551415928426, 14.0     # nbs/data/published_num
 SHORTEST, LONGEST = 5, 30                               # words kept by the preprocessing that SEVLM's texts went through (facts/data.md 2.1, 2.2)
 TRAIN_PAINTINGS = 67_430                                # of the deep-nets split (facts/data.md 2.3); those with two emotions: not known, so an upper bound
 FACTOR = 4.                                             # by which the blocks' random weights are enlarged: about the spread of trained ones
+WORDS, SMALL_WORDS = 20_000, 400                        # entries of the made-up lexicon, about as many as NRC VAD has of one word (20,007 in all: facts/data.md 7)
+PICTURES = 8                                            # different pictures made
 EPOCHS, BATCH = 35, 32                                  # facts/method.md, "Training"
 TEXTS = (f'words drawn from an English word list by frequency; their number log-normal with the mean {MEAN_WORDS:.2f} and median {MEDIAN_WORDS:.0f} of ArtEmis (nbs/data/published_numbers.csv: optas/artemis, '
          f'analyzing_artemis.ipynb), kept from {SHORTEST} to {LONGEST} words (facts/data.md 2.2), written with GPT-2\'s tokenizer, cut at max_tokens; batches as data.PairBatches makes them')
@@ -65,8 +68,7 @@ class Case:
     grid: torch.Tensor      # [B, P, tower width], the same pictures as a cache would give them
     neg_perm: torch.Tensor  # [2, B]
     @property
-    def T(self): return max(map(len, self.rows))
-    def take(self, B): return Case(self.rows[:2*B], self.img[:B], self.grid[:B], None)
+    def T(self) -> int: return max(map(len, self.rows))
 
 
 @dataclass
@@ -90,14 +92,24 @@ class Setting:
         "Forget the optimisers' state (three numbers a parameter)."
         self.optimiser.state.clear(); self.plain.optimiser.state.clear(); self.model.zero_grad(set_to_none=True)
 
-    def cases(self, B: int, at=(.5,), seed=0) -> list:
+    @cached_property
+    def texts(self):
+        "All texts in pairs; padding and tables come later, in each way as it does it."
+        return PairBatches(self.paintings, self.tokenizer, None, self.config.replace(pad_in_span=False, causal_vad=True))
+
+    @cached_property
+    def pictures(self) -> tuple:  # img [N, 3, h, w], grid [N, P, D]
+        "A few pictures; larger batches repeat them."
+        side, generator = self.config.image_size, torch.Generator().manual_seed(0)
+        img = torch.randn(PICTURES, 3, side, side, generator=generator).to(self.device)
+        return img, self.model.encoder(img)[0]
+
+    def cases(self, B: int, at=(.5,)) -> list:
         "Batches of B paintings as PairBatches makes them, from the given places (0..1) of the range of lengths."
-        made = PairBatches(self.paintings, self.tokenizer, None, self.config.replace(pad_in_span=False, causal_vad=True), batch_size=B, seed=seed)
-        rows = [[r[r != self.special.pad].tolist() for r in b.ids] for b in made]
+        self.texts.batch_size = B
+        rows = [[r[r != self.special.pad].tolist() for r in b.ids] for b in self.texts]
         rows = sorted((r for r in rows if len(r) == 2*B), key=lambda r: max(map(len, r)))
-        generator, side = torch.Generator().manual_seed(seed), self.config.image_size
-        img = torch.randn(B, 3, side, side, generator=generator).to(self.device)
-        grid = torch.cat([self.model.encoder(i)[0] for i in img.split(8)])
+        img, grid = (x[torch.arange(B, device=x.device) % PICTURES] for x in self.pictures)
         perm = torch.stack([torch.arange(B).roll(k) for k in (1, B - 1)]) if B > 1 else None
         return [Case(rows[min(int(q*len(rows)), len(rows) - 1)], img, grid, perm) for q in at]
 
@@ -118,16 +130,16 @@ class Setting:
         return collate(case.rows, self.special, self.config, self.table, image_of=torch.arange(B).repeat_interleave(2),
                        **(dict(grid=case.grid) if cached else dict(img=case.img)), **({} if case.neg_perm is None else dict(neg_perm=case.neg_perm))).to(self.device)
 
-    def step(self, case, cached: bool, autocast=None, scaler=None) -> dict:
+    def step(self, case, cached: bool, precision: str = 'float32', scaler=None) -> dict:
         "One step of training in our way; the losses before it, as numbers."
         batch = self.batch(case, cached)
-        if autocast is None: losses = self.model(batch).losses
-        else:
-            with autocast: losses = self.model(batch).losses
+        with torch.autocast(self.device.type, getattr(torch, precision), enabled=precision != 'float32'): losses = self.model(batch).losses
         numbers = {k: v.item() for k, v in losses.items()}
         self.optimiser.zero_grad()
-        if scaler is None: losses['total'].backward(); self.optimiser.step()
-        else: scaler.scale(losses['total']).backward(); scaler.step(self.optimiser); scaler.update()
+        scaler = scaler or torch.amp.GradScaler(self.device.type, enabled=False)
+        scaler.scale(losses['total']).backward()
+        scaler.step(self.optimiser)
+        scaler.update()
         return numbers
 
     def write(self, grid, steps: int, ends=None, tick=lambda: None) -> torch.Tensor:
@@ -150,17 +162,24 @@ def loosen_tongue(model, special_rows: list, factor: float):
     model.decoder.wte.weight[special_rows] = 0
 
 
-def make_setting(mode: str, quick: bool = False, device='cpu', dropout: float = None, seed: int = 0, **switches) -> Setting:
-    "mode: 'corrected' or 'published'; quick: tiny sizes."
+def make_setting(
+    mode: str,              # 'corrected' or 'published'
+    quick: bool = False,    # tiny sizes
+    device='cpu',
+    dropout: float = None,  # None: as configured
+    like: Setting = None,   # share its tokenizer, words and texts, and its table where the look-up is the same
+    seed: int = 0,
+    **switches,             # further settings of the model
+) -> Setting:
     switches |= {} if mode == 'corrected' else PUBLISHED
     if dropout is not None: switches['dropout'] = dropout
-    tokenizer = load_tokenizer(asset('mini')) if quick else add_special_tokens(read_bpe(REPO/'tests'/'gpt2_bpe'))
+    tokenizer = like.tokenizer if like else load_tokenizer(asset('mini')) if quick else add_special_tokens(read_bpe(REPO/'tests'/'gpt2_bpe'))
     config = SEVLMConfig.preset('tiny' if quick else 'corrected', vocab_size=len(tokenizer), **switches)
-    lexicon = made_up_lexicon(400 if quick else 20_000)
+    lexicon = like.lexicon if like else made_up_lexicon(SMALL_WORDS if quick else WORDS)
     seed_everything(seed)
     model, device = SEVLM(config), torch.device(device)
     loosen_tongue(model, [*{*special_ids(tokenizer)[:5]}], FACTOR)
-    table = vad_table(tokenizer, lexicon, config.lookup)
+    table = like.table if like and like.config.lookup == config.lookup else vad_table(tokenizer, lexicon, config.lookup)
     vocabulary = tokenizer.get_vocab()
-    paintings = made_up_paintings(64, lambda w: f'Ġ{w}' in vocabulary) if quick else made_up_paintings(2048)
+    paintings = like.paintings if like else made_up_paintings(64, lambda w: f'Ġ{w}' in vocabulary) if quick else made_up_paintings(2048)
     return Setting(config, tokenizer, lexicon, table, model.to(device), device, paintings)

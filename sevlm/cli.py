@@ -88,20 +88,28 @@ def _mini(args):
 @command('train on a data folder: a release of ArtEmis, or made by `sevlm prepare`',
          option('data', metavar='DATA', help='made by `sevlm prepare`; or a release: a CSV file, wikiart/<style>/<painting>.jpg and a lexicon'),
          option('--out', required=True, metavar='DIR', help='folder of the run: checkpoints, state, history'),
-         option('--preset', default='mini', choices=list(SEVLMConfig.presets), help='settings to start from: %(choices)s'),
+         option('--preset', default='mini', choices=list({**SEVLMConfig.presets, **TrainConfig.presets}), help='settings to start from: %(choices)s; rtx2080ti is the paper\'s run, corrected, on 11 GB'),
+         option('--budget', metavar='SIZE', help='memory of the device the run may take, such as 11GB: parts of a step, precision and checkpointing are chosen for it; the batch stays'),
+         option('--features', default='auto', metavar='WHERE', help='patch tokens of the frozen tower: a folder to keep them in, memory, off (computed at each step), or auto: memory if they fit, else the cache folder'),
+         option('--features-dtype', default='float16', choices=['float16', 'bfloat16', 'float32'], help='of patch tokens kept on disk'),
          option('--lexicon', metavar='FILE', help='a lexicon elsewhere than in DATA'),
          option('--tokenizer', metavar='DIR', help="tokenizer files (default: the preset's own)"),
          option('--gpt2', default='auto', metavar='NAME', help='language model to start from: hub name or folder, "" for none, auto for the one of the preset'),
-         option('--resume', action='store_true', help='go on with the unfinished run in --out; epochs, patience and device may differ'),
+         option('--resume', action='store_true', help='go on with the unfinished run in --out; epochs, patience, and how steps are computed (device, budget, accumulate, checkpointing, compile, number of processes) may differ'),
          option('--set', nargs='+', action='extend', default=[], metavar='KEY=VALUE', help='any setting of the model or of training'), QUIET,
          examples='train data/mini --out runs/mini\ntrain data/mini --out runs/plain --set use_fusion=off use_contrast=off seed=1\n'
-                  'train data/artemis/v1 --out runs/mine --preset corrected',
+                  'train data/artemis/v1 --out runs/mine --preset rtx2080ti\ntrain data/artemis/v1 --out runs/mine --preset corrected --budget 8GB --features features',
          go_on='What was saved is kept. Go on by the same command with --resume.')
 def _train(args):
     model, training = parse_settings(args.set)
-    config, settings = SEVLMConfig.preset(args.preset, **model), TrainConfig.preset(args.preset if args.preset in TrainConfig.presets else 'paper', **training)
+    if args.budget:
+        from sevlm.budget import parse_bytes
+        training['budget'] = parse_bytes(args.budget) / 1e9
+    config = SEVLMConfig.preset(args.preset if args.preset in SEVLMConfig.presets else 'corrected', **model)
+    settings = TrainConfig.preset(args.preset if args.preset in TrainConfig.presets else 'paper', **training)
     _, learner = fit_run(args.data, args.out, config, settings, args.resume, not args.quiet, args.lexicon, args.tokenizer, args.gpt2,
-                         may_change=('epochs', 'patience', 'device'))
+                         may_change=('epochs', 'patience', 'device', 'budget', 'accumulate', 'checkpointing', 'compile'), features=args.features, dtype=args.features_dtype)
+    if not learner.processes.main: return
     last = ', '.join(f'{k} {v:.3f}' for k, v in learner.metrics.items())
     say(f'trained {learner.step} steps, {learner.epoch} epochs; last validation: {last}',
         f'checkpoints: {args.out}/best-accuracy, {args.out}/best-bleu4, {args.out}/last',

@@ -64,10 +64,10 @@ def check_writable(
     folder,  # where results will go; made when missing
 ) -> Path:   # the same folder
     "Fail now rather than after the work if nothing can be written there."
-    folder = Path(folder)
+    probe = (folder := Path(folder))/f'probe-{uuid.uuid4().hex[:8]}'      # a name of its own: others may probe at the same time
     try:
-        with write_atomic(folder/'probe') as tmp: tmp.write_text('')
-        (folder/'probe').unlink()
+        with write_atomic(probe) as tmp: tmp.write_text('')
+        probe.unlink()
     except OSError as e: raise ConfigError(f'cannot write to {folder}: {e.strerror}. Choose another folder.') from e
     return folder
 

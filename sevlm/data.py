@@ -48,6 +48,7 @@ class Batch:
     cls: torch.Tensor = None       # [B, D]
     neg_perm: torch.Tensor = None  # [2, B] whose explanations serve as negatives; None: drawn by the model
     whole: dict = None             # `counts` of the whole step, where this batch is only a part of it
+    points_to_all: bool = False    # neg_perm points into the whole batch of all processes, of which this is a share
     idle: bool = False             # stands in for a share without a painting: counts for nothing
 
     def _changed(self, change): return {f.name: change(t) for f in fields(self) if isinstance(t := getattr(self, f.name), torch.Tensor)}
@@ -70,11 +71,11 @@ class Batch:
 
     def _part(self, paintings):
         lo, hi = paintings[0], paintings[-1] + 1
-        rows, perm = (self.image_of >= lo) & (self.image_of < hi), None if self.neg_perm is None else self.neg_perm[:, lo:hi] - lo
+        rows, perm = (self.image_of >= lo) & (self.image_of < hi), None if self.neg_perm is None or self.points_to_all else self.neg_perm[:, lo:hi] - lo
         of_painting = {k: t[lo:hi] for k in ('img', 'grid', 'cls') if (t := getattr(self, k)) is not None}
         some = {k: t[rows] for k, t in self._changed(lambda t: t).items() if k not in ('img', 'grid', 'cls', 'neg_perm')}
         some['image_of'] = some['image_of'] - lo
-        return replace(self, **some, **of_painting, neg_perm=perm if perm is not None and 0 <= perm.min() and perm.max() < hi - lo else None)
+        return replace(self, **some, **of_painting, points_to_all=False, neg_perm=perm if perm is not None and 0 <= perm.min() and perm.max() < hi - lo else None)
 
 def collate(
     rows,                        # lists of ids, or [S, T] padded
@@ -172,7 +173,7 @@ class PairBatches:
     def _share(self, pairs, perm):
         lo, hi = (len(pairs) * k // self.count for k in (self.rank, self.rank + 1))
         batch = self.batch(pairs[lo:hi] or pairs[:1])
-        return replace(batch, idle=lo == hi, neg_perm=None if perm is None or lo == hi else perm[:, lo:hi])
+        return replace(batch, idle=lo == hi, points_to_all=perm is not None, neg_perm=None if perm is None or lo == hi else perm[:, lo:hi])
 
     def batch(self, pairs: list) -> Batch:
         "Some (painting, annotation, annotation) as a batch."

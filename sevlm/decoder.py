@@ -114,14 +114,18 @@ class Decoder(nn.Module):
     @property
     def checkpointing(self) -> bool:
         "Are activations computed again in the backward pass (less memory, more time), instead of being kept?"
-        return self.transformer.is_gradient_checkpointing
+        return any(block.gradient_checkpointing for block in self.transformer.h)
 
     @checkpointing.setter
     def checkpointing(self, on: bool):
-        if on:
-            self.transformer.gradient_checkpointing_enable(gradient_checkpointing_kwargs={'use_reentrant': False})
-        else:
-            self.transformer.gradient_checkpointing_disable()
+        name = next(n for n in ('activation', 'gradient') if hasattr(self.transformer, f'{n}_checkpointing_enable'))  # the second in earlier versions
+        switch = getattr(self.transformer, f'{name}_checkpointing_{"enable" if on else "disable"}')
+        switch({'use_reentrant': False}) if on else switch()
+
+    def compile_blocks(self):
+        "Compiles each block for training; the first step takes minutes, the next ones are faster where kernels are launched one by one, as on a GPU."
+        for block in self.transformer.h:
+            block.compile(dynamic=True)
 
     def new_cache(self) -> EncoderDecoderCache:
         "An empty key/value cache; one image batch, one cache."

@@ -98,7 +98,7 @@ class SEVLM(nn.Module):
         logits = self.decoder.logits(out.hid[:, :-1][there])                                         # [N, V]
         losses['lm'], counts['lm'] = nn.functional.cross_entropy(logits, target[there]), len(logits)
         if self.vad_head is not None:
-            losses['vad'], n = vad_loss(self.vad_head(out.hid), batch.vad, batch.known & batch.exp_span, config.empty_vad)
+            losses['vad'], n = vad_loss(self.vad_head(out.hid), batch.vad, batch.known & batch.exp_span, config.empty_vad if not (batch.whole or {}).get('vad') else 'zero')
             counts['vad'] = int(n)
         if self.contrastive_head is not None:
             losses['con'] = contrastive_loss(self._contrast(out.hid, batch, grid), config.stable_contrast)
@@ -108,14 +108,12 @@ class SEVLM(nn.Module):
             for k in losses:
                 losses[k] = losses[k] * (counts[k] / max(batch.whole[k], 1))
         weight = {'lm': 1., 'vad': config.vad_weight, 'con': config.con_weight}
-        losses['total'], counts['total'] = sum(weight[k] * v for k, v in losses.items()), len(batch.ids)
+        losses['total'], counts['total'] = sum(weight[k] * v for k, v in losses.items()), counts.get('total', len(batch.ids))
 
     def _contrast(self, hid, batch, grid):
         "Scores [S, 1 + N] of true and mixed triples."
         emo_mean, exp_mean = masked_mean(hid, batch.emo_span), masked_mean(hid, batch.exp_span)
-        others = None
-        if self.gather is not None:
-            others = self.gather(exp_mean[:0] if batch.idle else exp_mean)
+        others = self.gather(exp_mean[:0] if batch.idle else exp_mean) if self.gather is not None and batch.points_to_all else None
         return contrastive_scores(self.contrastive_head, grid.mean(1), emo_mean, exp_mean, batch.neg_perm, self.config.lone_negative, others)
 
 # %% ../nbs/10_model.ipynb #cb13516c

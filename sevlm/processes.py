@@ -43,13 +43,13 @@ def seed_process(
 # %% ../nbs/10c_processes.ipynb #77f2401f
 @contextmanager
 def _on_interrupt(handler):
-    "Inside the block Ctrl-C calls `handler`; gives what listened before. Only the main thread gets signals."
-    if threading.current_thread() is not threading.main_thread():
-        yield signal.default_int_handler
+    "Inside the block Ctrl-C calls `handler`."
+    if threading.current_thread() is not threading.main_thread():   # only the main thread gets signals
+        yield
         return
-    old = signal.signal(signal.SIGINT, handler) or signal.default_int_handler
-    try: yield old
-    finally: signal.signal(signal.SIGINT, old)
+    old = signal.signal(signal.SIGINT, handler)
+    try: yield
+    finally: signal.signal(signal.SIGINT, old or signal.default_int_handler)
 
 @contextmanager
 def held_interrupts():
@@ -143,13 +143,15 @@ def parts_of(batch, n: int, processes: Processes, noted: list) -> list:
 # %% ../nbs/10c_processes.ipynb #51afdb42
 class _Total(torch.nn.Module):
     "A model that gives its total loss only; the whole output is left in `out`."
-    def __init__(self, model):
+    def __init__(self, model, gathered: list):
         super().__init__()
-        self.model, self.out = model, None
+        self.model, self.gathered, self.out = model, gathered, None
         self.idle = torch.nn.Parameter(torch.zeros(1))        # see above
     def forward(self, batch):
         self.out = self.model(batch)
-        return self.out.losses['total']
+        total = self.out.losses['total'] + sum(0*rows.sum() for rows in self.gathered)
+        self.gathered.clear()
+        return total
 
 class _Rows(torch.autograd.Function):
     "All processes' rows in; gradients of a row are summed over processes and go back to its owner."
@@ -183,10 +185,10 @@ class _Several(Processes):
         self.accelerator = Accelerator(cpu=cpu, mixed_precision='no', kwargs_handlers=[     # precision is the learner's
             InitProcessGroupKwargs(timeout=timedelta(hours=hours)), DistributedDataParallelKwargs(find_unused_parameters=True)])
         self.rank, self.count = self.accelerator.process_index, self.accelerator.num_processes
-        self.group = torch.distributed.new_group(timeout=timedelta(hours=hours))             # of the rows, so that nothing overtakes them
+        self.gathered, self.group = [], torch.distributed.new_group(timeout=timedelta(hours=hours))     # of the rows, so that nothing overtakes them
         super().__init__(self.accelerator.device, asked)
     def wrap(self, model):
-        inner = _Total(model)
+        inner = _Total(model, self.gathered)
         net = self.accelerator.prepare_model(inner)
         def run(batch):
             total = net(batch)
@@ -216,7 +218,10 @@ class _Several(Processes):
         if failed is not None: raise failed
         if kind == 'error': raise SevlmError(f'the main process failed ({value}); this one, number {self.rank}, stops with it.')
         return value
-    def gather_rows(self, x): return _Rows.apply(x, self.rank, self.count, self.group)
+    def gather_rows(self, x):
+        rows = _Rows.apply(x, self.rank, self.count, self.group)
+        if rows.requires_grad: self.gathered.append(rows)
+        return rows
     def wait(self): self.accelerator.wait_for_everyone()
     def close(self): self.accelerator.end_training()
 
@@ -236,6 +241,7 @@ def start_processes(
     device = 'cpu' if cpu else device
     count = max(int(env.get(k) or 1) for k in ('WORLD_SIZE', 'PMI_SIZE', 'OMPI_COMM_WORLD_SIZE', 'MV2_COMM_WORLD_SIZE'))
     processes = _Several(device, precisions[asked]) if count > 1 else Processes(device_of(device), precisions[asked])
+    if processes.asked: processes.tell(f'Precision {processes.asked}, as accelerate is set to.')
     if count == 1 and cpu and 'MASTER_ADDR' in env:
         processes.tell('accelerate started one process only: with --cpu it leaves starting several to MPI. For several on this machine: '
                        'accelerate launch --multi_gpu --num_processes 2 ... with device cpu. The results are the same.')

@@ -186,7 +186,7 @@ def enter_run(
     file = Path(out)/'run.json'
     there = (Path(out)/'state'/'state.pt').is_file()
     old = json.loads(file.read_text()) if there and file.is_file() else {}
-    differ = [f'{k} is {old.get(k)!r} there and {v!r} now' for k, v in run.items() if there and old.get(k) != v and not (resume and k in may_change)]
+    differ = [f'{k} is {old.get(k)!r} there and {v!r} now' for k, v in run.items() if there and old.get(k, v) != v and not (resume and k in may_change)]
     if differ: raise ConfigError(f'{out} holds another run: {"; ".join(differ[:4])}. Choose another --out, or repeat the settings of that run.')
     if there and not resume: raise ConfigError(f'{out} holds this very run already. Go on with it by --resume, or choose another --out.')
     with write_atomic(file) as tmp: tmp.write_text(json.dumps(run, indent=1) + '\n')
@@ -201,23 +201,27 @@ def fit_run(
     lexicon=None, tokenizer=None, gpt2='auto',    # as `load_corpus` and `train_model` take them
     may_change=(),      # as `enter_run` takes them
     callbacks=(),       # more of them
+    **features,         # where patch tokens are kept, and how: `features` and `dtype` of `train_model`
 ) -> tuple:             # Corpus and Learner
     "Reads, reports and trains in a folder of its own; an interrupt is raised once the state is saved."
     from sevlm.model import trainable
+    from sevlm.processes import start_processes
     from sevlm.source import open_data
     from sevlm.train import load_corpus, train_model
-    files = open_data(data)
+    processes, files = start_processes(settings.device), open_data(data)
     run = dict(config.to_dict(), **{k: v for k, v in settings.to_dict().items() if k != 'name'}, data=_digest(files.source),
                lexicon=_digest(lexicon or files.lexicon), tokenizer=tokenizer and str(tokenizer), gpt2=gpt2)
-    there = enter_run(check_writable(out), run, resume, may_change)
-    if resume: print(f'going on with the unfinished run in {out}' if there else f'a new run in {out}', flush=True)
-    corpus = load_corpus(data, config, lexicon, tokenizer, progress=progress)
-    print(*corpus.reports, ', '.join(f'{len(p)} {name}' for name, p in corpus.parts.items()) + ' paintings', sep='\n', flush=True)
+    there = processes.from_main(lambda: enter_run(check_writable(out), run, resume, may_change))
+    if resume: processes.tell(f'going on with the unfinished run in {out}' if there else f'a new run in {out}')
+    if processes.count > 1: processes.tell(f'{processes.count} processes share every batch of {settings.batch_size} paintings')
+    corpus = load_corpus(data, config, lexicon, tokenizer, progress=progress and processes.main)
+    for line in [*corpus.reports, ', '.join(f'{len(p)} {name}' for name, p in corpus.parts.items()) + ' paintings']: processes.tell(str(line))
     def budget(learner):
-        print(learner.batches.report, 'trained parameters: ' + ', '.join(f'{name} {n:,}' for name, n in trainable(learner.model).items()), sep='\n', flush=True)
+        for line in [learner.batches.report, 'trained parameters: ' + ', '.join(f'{name} {n:,}' for name, n in trainable(learner.model).items())]: processes.tell(str(line))
     callbacks = [SimpleNamespace(keeps=(), before_fit=budget), *callbacks]
-    learner = train_model(corpus, out, config, settings, gpt2, there, callbacks=callbacks, progress=progress)
+    learner = train_model(corpus, out, config, settings, gpt2, there, callbacks=callbacks, progress=progress, processes=processes, **features)
     if learner.interrupted: raise KeyboardInterrupt
+    processes.close()
     return corpus, learner
 
 # %% ../nbs/15a_workbench.ipynb #804c7064

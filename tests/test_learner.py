@@ -1,5 +1,6 @@
-"""The loop and its callbacks where a page cannot look: real signals, broken files, other precisions, every event."""
-import io, os, signal, subprocess, sys, threading, warnings
+"""The loop and its callbacks where a page cannot look: real signals, broken files, other precisions, full memory, every event."""
+import io, os, signal, subprocess, sys, threading, warnings, weakref
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,7 +11,8 @@ from torch import nn
 
 from sevlm.callbacks import BestCB, CheckpointCB, ClipCB, EarlyStopCB, MeterCB, ProgressCB, RecorderCB, SampleCB, ValidateCB
 from sevlm.core import CheckpointError, ConfigError, SevlmError, seed_everything
-from sevlm.learner import CB, EVENTS, Learner, evaluating, held_interrupts, linear_schedule, param_groups, rng_state, set_rng_state
+from sevlm.learner import CB, EVENTS, Learner, evaluating, linear_schedule, param_groups
+from sevlm.processes import held_interrupts, rng_state, set_rng_state
 
 
 class Toy(nn.Module):
@@ -166,6 +168,199 @@ def test_bfloat16_runs_and_differs():
     b = make(RecorderCB(), epochs=1, precision='bfloat16').fit(1)
     x, y = (np.array([r['lm'] for r in l.callbacks[0].steps]) for l in (a, b))
     assert np.isfinite(y).all() and 0 < np.abs(x - y).max() < .5
+
+
+# parts, precision, memory
+
+@dataclass
+class Rows:
+    "A batch that can be split."
+    ids: torch.Tensor
+    whole: dict = None
+    def __len__(self): return len(self.ids)
+    def to(self, device): return self
+    @property
+    def counts(self): return dict(lm=len(self.ids))
+    def split(self, n): return [replace(self, ids=x) for x in self.ids.tensor_split(min(n, len(self.ids)))]
+
+class Splitting(Batches):
+    def __iter__(self): yield from map(Rows, super().__iter__())
+
+class Parted(Toy):
+    "Runs out of memory above `room` rows, in the forward or in the backward pass."
+    room, where, seen = 99, 'forward', ()
+    def forward(self, batch):
+        out = super().forward(batch.ids)
+        lm = out.losses['lm']*(len(batch)/batch.whole['lm'] if batch.whole else 1.)
+        self.seen += (len(batch),)
+        self.graph = weakref.ref(lm)
+        if len(batch) > self.room: lm = self.full(lm)
+        return SimpleNamespace(losses=dict(lm=lm, total=lm), counts=batch.counts)
+    def full(self, lm):
+        if self.where == 'forward': raise torch.OutOfMemoryError('CUDA out of memory.')
+        lm.register_hook(self.complain)
+        return lm
+    def complain(self, grad): raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
+
+def parted(*callbacks, room=99, where='forward', dropout=.2, sizes=(7, 3), epochs=3, **given):
+    learner = make(*callbacks, epochs=epochs)
+    model = Parted()
+    model.load_state_dict(learner.model.state_dict())
+    model.room, model.where, model.drop.p = room, where, dropout
+    opt = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    return Learner(model, Splitting(sizes=sizes), opt, linear_schedule(opt, epochs*5, 2), callbacks=callbacks, **given)
+
+
+def test_parts_are_the_whole():
+    a, b = (parted(MeterCB(), RecorderCB(), dropout=0., accumulate=n).fit(3) for n in (1, 3))
+    for table in ('steps', 'epochs'):
+        for x, y in zip(getattr(a.callbacks[1], table), getattr(b.callbacks[1], table)): assert np.allclose(list(x.values()), list(y.values()), atol=1e-5)
+    assert b.out.counts == dict(lm=7) and b.model.seen[:5] == (3, 2, 2, 1, 1) and a.model.seen == (7, 3, 7, 3, 7)*3
+    assert all(torch.allclose(x, y, atol=1e-4) for x, y in zip(a.model.parameters(), b.model.parameters()))
+
+
+def test_one_part_changes_not_a_bit():
+    plain, one = make(RecorderCB()).fit(3), parted(RecorderCB(), accumulate=1)
+    seed_everything(0); Toy(8)                                  # the random numbers that `make` has used up
+    assert one.fit(3).callbacks[0].steps == plain.callbacks[0].steps
+
+
+@pytest.mark.parametrize('where', ['forward', 'backward'])
+def test_out_of_memory_is_taken_back(where, tmp_path, capsys):
+    def run(**given):
+        learner = parted(*watched(), CheckpointCB(tmp_path), **given)
+        seed_everything(5)
+        return learner.fit(2)
+    met = run(room=3, where=where)
+    said = capsys.readouterr().out
+    assert met.model.seen[:7] == (7, 4, 2, 2, 2, 1, 1) and met.accumulate == 4 and said.count('Out of memory at step 1') == 2 and 'in 4 parts' in said
+    known = run(accumulate=4)                                   # the same run, had it known from the start
+    assert history(met) == history(known) and all(torch.equal(x, y) for x, y in zip(met.model.parameters(), known.model.parameters()))
+    assert parted(*watched()).resume(tmp_path).accumulate == 4 and parted(*watched(), accumulate=6).resume(tmp_path).accumulate == 6
+
+
+def test_the_failed_graph_is_gone_before_the_second_attempt():
+    learner, alive = parted(room=3, where='backward'), []
+    first = learner.model.forward
+    def watch(batch):
+        if learner.model.seen: alive.append(learner.model.graph() is not None)
+        return first(batch)
+    learner.model.forward = watch
+    learner.fit(1)
+    assert alive and not any(alive)
+    assert set(vars(learner.out)) == {'losses', 'counts'} and not any(isinstance(v, torch.Tensor) for v in learner.out.losses.values())
+
+
+def test_out_of_memory_without_a_way_out():
+    with pytest.raises(SevlmError, match=r'more than 7 part.*smaller batch_size'): parted(room=0).fit(1)
+    with pytest.raises(ValueError, match='mine'):               # other errors are not touched
+        learner = parted()
+        learner.model.full = lambda lm: (_ for _ in ()).throw(ValueError('mine'))
+        learner.model.room = 0
+        learner.fit(1)
+    whole = make()
+    whole.model.forward = lambda ids: (_ for _ in ()).throw(torch.OutOfMemoryError('no'))
+    with pytest.raises(SevlmError, match=r'more than 1 part'): whole.fit(1)
+    with pytest.raises(ConfigError, match='accumulate=1'): make(accumulate=2).fit(1)
+
+
+def test_an_interrupt_between_parts_drops_the_step(tmp_path):
+    class BetweenParts(Parted):
+        def forward(self, batch):
+            if len(self.seen) == 22: raise KeyboardInterrupt    # the second of three parts of the eighth step
+            return super().forward(batch)
+    whole = parted(*watched(), accumulate=3)
+    seed_everything(5); whole.fit(3)
+    first = parted(*watched(), CheckpointCB(tmp_path), accumulate=3)
+    first.model.__class__ = BetweenParts
+    seed_everything(5); first.fit(3)
+    assert first.interrupted and first.step == 7
+    assert history(parted(*watched(), accumulate=3).resume(tmp_path).fit(3)) == history(whole)
+
+
+def scaled(scale, *callbacks, **given):
+    learner = make(*callbacks, precision='float16', **given)
+    learner.scaler = torch.amp.GradScaler('cpu', init_scale=scale, growth_interval=4)
+    return learner
+
+
+def test_float16_skips_and_counts(tmp_path, capsys):
+    class Weights(CB):
+        "Which steps moved the weights and the schedule."
+        def __init__(self): self.moved, self.rates, self.norms = [], [], []
+        def before_batch(self, learner): self.old = [p.detach().clone() for p in learner.model.parameters()]
+        def after_step(self, learner):
+            self.moved.append(any(not torch.equal(a, b) for a, b in zip(self.old, learner.model.parameters())))
+            self.rates.append(learner.scheduler.last_epoch)
+            self.norms.append(learner.grad_norm)
+    learner = scaled(2.**22, ClipCB(0.), seen := Weights()).fit(3)
+    assert 0 < learner.skipped < 15 and learner.step == 15
+    assert learner.scheduler.last_epoch == 15 - learner.skipped and f'{learner.skipped} of 15 steps were skipped' in capsys.readouterr().out
+    finite = np.isfinite(seen.norms)
+    assert (~finite).sum() == learner.skipped and max(np.array(seen.norms)[finite]) < 50     # clipping sees gradients in their true scale
+    assert not any(np.array(seen.moved)[~finite]) and scaled(2.**8).fit(3).skipped == 0
+
+
+def test_the_scale_survives_an_interrupt(tmp_path):
+    whole = scaled(2.**22, *watched()).fit(3)
+    first = scaled(2.**22, *watched(), Strike('after_backward', 9), CheckpointCB(tmp_path)).fit(3)
+    assert first.interrupted and 0 < first.skipped
+    exact = make(*watched()).resume(tmp_path)                   # in another precision there is no scale to take up
+    assert not exact.scaler.is_enabled() and exact.step == 9
+    again = make(*watched(), precision='float16', seed=3).resume(tmp_path).fit(3)
+    del first.callbacks[4]                                      # no second strike
+    again_here = first.fit(3)                                   # the same learner goes on, in spite of the half-done step in its scaler
+    assert (again.skipped, again.scaler.get_scale()) == (whole.skipped, whole.scaler.get_scale()) and again_here.skipped == whole.skipped
+    for k in ('lm', 'total'): assert [r[k] for r in history(again)[0]] == [r[k] for r in history(whole)[0]]
+
+
+def test_a_state_without_the_new_names_still_loads(tmp_path):
+    make(*watched(), CheckpointCB(tmp_path)).fit(1)
+    state = torch.load(tmp_path/'state.pt', weights_only=True)
+    for k in ('scaler', 'skipped', 'accumulate', 'base'): del state[k]
+    torch.save(state, tmp_path/'state.pt')
+    old = make(*watched()).resume(tmp_path)
+    assert (old.step, old.skipped, old.accumulate, old.base) == (5, 0, 1, None) and history(old.fit(3)) == history(make(*watched()).fit(3))
+
+
+def test_overflow_without_end_stops():
+    class Burst(CB):
+        def after_loss(self, learner): learner.model.table.weight.grad.fill_(float('inf'))
+    learner = make(Burst(), precision='float16', epochs=20)
+    with pytest.raises(SevlmError, match='overflow at every scale'): learner.fit(20)
+    assert learner.skipped > 20
+
+
+@pytest.mark.parametrize('precision', ['float16', 'bfloat16'])
+def test_a_loss_that_is_no_number_stops_in_half_precision(precision):
+    learner = make(epochs=1, precision=precision)
+    with torch.no_grad(): learner.model.table.weight.fill_(float('nan'))
+    with pytest.raises(SevlmError, match='the loss became nan'): learner.fit(1)
+
+
+def test_precision_is_checked_and_chosen():
+    assert make(precision='auto').precision == 'float32'
+    with pytest.raises(ConfigError, match="Did you mean 'float16'"): make(precision='float61')
+
+
+def test_losses_are_asked_for_once_a_step(monkeypatch):
+    "Each number asked of a device waits for it: not one wait a term, but one a step."
+    asked, item, tolist = [], torch.Tensor.item, torch.Tensor.tolist
+    monkeypatch.setattr(torch.Tensor, 'item', lambda t: asked.append('item') or item(t))
+    monkeypatch.setattr(torch.Tensor, 'tolist', lambda t: asked.append('tolist') or tolist(t))
+    learner = parted(accumulate=3)
+    learner.optimiser = torch.optim.SGD(learner.model.parameters(), lr=1e-3)    # AdamW asks for its own step counts
+    learner.scheduler = None
+    learner.fit(1)
+    assert asked == ['tolist']*5
+
+
+def test_progress_shows_skipped_steps():
+    from functools import partial
+    from tqdm import tqdm
+    screen = io.StringIO()
+    scaled(2.**22, MeterCB(), ProgressCB(partial(tqdm, file=screen, mininterval=0))).fit(1)
+    assert 'skipped=' in screen.getvalue()
 
 
 def test_validation_and_samples_leave_no_trace():

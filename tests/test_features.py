@@ -1,0 +1,580 @@
+"""Kept features are right or refused: cut off, damaged, mixed up, filled by several at once, on a full disk."""
+
+import errno
+import json
+import multiprocessing
+import os
+import pickle
+import random
+import resource
+import shutil
+import time
+from pathlib import Path
+
+import filelock
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from sevlm import features as module
+from sevlm.artemis import open_image
+from sevlm.core import ConfigError, DataError, ImageError, SEVLMConfig
+from sevlm.data import _stack
+from sevlm.features import DTYPES, Features, Store, check_features, describe, feature_bytes, keep_features, key_of
+from sevlm.vision import ImageEncoder, load_tower, make_preprocess
+
+P, D, N = 4, 8, 10
+spawn = multiprocessing.get_context("spawn")
+
+
+class Toy(nn.Module):
+    "A tower of one linear map, with what `describe` asks an encoder for; a picture's rows do not depend on its batch."
+
+    def __init__(self, seed=0, scale=1.0, size=8):
+        super().__init__()
+        self.name, self.image_size, self.pool = "toy", size, 1
+        self.visual = nn.Linear(3 * 16, D)
+        self.preprocess = make_preprocess(size, (0.5,) * 3, (0.25,) * 3)
+        with torch.no_grad():
+            self.visual.weight.copy_(torch.randn(D, 48, generator=torch.Generator().manual_seed(seed)) * scale)
+            self.visual.bias.zero_()
+
+    def forward(self, img):
+        squares = img.unfold(2, 4, 4).unfold(3, 4, 4).permute(0, 2, 3, 1, 4, 5).reshape(len(img), P, 48)
+        return self.visual(squares), None
+
+
+def draw(path, seed):
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(path)
+
+
+@pytest.fixture
+def paths(tmp_path):
+    (tmp_path / "pictures").mkdir()
+    out = [tmp_path / "pictures" / f"{i}.png" for i in range(N)]
+    for i, path in enumerate(out):
+        draw(path, i)
+    return out
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "kept"
+
+
+def keep(paths, folder, encoder=None, opener=open_image, **given):
+    return keep_features(encoder or Toy(), paths, opener, folder, **{"batch_size": 3, "progress": False, **given})
+
+
+def exact(paths, encoder=None):
+    encoder = encoder or Toy()
+    with torch.no_grad():
+        return encoder(torch.stack([encoder.preprocess(open_image(p)) for p in paths]))[0]
+
+
+def right(features, paths, tolerance=2**-10):
+    return len(features) == len(paths) and torch.allclose(features[:], exact(paths), rtol=tolerance, atol=1e-4)
+
+
+def files(features):
+    return sorted(p for p in features.report.folder.iterdir() if p.is_file() and p.name != ".lock")
+
+
+def shards(features):
+    return [p for p in files(features) if p.suffix == ".safetensors"]
+
+
+def spoil(path, at, by=1):
+    raw = bytearray(path.read_bytes())
+    raw[at] ^= by
+    path.write_bytes(raw)
+
+
+# ------------------------------------------------------------------ what is served
+
+
+def test_rows_come_in_the_order_asked_for(paths, folder):
+    asked = [paths[i] for i in (4, 1, 4, 0)]
+    features = keep(asked, folder)
+    assert right(features, asked) and features.report.pictures == features.report.encoded == 3
+    again = keep(asked[::-1], folder)
+    assert right(again, asked[::-1]) and (again.report.kept, again.report.encoded) == (3, 0)
+
+
+def test_every_way_of_asking(paths, folder):
+    features = keep(paths, folder)
+    all_rows = features[:]
+    assert features.many is True and all_rows.shape == (N, P, D) and all_rows.dtype == torch.float32
+    assert features[2].shape == (P, D) and torch.equal(features[-1], all_rows[-1]) and torch.equal(features[np.int64(3)], all_rows[3])
+    for index in ([7, 0, 7], np.array([7, 0, 7]), torch.tensor([7, 0, 7])):
+        assert torch.equal(features[index], all_rows[[7, 0, 7]])
+    assert torch.equal(features[torch.tensor([3])], all_rows[[3]]) and torch.equal(features[2:9:3], all_rows[2:9:3])
+    assert features[[]].shape == (0, P, D) and torch.equal(features[np.arange(N) == 5], all_rows[[5]])
+    assert torch.equal(torch.stack(list(features)), all_rows)  # ends by IndexError, as a sequence does
+    for wrong in (N, [0, N], -N - 1):
+        with pytest.raises(IndexError):
+            features[wrong]
+
+
+def test_it_serves_as_grids_of_batches(paths, folder):
+    features = keep(paths, folder)
+    assert torch.equal(_stack(features, [5, 2, 5]), features[[5, 2, 5]])
+
+
+def test_nothing_to_keep(folder):
+    features = keep([], folder)
+    assert len(features) == 0 and features[:].shape == (0, P, D) and features.report.encoded == 0
+
+
+def test_equal_files_share_a_row(paths, folder):
+    shutil.copy(paths[0], paths[1])
+    features = keep(paths, folder)
+    assert features.report.encoded == N - 1 and right(features, paths)
+
+
+def test_a_changed_picture_is_not_served_stale(paths, folder):
+    keep(paths, folder)
+    before = paths[3].stat()
+    for seed in range(100, 200):  # another picture of the same size under the same name and date
+        draw(paths[3], seed)
+        if paths[3].stat().st_size == before.st_size:
+            break
+    os.utime(paths[3], ns=(before.st_atime_ns, before.st_mtime_ns))
+    after = paths[3].stat()
+    assert (after.st_size, after.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    features = keep(paths, folder)
+    assert features.report.encoded == 1 and right(features, paths)
+
+
+@pytest.mark.parametrize("dtype, bound", [("float32", 0), ("float16", 2**-11), ("bfloat16", 2**-8)])
+def test_error_of_what_is_stored(paths, folder, dtype, bound):
+    features, want = keep(paths, folder, dtype=dtype)[:], exact(paths)
+    error = ((features - want).abs() / want.abs().clamp(min=1e-3)).max().item()
+    assert error <= bound + 1e-6 and (error > bound / 4 or not bound)
+
+
+def test_precision_of_the_tower(paths, folder):
+    plain, half = keep(paths, folder, dtype="float32"), keep(paths, folder, dtype="float32", precision="bfloat16")
+    assert plain.report.folder != half.report.folder and half.report.encoded == N
+    assert not torch.allclose(plain[:], half[:], rtol=1e-5) and torch.allclose(plain[:], half[:], rtol=0.05, atol=0.3)
+
+
+def test_numbers_that_do_not_fit_are_an_error(paths, folder):
+    large = Toy(scale=1e4)
+    with pytest.raises(DataError, match=r"\.png reach .*e\+0.*float16 ends at 6.55e\+04.*bfloat16"):
+        keep(paths, folder, large)
+    assert keep(paths, folder, large, dtype="bfloat16").report.encoded == N
+    with torch.no_grad():
+        large.visual.bias[0] = float("nan")
+    with pytest.raises(DataError, match="reach nan"):
+        keep(paths, folder, large, dtype="float32")
+
+
+# ------------------------------------------------------------------ the key
+
+
+def test_the_key_sees_every_ingredient():
+    config = SEVLMConfig.preset("mini")
+
+    def key(opener=open_image, given=None, **changes):
+        return key_of(describe(load_tower(ImageEncoder(config.replace(**changes)), "mini"), opener, **(given or {})))
+
+    keys = [key(), key(image_stats="imagenet"), key(resize="bilinear"), key(pool=2, patches=16), key(given={"dtype": "float32"}),
+            key(given={"precision": "bfloat16"}), key(opener=draw), key_of(describe(ImageEncoder(config), open_image))]
+    assert len(set(keys)) == len(keys) and key() == keys[0]
+
+
+@pytest.mark.parametrize("given", [{"dtype": "float8"}, {"precision": "auto"}])
+def test_unknown_precisions(paths, folder, given):
+    with pytest.raises(ConfigError, match="is no dtype or precision.*Valid: float16, bfloat16, float32"):
+        keep(paths, folder, **given)
+
+
+def test_what_has_no_description_is_refused(paths, folder):
+    with pytest.raises(ConfigError, match="cannot describe test_features.*lambda"):
+        keep(paths, folder, opener=lambda p: open_image(p))
+    vague = Toy()
+    del vague.preprocess
+    vague.preprocess = lambda picture: torch.zeros(3, 8, 8)
+    with pytest.raises(ConfigError, match="cannot describe <function"):
+        keep(paths, folder, vague)
+
+
+def test_another_tower_has_another_folder(paths, folder):
+    one, two = keep(paths, folder), keep(paths, folder, Toy(seed=1))
+    assert one.report.folder != two.report.folder and two.report.encoded == N
+    assert torch.allclose(two[:], exact(paths, Toy(seed=1)), rtol=2**-10, atol=1e-4) and right(keep(paths, folder), paths)
+
+
+def test_a_folder_that_says_otherwise_is_refused(paths, folder):
+    features = keep(paths, folder)
+    about = features.report.folder / "about.json"
+    about.write_text(json.dumps(describe(Toy(seed=1), open_image), indent=1))
+    with pytest.raises(DataError, match="about.json is damaged or tells of other features.*delete this file"):
+        keep(paths, folder)
+    with pytest.raises(DataError, match="damaged or not of this folder"):
+        check_features(features.report.folder, progress=False)
+    about.unlink()
+    extra = paths + [paths[0].with_name("new.png")]
+    draw(extra[-1], 77)
+    again = keep(extra, folder)
+    assert again.report.encoded == 1 and json.loads(about.read_text()) == describe(Toy(), open_image)
+
+
+# ------------------------------------------------------------------ foretold
+
+
+def test_bytes_are_foretold(paths, folder):
+    assert round(feature_bytes(80_031, 196, 768) / 1e9, 1) == 24.1
+    encoder = load_tower(ImageEncoder(SEVLMConfig.preset("mini")), "mini")
+    for dtype in DTYPES:
+        features = keep_features(encoder, paths, open_image, folder, dtype=dtype, progress=False)
+        real, foretold = sum(p.stat().st_size for p in features.report.folder.iterdir()), feature_bytes(N, 64, 128, dtype)
+        assert features.report.bytes <= real and abs(real - foretold) < 0.03 * foretold
+
+
+def test_it_says_what_it_will_take(paths, folder, capsys):
+    keep(paths[:1], folder)
+    keep(paths, folder, progress=True)
+    out = capsys.readouterr().out
+    assert f"{N - 1} of {N} pictures to encode: 1.3e-06 GB of" in out and "by the first 6 pictures" in out
+    keep(paths, folder, progress=True)
+    assert "to encode" not in capsys.readouterr().out
+
+
+def refuse(path):
+    raise AssertionError("a picture was opened")
+
+
+def test_too_little_room_is_said_before_the_first_picture(paths, folder, monkeypatch):
+    need = feature_bytes(N, P, D)
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, need - 1))
+    with pytest.raises(DataError, match=r"too little room.*float16.*pool=2.*another folder"):
+        keep(paths, folder, opener=refuse)
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, need))
+    assert keep(paths, folder).report.encoded == N
+
+
+# ------------------------------------------------------------------ cut off
+
+
+class Cut(BaseException):
+    "Stands for Ctrl-C or a kill."
+
+
+def test_an_exception_keeps_the_shards_that_are_done(paths, folder):
+    count = 0
+
+    def opener(path):
+        nonlocal count
+        if (count := count + 1) == 8:
+            raise Cut
+        return open_image(path)
+
+    with pytest.raises(Cut):
+        keep(paths, folder, opener=opener, batch_size=2)
+    features = keep(paths, folder, opener=opener, batch_size=2)
+    assert features.report.kept == 6 and features.report.encoded == 4 and not features.report.damaged and right(features, paths)
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_cut_at_any_write(paths, folder, monkeypatch, after):
+    "Dies before or after each renaming, leaving behind what a killed process leaves."
+    for at in range(1, 11):
+        here, count, real = folder / str(at), 0, os.replace
+
+        def replace(source, target):
+            nonlocal count
+            count += 1
+            if after:
+                real(source, target)
+            if count == at:
+                raise Cut
+            if not after:
+                real(source, target)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", replace)
+            patch.setattr(Path, "unlink", lambda *_, **__: None)  # nobody cleans up after a kill
+            with pytest.raises(Cut):
+                keep(paths, here)
+        features = keep(paths, here)
+        assert right(features, paths) and not features.report.damaged, at
+        assert not list(features.report.folder.glob(".*-*")) and not check_features(features.report.folder, progress=False).damaged
+
+
+def slowly(path):
+    time.sleep(0.05)
+    return open_image(path)
+
+
+def wait_for(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.01)
+
+
+def meet(folder, n):
+    "Returns when n processes are here."
+    folder.mkdir(exist_ok=True)
+    (folder / f"{os.getpid()}").touch()
+    wait_for(lambda: len(list(folder.iterdir())) == n)
+
+
+def fill(paths, folder, meeting=None):
+    torch.set_num_threads(1)
+    if meeting:
+        meet(meeting, 2)
+    return keep(paths, folder, opener=slowly, batch_size=1).report
+
+
+def test_killed_in_the_middle(paths, folder):
+    process = spawn.Process(target=fill, args=(paths, folder))
+    process.start()
+    wait_for(lambda: len(list(folder.rglob("[!.]*.safetensors"))) >= 3)
+    process.kill()
+    process.join()
+    features = keep(paths, folder, opener=slowly, batch_size=1)
+    assert 3 <= features.report.kept < N and features.report.kept + features.report.encoded == N
+    assert right(features, paths) and not features.report.damaged
+
+
+# ------------------------------------------------------------------ several at once
+
+
+@pytest.fixture(scope="module")
+def pool():
+    with spawn.Pool(2) as two:
+        yield two
+
+
+def read(features, meeting):
+    meet(meeting, 2)
+    return [torch.equal(features[(order := random.sample(range(N), N))], features[:][order]) for _ in range(20)], features[:]
+
+
+def test_two_fill_at_once(paths, folder, pool, tmp_path):
+    reports = pool.starmap(fill, [(paths, folder, tmp_path / "meeting")] * 2, chunksize=1)
+    assert all(r.pictures == N and not r.damaged for r in reports)
+    assert N <= sum(r.encoded for r in reports) < 2 * N  # they shared the work
+    features = keep(paths, folder, opener=slowly)
+    assert features.report.kept == N and right(features, paths)
+    manifest = (features.report.folder / "manifest.txt").read_text()
+    assert all(p.name in manifest for p in shards(features))
+    assert not check_features(features.report.folder, progress=False).damaged
+
+
+def test_two_fill_different_pictures_at_once(paths, folder, pool, tmp_path):
+    pool.starmap(fill, [(part, folder, tmp_path / "meeting") for part in (paths[:6], paths[4:])], chunksize=1)
+    features = keep(paths, folder, opener=slowly)
+    assert (features.report.kept, features.report.encoded, features.report.damaged) == (N, 0, {}) and right(features, paths)
+
+
+def test_several_read_at_once(paths, folder, pool, tmp_path):
+    features = keep(paths, folder)
+    assert torch.equal(pickle.loads(pickle.dumps(features))[:], features[:])
+    for same, rows in pool.starmap(read, [(features, tmp_path / "meeting")] * 2, chunksize=1):
+        assert all(same) and torch.equal(rows, features[:])
+
+
+def test_a_lock_that_stays_taken_is_told(paths, folder):
+    store = Store(folder, describe(Toy(), open_image))
+    with store.changing():
+        pass
+    with filelock.FileLock(store.folder / ".lock", is_singleton=False), pytest.raises(ConfigError, match="lock.*could not be acquired"):
+        with Store(folder, store.about).changing(patience=0.1):
+            pass
+
+
+def test_a_complete_cache_is_read_without_writing(paths, folder, monkeypatch):
+    keep(paths, folder)
+    monkeypatch.setattr(Store, "changing", refuse)
+    assert right(keep(paths, folder, opener=open_image), paths)
+
+
+# ------------------------------------------------------------------ damage
+
+
+def test_any_flipped_byte_is_told_and_mended(paths, folder, tmp_path):
+    first = keep(paths, folder)
+    sound, want, rng = shutil.copytree(folder, tmp_path / "sound"), first[:], random.Random(0)
+    positions = [(p.name, at) for p in files(first) for at in range(p.stat().st_size)]
+    for name, at in rng.sample(positions, 150) + [(p.name, at) for p in files(first) for at in (0, 7, 8, p.stat().st_size - 1)]:
+        shutil.rmtree(folder)
+        shutil.copytree(sound, folder)
+        spoil(first.report.folder / name, at, rng.randrange(1, 256))
+        for i in range(N):  # a reader that is open: right or refused
+            try:
+                assert torch.equal(first[i], want[i]), (name, at)
+            except DataError as e:
+                assert name in str(e) and "not served" in str(e)
+        if name == "about.json":
+            with pytest.raises(DataError, match="about.json"):
+                keep(paths, folder)
+            continue
+        checked = check_features(first.report.folder, progress=False)
+        again = keep(paths, folder)
+        assert set(again.report.damaged) == set(checked.damaged) == {name}, (name, at)
+        lost = again.report.damaged[name][1]
+        assert lost == (0 if name == "manifest.txt" else again.report.encoded) and again.report.encoded + again.report.kept == N
+        assert torch.equal(again[:], want) and not keep(paths, folder).report.damaged
+
+
+@pytest.mark.parametrize("size", [0, 1, 7, 8, 9, 300, -1, -65, +1])
+def test_a_shard_of_another_length(paths, folder, size):
+    path = shards(keep(paths, folder))[0]
+    whole = path.read_bytes()
+    path.write_bytes(whole[:size] if size != 1 else whole + b"\0")
+    features = keep(paths, folder)
+    assert features.report.damaged[path.name][1] == features.report.encoded > 0 and right(features, paths)
+
+
+def test_a_damaged_row_is_refused_and_others_are_served(paths, folder):
+    features = keep(paths, folder)
+    row = features.rows[4]
+    spoil(features.report.folder / row.shard, row.at + 5)
+    for use in (features, keep(paths, folder, verify=False)):
+        with pytest.raises(DataError, match=f"{row.shard} is missing or damaged: picture 4 .*Call keep_features again"):
+            use[4]
+        assert torch.allclose(use[[0, 9]], exact([paths[0], paths[9]]), rtol=2**-10, atol=1e-4)
+    mended = keep(paths, folder)
+    assert "1 damaged rows of" in str(mended.report) and right(mended, paths)
+    assert (features.report.folder / "damaged" / row.shard).exists()
+
+
+def test_a_missing_shard_is_told(paths, folder):
+    features = keep(paths, folder)
+    gone = shards(features)[1]
+    gone.unlink()
+    assert check_features(features.report.folder, progress=False).damaged[gone.name][0] == "is missing"
+    again = keep(paths, folder)
+    what, pictures = again.report.damaged[gone.name]
+    assert what == "is missing" and pictures == again.report.encoded > 0 and right(again, paths)
+    assert not keep(paths, folder).report.damaged
+
+
+def test_a_missing_manifest_is_told(paths, folder):
+    features = keep(paths, folder)
+    (features.report.folder / "manifest.txt").unlink()
+    again = keep(paths, folder)
+    assert set(again.report.damaged) == {"manifest.txt"} and again.report.encoded == 0 and not keep(paths, folder).report.damaged
+
+
+@pytest.mark.parametrize("over", [False, True])
+def test_a_shard_of_another_tower(paths, folder, over):
+    "Copied beside the right ones, or over one of them."
+    features, stray = keep(paths, folder), shards(keep(paths, folder, Toy(seed=1)))[0]
+    target = shards(features)[0].name if over else stray.name
+    shutil.copy(stray, features.report.folder / target)
+    again = keep(paths, folder)
+    what, _ = again.report.damaged[target]
+    assert ("damaged header" if over else "belongs to other features: weights") in what
+    assert right(again, paths) and (again.report.encoded > 0) == over and stray.exists()
+    assert not keep(paths, folder).report.damaged
+
+
+def test_rows_of_one_shard_exchanged(paths, folder):
+    features = keep(paths, folder, batch_size=N)
+    path, size = shards(features)[0], P * D * 2
+    a, b = (features.rows[i].at for i in (2, 7))
+    raw = bytearray(path.read_bytes())
+    raw[a:a + size], raw[b:b + size] = raw[b:b + size], raw[a:a + size]
+    path.write_bytes(raw)
+    with pytest.raises(DataError, match="not served"):
+        features[2]
+    assert right(keep(paths, folder), paths)
+
+
+def test_what_another_process_has_mended_is_left_alone(paths, folder):
+    features = keep(paths, folder)
+    path = shards(features)[0]
+    sound = path.read_bytes()
+    spoil(path, -1)
+    store = Store(folder, describe(Toy(), open_image))
+    store.look()
+    store.verify([path.name], progress=False)
+    assert set(store.damaged) == {path.name}
+    path.write_bytes(sound)
+    store.set_aside()
+    assert path.exists() and len(store.rows) == N
+
+
+def test_a_disk_that_reads_otherwise_ends(paths, folder, monkeypatch):
+    monkeypatch.setattr(Store, "_write", lambda self, name, data: (self.folder / name).write_bytes(data[:-1] if name.endswith("s") else data))
+    with pytest.raises(DataError, match="reads otherwise"):
+        keep(paths, folder)
+
+
+def test_a_picture_that_changes_meanwhile(paths, folder):
+    def opener(path):
+        picture = open_image(path)
+        if path == paths[5]:
+            draw(path, 99)
+        return picture
+
+    with pytest.raises(DataError, match=r"5\.png changed while it was being encoded"):
+        keep(paths, folder, opener=opener, batch_size=1)
+    features = keep(paths, folder, opener=opener, batch_size=1)
+    assert right(features, paths)
+
+
+def test_a_picture_that_is_not_there(paths, folder):
+    for wrong in (paths[0].with_name("none.png"), None):
+        with pytest.raises(ImageError, match="cannot read the picture"):
+            keep([paths[0], wrong], folder)
+
+
+# ------------------------------------------------------------------ a full disk
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk(paths, folder, monkeypatch, code):
+    for at in range(1, 9):
+        here, count, real = folder / str(at), 0, os.fsync
+
+        def fsync(fd):
+            nonlocal count
+            if (count := count + 1) >= at:
+                raise OSError(code, os.strerror(code))
+            real(fd)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", fsync)
+            with pytest.raises(DataError, match=r"the disk of .* is full .*nothing half-written.*goes on from here"):
+                keep(paths, here)
+        assert not list(here.rglob(".*-*"))
+        features = keep(paths, here)
+        assert right(features, paths) and not features.report.damaged, at
+
+
+def fill_limited(paths, folder, limit):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))  # Python ignores the signal, so writing fails
+    try:
+        keep(paths, folder, batch_size=N)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_limit_of_the_system(paths, folder, pool):
+    keep(paths[:2], folder)
+    with pytest.raises(DataError, match=r"is full \(File too large\)\. 2 pictures are kept"):
+        pool.apply(fill_limited, (paths, folder, 1500))
+    features = keep(paths, folder)
+    assert (features.report.kept, features.report.encoded, features.report.damaged) == (2, N - 2, {}) and right(features, paths)
+
+
+def test_a_folder_that_cannot_be_written(paths, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="cannot write to .*Choose another folder"):
+        keep(paths, tmp_path / "file")
+
+
+def test_the_reader_needs_no_tower(paths, folder):
+    keep(paths, folder)
+    store = Store(folder, describe(Toy(), open_image))
+    store.look()
+    assert right(Features(store, [module.digest_file(p) for p in paths]), paths)
