@@ -95,16 +95,16 @@ def tower_operations(encoder) -> int:
     return 2*side*side*tower.conv1.weight.numel() + 2*T*weights + len(blocks)*4*T*T*width
 
 
-def step_operations(config, tower: int, S: int, T: int, images: int, grids: int, positions: int, fused: int) -> dict:
+def step_operations(config, tower: int, S: int, T: int, images: int, grids: int, positions: int, fused: int, alike: int = 0) -> dict:
     """Operations of a training step by part.
-    S texts of T tokens; images encoded, grids whose keys and values are made, positions with scores over all words, positions fused."""
+    S texts of T tokens; images encoded, grids whose keys and values are made, positions with scores over all words, positions fused; tokens with which the texts of a painting begin, if they are run once."""
     D, L, P, V = config.width, config.layers, config.patches, config.vocab_size
-    both = FORWARD_AND_BACKWARD
+    both, tokens, seen = FORWARD_AND_BACKWARD, S*(T - alike) + grids*alike, S*(T - alike)*T + grids*alike*alike     # tokens run, and pairs of tokens in self-attention
     parts = {'image encoder': images*tower,
-             'self-attention': both*L*S*T*(8*D*D + 4*T*D),
-             'cross-attention: queries': both*L*S*T*(4*D*D + 4*P*D),
+             'self-attention': both*L*(tokens*8*D*D + seen*4*D),
+             'cross-attention: queries': both*L*tokens*(4*D*D + 4*P*D),
              'cross-attention: keys and values': (both - 1)*L*grids*P*4*D*D,        # no gradient to the frozen patches
-             'feed-forward': both*L*S*T*16*D*D,
+             'feed-forward': both*L*tokens*16*D*D,
              'scores of all words': both*2*positions*D*V}
     heads = 0
     if config.use_fusion: heads += 2*fused*(D + 3)*D

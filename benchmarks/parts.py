@@ -87,9 +87,10 @@ def ways_of(s, case) -> dict:
 def operations(s, case) -> dict:
     "Operations of the step in each way: by formula and part, and as PyTorch counts them."
     c, B, lengths = s.config, len(case.img), list(map(len, case.rows))
-    tower, T = tower_operations(s.model.encoder), s.batch(case, True).ids.shape[1]
+    ids = s.batch(case, True).ids
+    tower, T, alike = tower_operations(s.model.encoder), ids.shape[1], int((ids[0::2] == ids[1::2]).all(0).int().cumprod(0).sum())
     formula = {'plain': step_operations(c, tower, 2*B, c.max_tokens, 2*B, 2*B, 2*B*c.max_tokens, 2*B*c.max_tokens)}
-    for name, images in (('ours', B), ('ours, cached', 0)): formula[name] = step_operations(c, tower, 2*B, T, images, B, sum(lengths) - 2*B, 2*B*T)
+    for name, images in (('ours', B), ('ours, cached', 0)): formula[name] = step_operations(c, tower, 2*B, T, images, B, sum(lengths) - 2*B - B*(alike - 1), 2*B*T, alike)
     return {name: dict(parts=parts, formula=sum(parts.values()), counted=counted(ways_of(s, case)[name])) for name, parts in formula.items()}
 
 

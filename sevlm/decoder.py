@@ -27,9 +27,7 @@ class NoPositions(nn.Module):
     def forward(self, position_ids: torch.Tensor) -> torch.Tensor:
         return torch.zeros((), device=position_ids.device)
 
-
 GPT2_SPREAD, GPT2_WIDTH = 0.02, 768  # the spread of GPT-2's random weights, and the width it was chosen for
-
 
 def gpt2_config(
     config: SEVLMConfig,  # fields used: vocab_size, max_positions, width, layers, heads, dropout
@@ -45,7 +43,6 @@ def gpt2_config(
 # %% ../nbs/06_decoder.ipynb #0a4db8b0
 GROUPED = 'sevlm_grouped'  # the name under which transformers finds the function
 
-
 def grouped_attention(
     module: nn.Module,  # the attention sub-layer that asks
     query: torch.Tensor,  # [S, H, T, K], S = n B
@@ -56,8 +53,7 @@ def grouped_attention(
 ) -> tuple[torch.Tensor, None]:  # [S, T, H, K]
     "The library's attention, where n sequences that follow each other may share their keys and values."
     S, H, T, K = query.shape
-    if S == len(key):
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **how)
+    if S == len(key): return sdpa_attention_forward(module, query, key, value, attention_mask, **how)
     asked = query.view(len(key), -1, H, T, K).transpose(1, 2).flatten(2, 3)                                  # [B, H, nT, K]
     answer, _ = sdpa_attention_forward(module, asked, key, value, attention_mask, **how)                     # [B, nT, H, K]
     return answer.reshape(S, T, H, K), None
@@ -93,7 +89,8 @@ class Decoder(nn.Module):
             raise ConfigError(f"{past + T} tokens, but the decoder has {self.wpe.num_embeddings} positions; "
                               "use fewer tokens or a larger max_positions.")
         position = torch.arange(past, past + T, device=ids.device)
-        return self.drop(self.wte(ids) + self.wpe(position) + self.wte(segs))
+        word, segment = self.wte(torch.stack([ids, segs]))  # asked together: one gradient as large as the vocabulary, not two
+        return self.drop(word + self.wpe(position) + segment)
 
     def forward(
         self,
@@ -106,6 +103,20 @@ class Decoder(nn.Module):
             raise ValueError(f"{len(emb)} sequences cannot look at {len(grid)} paintings: expected S = n B, with the n sequences of a painting next to each other")
         return self.transformer(inputs_embeds=emb, encoder_hidden_states=grid.contiguous(), past_key_values=cache,
                                 use_cache=cache is not None).last_hidden_state
+
+    def forward_pairs(
+        self,
+        emb: torch.Tensor,  # [S, T, D], S = n B
+        grid: torch.Tensor,  # [B, P, D]
+        shared: int,  # k < T, tokens with which the n texts of a painting begin alike; 0: none
+    ) -> torch.Tensor:  # hid [S, T, D]
+        "As `forward`, but what the texts of a painting have in common at their beginning is run once."
+        if not shared or self.checkpointing:  # what is computed again cannot be kept
+            return self(emb, grid)
+        n, cache = len(emb) // len(grid), self.new_cache()
+        first = self(emb[::n, :shared], grid, cache)  # [B, k, D]
+        cache.self_attention_cache.batch_repeat_interleave(n)
+        return torch.cat([first.repeat_interleave(n, 0), self(emb[:, shared:], grid, cache)], 1)
 
     def logits(self, hid: torch.Tensor) -> torch.Tensor:
         "Scores [S, T, V] of the next word."
@@ -124,8 +135,7 @@ class Decoder(nn.Module):
 
     def compile_blocks(self):
         "Compiles each block for training; the first step takes minutes, the next ones are faster where kernels are launched one by one, as on a GPU."
-        for block in self.transformer.h:
-            block.compile(dynamic=True)
+        for block in self.transformer.h: block.compile(dynamic=True)
 
     def new_cache(self) -> EncoderDecoderCache:
         "An empty key/value cache; one image batch, one cache."
@@ -150,7 +160,6 @@ def cross_attention(
 
 # %% ../nbs/06_decoder.ipynb #48a8cd56
 MASK = re.compile(r'\.(attn|crossattention)\.(bias|masked_bias)$')  # buffers of transformers before version 4.30
-
 
 def gpt2_weights(
     tensors: dict[str, torch.Tensor],  # as read from a GPT-2 of transformers' naming

@@ -78,25 +78,28 @@ class SEVLM(nn.Module):
     ) -> Output:
         grid = self.look(batch)
         emb = self.embed(batch.ids, batch.segs, batch.vad, batch.exp_span)
-        out = Output(self.decoder(emb, self._of_sequences(grid, batch.image_of)), self.decoder.wte.weight)
+        in_turn, shared = self._alike(batch, len(grid))
+        hid = self.decoder.forward_pairs(emb, grid, shared) if in_turn else self.decoder(emb, grid[batch.image_of])
+        out = Output(hid, self.decoder.wte.weight)
         if batch.labels is not None:
-            self._score(out, batch, grid)
+            self._score(out, batch, grid, shared)
         return out
 
     @staticmethod
-    def _of_sequences(grid, image_of):
-        "The grid as the decoder takes it: shared if every painting has equally many sequences, one after the other; else a copy a sequence."
-        S, B = len(image_of), len(grid)
-        in_turn = S % B == 0 and torch.equal(image_of, torch.arange(S, device=image_of.device) // (S // B))
-        return grid if in_turn else grid[image_of]
+    def _alike(batch, B: int) -> tuple[bool, int]:
+        "Has every painting equally many texts, one after the other? And with how many tokens do they begin alike, before anything is fused?"
+        S, T = batch.ids.shape
+        if S % B or not torch.equal(batch.image_of, torch.arange(S, device=batch.ids.device) // (S // B)):
+            return False, 0
+        texts = torch.stack([batch.ids, batch.segs, *([] if batch.labels is None else [batch.labels])]).view(-1, B, S // B, T)
+        same = (texts == texts[:, :, :1]).flatten(0, 2).all(0) & ~batch.exp_span.any(0)
+        return True, min(int(same.int().cumprod(0).sum()), T - 1) if S > B else 0
 
-    def _score(self, out: Output, batch, grid: torch.Tensor):
+    def _score(self, out: Output, batch, grid: torch.Tensor, shared: int = 0):
         "Fills in the losses in use, their counts, and the weighted total."
         config, target = self.config, batch.labels[:, 1:]
         losses, counts = out.losses, out.counts
-        there = target != -100
-        logits = self.decoder.logits(out.hid[:, :-1][there])                                         # [N, V]
-        losses['lm'], counts['lm'] = nn.functional.cross_entropy(logits, target[there]), len(logits)
+        counts['lm'], losses['lm'] = self._next_word(out.hid[:, :-1], target, shared, len(grid))
         if self.vad_head is not None:
             losses['vad'], n = vad_loss(self.vad_head(out.hid), batch.vad, batch.known & batch.exp_span, config.empty_vad if not (batch.whole or {}).get('vad') else 'zero')
             counts['vad'] = int(n)
@@ -109,6 +112,18 @@ class SEVLM(nn.Module):
                 losses[k] = losses[k] * (counts[k] / max(batch.whole[k], 1))
         weight = {'lm': 1., 'vad': config.vad_weight, 'con': config.con_weight}
         losses['total'], counts['total'] = sum(weight[k] * v for k, v in losses.items()), counts.get('total', len(batch.ids))
+
+    def _next_word(self, hid, target, shared: int, B: int):
+        "How many targets there are, and the mean cross-entropy over them; scores are computed only there, and once where the texts of a painting are alike."
+        there, n = target != -100, len(hid) // B
+        weight = torch.ones_like(target, dtype=hid.dtype)
+        if shared > 1:
+            same = slice(0, shared - 1)                                                               # state and target are the same
+            weight.view(B, n, -1)[:, 0, same], weight.view(B, n, -1)[:, 1:, same] = n, 0
+        asked = there & (weight > 0)
+        costs = nn.functional.cross_entropy(self.decoder.logits(hid[asked]), target[asked], reduction='none')      # of [N, V] scores
+        count = int(there.sum())
+        return count, (costs * weight[asked]).sum() / max(count, 1)
 
     def _contrast(self, hid, batch, grid):
         "Scores [S, 1 + N] of true and mixed triples."
