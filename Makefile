@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup demo test check notebooks pytest lab hooks ledger ideas remake clean
+.PHONY: help setup demo test check notebooks pytest lab hooks ledger ideas pool bench remake clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -31,11 +31,11 @@ check: setup
 
 notebooks: setup
 	@echo "== 2/3 notebooks run"
-	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --do_print --timing   # one thread each: two notebooks run side by side
+	SEVLM_CACHE="$(CURDIR)/build/cache" OMP_NUM_THREADS=1 $(BIN)/nbdev_test --do_print --timing   # one thread each: two notebooks run side by side
 
 pytest: setup
 	@echo "== 3/3 pytest"
-	$(BIN)/python -m pytest -q tests
+	SEVLM_CACHE="$(CURDIR)/build/cache" $(BIN)/python -m pytest -q tests
 
 lab: setup  ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab nbs
@@ -63,6 +63,16 @@ ideas: runs/ledger-captioner/.done  ## the paper's three ideas, alone and togeth
 	$(SEVLM) ablate data/ideas-train --test data/ideas-test --grid ideas --gpt2 runs/ledger-captioner/last --out runs/ideas --set epochs=4 lookup=word --workers 2
 	gzip -nc runs/ideas/rows.csv > nbs/data/ideas_rows.csv.gz
 	@echo "== now run nbs/analysis/a2_ablations.ipynb and a3_qualitative.ipynb"
+
+pool: setup  ## what handing on fewer patches costs, three seeds (about 20 minutes; goes on where it was broken off)
+	$(SEVLM) mini data/ideas-train --paintings 1500 --seed 11
+	$(SEVLM) mini data/ideas-test --paintings 400 --seed 12
+	$(SEVLM) ablate data/ideas-train --test data/ideas-test --grid pool --seeds 3 --out runs/pool --set epochs=6 lookup=word --workers 2
+	gzip -nc runs/pool/rows.csv > nbs/data/pool_rows.csv.gz
+	@echo "== now run nbs/analysis/a4_efficiency.ipynb"
+
+bench: setup  ## measure speed against the published way of working, on a quiet machine (about 25 minutes; BENCH='--device cuda' on a card)
+	$(BIN)/python benchmarks/bench.py $(BENCH)
 
 remake: setup  ## make the shipped tokenizer, tower and small model anew (about an hour)
 	$(BIN)/python -m sevlm.cli mini --remake

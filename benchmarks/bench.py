@@ -1,7 +1,7 @@
 """Measure the fast way against the published one, and both against what the machine can do.
 
-    python benchmarks/bench.py                      all parts on the CPU: nbs/data/results/bench_cpu.json
-    python benchmarks/bench.py --device cuda        the same on a card, with memory, precisions and a run within 11 GB: nbs/data/results/bench_cuda.json
+    python benchmarks/bench.py                      all parts on the CPU: nbs/data/bench_cpu.json
+    python benchmarks/bench.py --device cuda        the same on a card, with memory, precisions and a run within 11 GB: nbs/data/bench_cuda.json
     python benchmarks/bench.py --quick --out FILE   tiny sizes, in seconds: shows that it runs; its ratios mean nothing
     python benchmarks/bench.py --parts step writing --out FILE
 
@@ -61,12 +61,12 @@ def main(argv=None):
     parser.add_argument('--quick', action='store_true', help='tiny sizes')
     parser.add_argument('--parts', nargs='+', default=[], metavar='PART', help='only these, and what they need')
     parser.add_argument('--rounds', type=float, default=1., help='times as many rounds')
-    parser.add_argument('--out', type=Path, help='the results file; default: nbs/data/results/bench_cpu.json or bench_cuda.json')
+    parser.add_argument('--out', type=Path, help='the results file; default: nbs/data/bench_cpu.json or bench_cuda.json')
     args = parser.parse_args(argv)
     if args.out is None and (args.quick or args.parts): parser.error('give --out FILE: the file of results that comes with the project holds a whole run of the real sizes.')
     try:
         device = device_of(args.device)
-        out = args.out or REPO/'nbs'/'data'/'results'/f'bench_{device.type}.json'
+        out = args.out or REPO/'nbs'/'data'/f'bench_{device.type}.json'
         measure(device, args.quick, args.parts, args.rounds, out)
     except SevlmError as e: sys.exit(f'error: {e}')
     print(f'written to {out}')

@@ -95,11 +95,11 @@ def tower_operations(encoder) -> int:
     return 2*side*side*tower.conv1.weight.numel() + 2*T*weights + len(blocks)*4*T*T*width
 
 
-def step_operations(config, tower: int, S: int, T: int, images: int, grids: int, positions: int, fused: int, alike: int = 0) -> dict:
+def step_operations(config, tower: int, S: int, T: int, images: int, grids: int, positions: int, fused: int, row: int = 0) -> dict:
     """Operations of a training step by part.
-    S texts of T tokens; images encoded, grids whose keys and values are made, positions with scores over all words, positions fused; tokens with which the texts of a painting begin, if they are run once."""
+    S texts of T tokens; images encoded, grids whose keys and values are made, positions with scores over all words, positions fused; tokens in the row of a painting, if its texts are laid out in one."""
     D, L, P, V = config.width, config.layers, config.patches, config.vocab_size
-    both, tokens, seen = FORWARD_AND_BACKWARD, S*(T - alike) + grids*alike, S*(T - alike)*T + grids*alike*alike     # tokens run, and pairs of tokens in self-attention
+    both, tokens, seen = FORWARD_AND_BACKWARD, grids*row if row else S*T, grids*row*row if row else S*T*T     # tokens run, and pairs of tokens in self-attention
     parts = {'image encoder': images*tower,
              'self-attention': both*L*(tokens*8*D*D + seen*4*D),
              'cross-attention: queries': both*L*tokens*(4*D*D + 4*P*D),

@@ -74,7 +74,7 @@ def step(run) -> dict:
     for mode, s in run.modes().items():
         s.model.train(); s.plain.train()
         places, rounds = (PLACES, run.sizes['step_rounds']) if mode == 'corrected' else ((.5,), run.sizes['published_rounds'])
-        found[mode] = [dict(place=q, paintings=B, longest=c.T, tokens=sum(map(len, c.rows)), padded_to=s.batch(c, True).ids.shape[1], operations=operations(s, c),
+        found[mode] = [dict(place=q, paintings=B, longest=c.T, tokens=sum(map(len, c.rows)), padded_to=s.batch(c, True).ids.shape[1], row=s.batch(c, True).row_index.shape[1], operations=operations(s, c),
                             **against(in_turn(ways_of(s, c), run.times(rounds), run.device, warm=0), 'plain')) for q, c in zip(places, s.cases(B, places))]
         s.drop_moments()
     return found
@@ -87,10 +87,10 @@ def ways_of(s, case) -> dict:
 def operations(s, case) -> dict:
     "Operations of the step in each way: by formula and part, and as PyTorch counts them."
     c, B, lengths = s.config, len(case.img), list(map(len, case.rows))
-    ids = s.batch(case, True).ids
-    tower, T, alike = tower_operations(s.model.encoder), ids.shape[1], int((ids[0::2] == ids[1::2]).all(0).int().cumprod(0).sum())
+    batch = s.batch(case, True)
+    tower, T, row = tower_operations(s.model.encoder), batch.ids.shape[1], batch.row_index.shape[1]
     formula = {'plain': step_operations(c, tower, 2*B, c.max_tokens, 2*B, 2*B, 2*B*c.max_tokens, 2*B*c.max_tokens)}
-    for name, images in (('ours', B), ('ours, cached', 0)): formula[name] = step_operations(c, tower, 2*B, T, images, B, sum(lengths) - 2*B - B*(alike - 1), 2*B*T, alike)
+    for name, images in (('ours', B), ('ours, cached', 0)): formula[name] = step_operations(c, tower, 2*B, T, images, B, sum(lengths) - 2*B - B*(batch.alike - 1), 2*B*T, row)
     return {name: dict(parts=parts, formula=sum(parts.values()), counted=counted(ways_of(s, case)[name])) for name, parts in formula.items()}
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from sevlm.core import EMOTIONS, PUBLISHED, SEVLMConfig, TrainConfig, asset, seed_everything
-from sevlm.data import Painting, PairBatches, collate
+from sevlm.data import Painting, PairBatches, collate, in_rows
 from sevlm.generate import extend, greedy
 from sevlm.lookup import vad_table
 from sevlm.model import SEVLM
@@ -108,7 +108,7 @@ class Setting:
         "Batches of B paintings as PairBatches makes them, from the given places (0..1) of the range of lengths."
         self.texts.batch_size = B
         rows = [[r[r != self.special.pad].tolist() for r in b.ids] for b in self.texts]
-        rows = sorted((r for r in rows if len(r) == 2*B), key=lambda r: max(map(len, r)))
+        rows = sorted((r for r in rows if len(r) == 2*B), key=lambda r: sum(map(len, r)))
         img, grid = (x[torch.arange(B, device=x.device) % PICTURES] for x in self.pictures)
         perm = torch.stack([torch.arange(B).roll(k) for k in (1, B - 1)]) if B > 1 else None
         return [Case(rows[min(int(q*len(rows)), len(rows) - 1)], img, grid, perm) for q in at]
@@ -127,8 +127,8 @@ class Setting:
     def batch(self, case, cached: bool):
         "The batch of our way, with patches kept or with pixels."
         B = len(case.img)
-        return collate(case.rows, self.special, self.config, self.table, image_of=torch.arange(B).repeat_interleave(2),
-                       **(dict(grid=case.grid) if cached else dict(img=case.img)), **({} if case.neg_perm is None else dict(neg_perm=case.neg_perm))).to(self.device)
+        return in_rows(collate(case.rows, self.special, self.config, self.table, image_of=torch.arange(B).repeat_interleave(2),
+                               **(dict(grid=case.grid) if cached else dict(img=case.img)), **({} if case.neg_perm is None else dict(neg_perm=case.neg_perm)))).to(self.device)
 
     def step(self, case, cached: bool, precision: str = 'float32', scaler=None) -> dict:
         "One step of training in our way; the losses before it, as numbers."

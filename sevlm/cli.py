@@ -24,10 +24,12 @@ def _code(done, failed): return (1 if failed else 0) if done else 2
 
 @command('an emotion and its reason for any picture',
          option('images', nargs='+', metavar='IMAGE', help='pictures, or folders of pictures'), *MODEL,
-         option('--emotion', metavar='NAME', help=f'explain this emotion instead of the likeliest: {", ".join(EMOTIONS)}'), JSON,
+         option('--emotion', metavar='NAME', help=f'explain this emotion instead of the likeliest: {", ".join(EMOTIONS)}'),
+         option('--beams', type=int, default=1, metavar='K', help='beam search with K beginnings of each text; 1 takes the best word each time'), JSON,
          examples='explain painting.jpg\nexplain holiday/ --emotion fear\nexplain painting.jpg --weights jing5566/SEVLM --lexicon NRC-VAD-Lexicon.txt\nexplain wikiart/Impressionism --checkpoint runs/demo --json > answers.json')
 def _explain(args):
     if args.emotion: emotion_id(args.emotion)
+    if args.beams < 1: raise ConfigError(f'--beams is {args.beams}; expected a whole number of at least 1.')
     from sevlm.artemis import open_image
     explainer, found, failed = explainer_of(args), [], 0
     for folder in (p for p in args.images if os.path.isdir(p) and not picture_files(p)): failed += not complain(f'no picture in {folder}')
@@ -37,7 +39,7 @@ def _explain(args):
         for file in files[at:at + 16]:
             try: pictures.append((str(file), open_image(file)))
             except ImageError as e: failed += not complain(e)
-        answers = explainer([image for _, image in pictures], args.emotion) if pictures else []
+        answers = explainer([image for _, image in pictures], args.emotion, beams=args.beams) if pictures else []
         for (file, _), a in zip(pictures, answers):
             found.append(dict(image=file, emotion=a.emotion, explanation=a.explanation, probabilities=a.probabilities))
             lines = [f'  {a.emotion}{" (asked for)" if args.emotion else ""} because {a.explanation}', *('    ' + line for line in text_bars(a.probabilities, top=3))]

@@ -169,7 +169,7 @@ def _compare(args):
 @command('the same training with one setting changed, over several seeds',
          option('data', metavar='DATA', help='data folder to train on: a release, or made by `sevlm prepare`'),
          option('--out', required=True, metavar='DIR', help='folder of the grid: one folder a run, rows.csv, differences.csv'),
-         option('--grid', default='corrections', metavar='NAME', help="'ideas' (none of the paper's ideas, each alone, all), 'without' (all, and each taken away), or 'corrections' (each switch set back to the released code's)"),
+         option('--grid', default='corrections', metavar='NAME', help="'ideas' (none of the paper's ideas, each alone, all), 'without' (all, and each taken away), 'corrections' (each switch set back to the released code's), or 'pool' (fewer patches handed on)"),
          option('--test', metavar='FOLDER', help='judge on all paintings of this folder (default: the test part of DATA)'),
          option('--preset', default='mini', choices=list(SEVLMConfig.presets), help='settings to start from: %(choices)s'),
          option('--gpt2', default='auto', metavar='NAME', help='decoder all runs start from, as in `sevlm train`'),

@@ -97,26 +97,13 @@ class Decoder(nn.Module):
         emb: torch.Tensor,  # [S, T, D], from `embed` (and fusion)
         grid: torch.Tensor,  # [B, P, D], the patches; sequence s looks at painting s // (S/B)
         cache: EncoderDecoderCache | None = None,  # from `new_cache`; updated in place
+        mask: torch.Tensor | None = None,  # [S, 1, T, T] bool, who sees whom; None: every token those before it
     ) -> torch.Tensor:  # hid [S, T, D], after the final norm
         "Runs the blocks. With a cache, `emb` holds only the tokens not seen before."
         if len(emb) % len(grid):
             raise ValueError(f"{len(emb)} sequences cannot look at {len(grid)} paintings: expected S = n B, with the n sequences of a painting next to each other")
-        return self.transformer(inputs_embeds=emb, encoder_hidden_states=grid.contiguous(), past_key_values=cache,
+        return self.transformer(inputs_embeds=emb, encoder_hidden_states=grid.contiguous(), past_key_values=cache, attention_mask=mask,
                                 use_cache=cache is not None).last_hidden_state
-
-    def forward_pairs(
-        self,
-        emb: torch.Tensor,  # [S, T, D], S = n B
-        grid: torch.Tensor,  # [B, P, D]
-        shared: int,  # k < T, tokens with which the n texts of a painting begin alike; 0: none
-    ) -> torch.Tensor:  # hid [S, T, D]
-        "As `forward`, but what the texts of a painting have in common at their beginning is run once."
-        if not shared or self.checkpointing:  # what is computed again cannot be kept
-            return self(emb, grid)
-        n, cache = len(emb) // len(grid), self.new_cache()
-        first = self(emb[::n, :shared], grid, cache)  # [B, k, D]
-        cache.self_attention_cache.batch_repeat_interleave(n)
-        return torch.cat([first.repeat_interleave(n, 0), self(emb[:, shared:], grid, cache)], 1)
 
     def logits(self, hid: torch.Tensor) -> torch.Tensor:
         "Scores [S, T, V] of the next word."

@@ -78,28 +78,25 @@ class SEVLM(nn.Module):
     ) -> Output:
         grid = self.look(batch)
         emb = self.embed(batch.ids, batch.segs, batch.vad, batch.exp_span)
-        in_turn, shared = self._alike(batch, len(grid))
-        hid = self.decoder.forward_pairs(emb, grid, shared) if in_turn else self.decoder(emb, grid[batch.image_of])
-        out = Output(hid, self.decoder.wte.weight)
+        out = Output(self._read(emb, grid, batch), self.decoder.wte.weight)
         if batch.labels is not None:
-            self._score(out, batch, grid, shared)
+            self._score(out, batch, grid)
         return out
 
-    @staticmethod
-    def _alike(batch, B: int) -> tuple[bool, int]:
-        "Has every painting equally many texts, one after the other? And with how many tokens do they begin alike, before anything is fused?"
-        S, T = batch.ids.shape
-        if S % B or not torch.equal(batch.image_of, torch.arange(S, device=batch.ids.device) // (S // B)):
-            return False, 0
-        texts = torch.stack([batch.ids, batch.segs, *([] if batch.labels is None else [batch.labels])]).view(-1, B, S // B, T)
-        same = (texts == texts[:, :, :1]).flatten(0, 2).all(0) & ~batch.exp_span.any(0)
-        return True, min(int(same.int().cumprod(0).sum()), T - 1) if S > B else 0
+    def _read(self, emb, grid, batch) -> torch.Tensor:
+        "The last hidden states [S, T, D]; of texts laid out in rows only where they have tokens that count."
+        S, T, D = emb.shape
+        if batch.row_index is not None:
+            rows = emb.flatten(0, 1).index_select(0, batch.row_index.flatten()).view(*batch.row_index.shape, D)             # [B, R, D]
+            return self.decoder(rows, grid, mask=batch.row_mask).flatten(0, 1).index_select(0, batch.row_place.flatten()).view(S, T, D)
+        in_turn = S % len(grid) == 0 and torch.equal(batch.image_of, torch.arange(S, device=emb.device) // (S // len(grid)))
+        return self.decoder(emb, grid if in_turn else grid[batch.image_of])
 
-    def _score(self, out: Output, batch, grid: torch.Tensor, shared: int = 0):
+    def _score(self, out: Output, batch, grid: torch.Tensor):
         "Fills in the losses in use, their counts, and the weighted total."
         config, target = self.config, batch.labels[:, 1:]
         losses, counts = out.losses, out.counts
-        counts['lm'], losses['lm'] = self._next_word(out.hid[:, :-1], target, shared, len(grid))
+        counts['lm'], losses['lm'] = self._next_word(out.hid[:, :-1], target, batch.alike, len(grid))
         if self.vad_head is not None:
             losses['vad'], n = vad_loss(self.vad_head(out.hid), batch.vad, batch.known & batch.exp_span, config.empty_vad if not (batch.whole or {}).get('vad') else 'zero')
             counts['vad'] = int(n)
@@ -113,12 +110,12 @@ class SEVLM(nn.Module):
         weight = {'lm': 1., 'vad': config.vad_weight, 'con': config.con_weight}
         losses['total'], counts['total'] = sum(weight[k] * v for k, v in losses.items()), counts.get('total', len(batch.ids))
 
-    def _next_word(self, hid, target, shared: int, B: int):
+    def _next_word(self, hid, target, alike: int, B: int):
         "How many targets there are, and the mean cross-entropy over them; scores are computed only there, and once where the texts of a painting are alike."
         there, n = target != -100, len(hid) // B
         weight = torch.ones_like(target, dtype=hid.dtype)
-        if shared > 1:
-            same = slice(0, shared - 1)                                                               # state and target are the same
+        if alike > 1:
+            same = slice(0, alike - 1)                                                               # state and target are the same
             weight.view(B, n, -1)[:, 0, same], weight.view(B, n, -1)[:, 1:, same] = n, 0
         asked = there & (weight > 0)
         costs = nn.functional.cross_entropy(self.decoder.logits(hid[asked]), target[asked], reduction='none')      # of [N, V] scores
