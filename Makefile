@@ -64,10 +64,10 @@ ideas: runs/ledger-captioner/.done  ## the paper's three ideas, alone and togeth
 	gzip -nc runs/ideas/rows.csv > nbs/data/ideas_rows.csv.gz
 	@echo "== now run nbs/analysis/a2_ablations.ipynb and a3_qualitative.ipynb"
 
-pool: setup  ## what handing on fewer patches costs, three seeds (about 20 minutes; goes on where it was broken off)
+pool: setup  ## what handing on fewer patches costs, three seeds (about 12 minutes; goes on where it was broken off)
 	$(SEVLM) mini data/ideas-train --paintings 1500 --seed 11
 	$(SEVLM) mini data/ideas-test --paintings 400 --seed 12
-	$(SEVLM) ablate data/ideas-train --test data/ideas-test --grid pool --seeds 3 --out runs/pool --set epochs=6 lookup=word --workers 2
+	$(SEVLM) ablate data/ideas-train --test data/ideas-test --grid pool --seeds 3 --out runs/pool --set epochs=3 lookup=word --workers 2
 	gzip -nc runs/pool/rows.csv > nbs/data/pool_rows.csv.gz
 	@echo "== now run nbs/analysis/a4_efficiency.ipynb"
 

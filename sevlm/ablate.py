@@ -38,7 +38,7 @@ GRIDS = {   # grid -> arm -> changed settings; the first arm is what the others 
     'corrections': {BASE: {}, **{arm: {k: PUBLISHED[k] for k in keys} for arm, keys in PRICED.items()}, 'all as published': PUBLISHED},
     'ideas': {'none': switched(), 'fusion': switched('fusion'), 'VAD head': switched('vad_head'), 'contrast': switched('contrast'), 'all': switched(*IDEAS)},
     'without': {'all': switched(*IDEAS), **{f'no {name}': switched(*(i for i in IDEAS if i != idea)) for idea, name in (('fusion', 'fusion'), ('vad_head', 'VAD head'), ('contrast', 'contrast'))}},
-    'pool': {'all patches': {}, 'means of 2 x 2': dict(pool=2), 'means of 4 x 4': dict(pool=4)}}
+    'pool': {'all patches': {}, 'means of 2 x 2': dict(pool=2)}}
 
 def of_arm(config: SEVLMConfig, changes: dict) -> SEVLMConfig:
     "The configuration of an arm; fewer patches are handed on where they are pooled."

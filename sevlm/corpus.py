@@ -105,10 +105,11 @@ def look_once(
     progress: bool = True,
     folder: str | Path | None = None,  # keep them on disk, below this folder, for this run and the next; None: in memory
     dtype: str = 'float16',  # as stored on disk
+    precision: str = 'float32',  # of the tower, where they are kept on disk
 ) -> torch.Tensor | Features:  # grid [N, P, D] on the CPU; from disk it is read as it is asked for
     "The patch tokens of all paintings, each encoded once (the tower is frozen)."
     if folder is not None:
-        return keep_features(model.encoder, [p.image for p in paintings], open_image, folder, dtype, device=device, progress=progress)
+        return keep_features(model.encoder, [p.image for p in paintings], open_image, folder, dtype, device=device, precision=precision, progress=progress)
     return encode_images(model.encoder, (open_image(p.image) for p in paintings), len(paintings), device=device, progress=progress)
 
 

@@ -41,19 +41,22 @@ def make_batches(
     dtype: str = 'float16',  # of those on disk
     limit: int = MEMORY,  # bytes of patch tokens kept in memory at most
     progress: bool = True,
-) -> PairBatches:  # with `.kept`: the folder on disk, or None
+) -> PairBatches:  # with `.kept`: how to ask for more patch tokens of the same kind
     "The training pairs, with kept patch tokens, or with pixels that are encoded at each step."
     paintings = corpus.parts['train']
     shared = processes.count > 1 and features == 'auto'  # several processes read what the main one has encoded
     way, folder, why = where_to_keep(model, len(paintings), features, dtype, 0 if shared else limit)
     processes.tell(why)
-    look = lambda progress: look_once(model, paintings, processes.device, progress, folder, dtype)
+    precision = precision_of(settings.precision, processes.device, processes.asked)
+    look = lambda progress: look_once(model, paintings, processes.device, progress, folder, dtype, precision)
     if filled := way == 'disk' and processes.count > 1:
         processes.from_main(lambda: len(look(progress)))
     kept = None if way == 'off' else look(progress and not filled)
+    if way == 'disk':
+        processes.tell(str(kept.report))  # also what was damaged and made anew
     pixels = (lambda i: model.encoder.preprocess(open_image(paintings[i].image))) if kept is None else None
     batches = PairBatches(paintings, corpus.tokenizer, corpus.table, model.config, seed=settings.seed, batch_size=settings.batch_size, grids=kept, pixels=pixels)
-    batches.kept = folder
+    batches.kept = dict(folder=folder, dtype=dtype, precision=precision)
     return batches.share(processes.rank, processes.count, settings.global_negatives)
 
 
@@ -68,12 +71,12 @@ def make_optimiser(model: SEVLM, settings: TrainConfig, total_steps: int):
     return optimiser, linear_schedule(optimiser, total, settings.warmup_steps)
 
 # %% ../nbs/14_train.ipynb #12ec8702
-def validation(corpus: Corpus, settings: TrainConfig, out: Path, device, model: SEVLM, progress: bool, kept=None, dtype: str = 'float16'):
+def validation(corpus: Corpus, settings: TrainConfig, out: Path, device, model: SEVLM, progress: bool, **kept):
     "A pair of functions of the model: one scores it on the validation part, the other draws a sheet of samples into `out`."
     part = corpus.parts['val'][:settings.val_paintings or None]
     if not part:
         raise DataError("the validation part holds no painting; give a larger data set (at least 20 paintings).")
-    grids, last = look_once(model, part, device, progress, kept, dtype), {}
+    grids, last = look_once(model, part, device, progress, **kept), {}
 
     def scores(model: SEVLM) -> dict[str, float]:
         last['answers'] = answer_all(Explainer(model, corpus.tokenizer, corpus.table, device), part, grids, progress=False)
@@ -108,10 +111,10 @@ def fit_into(
     return planned.settings.replace(batch_size=settings.batch_size), planned
 
 
-def train_callbacks(corpus, settings, out, processes, model, progress, kept, dtype, planned) -> tuple:  # the callbacks, and the one that records
+def train_callbacks(corpus, settings, out, processes, model, progress, kept, planned) -> tuple:  # the callbacks, and the one that records
     "All that is not learning: meters, history, validation, checkpoints. Of several processes only the main one validates and writes."
     save = lambda m, folder: save_checkpoint(m, corpus, folder)
-    score, sample = validation(corpus, settings, out, processes.device, model, progress, kept, dtype) if processes.main else (None, None)
+    score, sample = validation(corpus, settings, out, processes.device, model, progress, **kept) if processes.main else (None, None)
     best = [BestCB('accuracy', out/'best-accuracy', save), BestCB('bleu4', out/'best-bleu4', save)]
     told = [MemoryCB(planned, say=processes.tell)] if planned and processes.device.type == 'cuda' else []
     return [MeterCB(), recorder := RecorderCB(), ClipCB(settings.grad_clip), *([ProgressCB()] if progress else []), *told,
@@ -148,7 +151,7 @@ def train_model(
     if settings.global_negatives:
         model.gather = processes.gather_rows
     optimiser, schedule = make_optimiser(model, settings, settings.epochs * len(batches))
-    own, recorder = train_callbacks(corpus, settings, out, processes, model, progress, batches.kept, dtype, planned)
+    own, recorder = train_callbacks(corpus, settings, out, processes, model, progress, batches.kept, planned)
     learner = Learner(model, batches, optimiser, schedule, precision=how.precision, accumulate=how.accumulate, processes=processes, callbacks=[*own, *callbacks])
     learner.recorder = recorder
     if resume:

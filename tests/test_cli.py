@@ -402,3 +402,52 @@ def test_demo_interrupted_before_training(tmp_path, monkeypatch, sevlm_):
     monkeypatch.chdir(tmp_path)
     code, _, err = sevlm_('demo')
     assert code == 130 and 'same command' in err
+
+
+# how a step is computed, and where patch tokens are kept
+
+def test_budget_is_planned_and_told(base, tmp_path, sevlm_):
+    code, out, err = sevlm_('train', base.data, '--out', tmp_path/'run', '--set', *base.fast, '--budget', '2GB', '--quiet')
+    assert code == 0 and '16 paintings = 1 x 16' in out and 'of 2.0 GB expected' in out
+    code, out, err = sevlm_('train', base.data, '--out', tmp_path/'small', '--set', *base.fast, '--budget', '100MB', '--quiet')
+    assert code == 2 and 'Give at least' in err and not (tmp_path/'small'/'last').exists()
+    code, out, err = sevlm_('train', base.data, '--out', tmp_path/'slip', '--set', *base.fast, '--budget', '11 gigs', '--quiet')
+    assert code == 2 and '11GB' in err
+
+
+def test_the_card_has_a_preset(base, tmp_path, sevlm_):
+    code, out, err = sevlm_('train', base.data, '--out', tmp_path/'run', '--preset', 'rtx2080ti', '--tokenizer', Path(__file__).parent/'gpt2_bpe', '--quiet', '--set', 'tower=mini', 'device=cpu')
+    assert code == 2 and 'patches' in err                                                   # the corrected model's sizes, of which this tower is not
+
+
+def test_patch_tokens_are_kept_found_again_and_mended(base, tmp_path, sevlm_):
+    keep = ['--features', tmp_path/'kept', '--features-dtype', 'float32', '--quiet']
+    assert sevlm_('train', base.data, '--out', tmp_path/'one', '--set', *base.fast, *keep)[0] == 0
+    (shards := sorted((tmp_path/'kept').rglob('[!.]*.safetensors'))) and None
+    assert shards
+    before = {p: p.stat().st_mtime_ns for p in shards}
+    assert sevlm_('train', base.data, '--out', tmp_path/'two', '--set', *base.fast, *keep)[0] == 0
+    assert {p: p.stat().st_mtime_ns for p in shards} == before                               # read, not made
+    data = bytearray(shards[0].read_bytes()); data[-100] ^= 1
+    shards[0].write_bytes(data)
+    code, out, err = sevlm_('train', base.data, '--out', tmp_path/'three', '--set', *base.fast, *keep)
+    assert code == 0 and 'damaged' in out + err and (shards[0].parent/'damaged').is_dir()
+    weights = [load_file(tmp_path/name/'last'/'model.safetensors') for name in ('one', 'two', 'three')]
+    assert all(torch.equal(weights[0][k], weights[1][k]) for k in weights[0])
+    assert all(torch.allclose(weights[0][k], weights[2][k], atol=1e-3) for k in weights[0])
+
+
+def test_a_step_in_parts_goes_on_as_a_whole(base, tmp_path, sevlm_):
+    "Accumulation may change when a run is resumed; the batch may not."
+    assert sevlm_('train', base.data, '--out', tmp_path/'run', '--set', *base.fast, 'accumulate=2', '--quiet')[0] == 0
+    code, out, err = sevlm_('train', base.data, '--out', tmp_path/'run', '--resume', '--set', *base.fast, 'accumulate=1', 'epochs=3', '--quiet')
+    assert code == 0 and 'going on' in out
+    code, out, err = sevlm_('train', base.data, '--out', tmp_path/'run', '--resume', '--set', *base.fast, 'batch_size=8', '--quiet')
+    assert code == 2 and 'batch_size' in err
+
+
+def test_explain_by_beams(base, sevlm_):
+    code, out, err = sevlm_('explain', base.picture, '--checkpoint', base.run, '--beams', 3, '--json')
+    assert code == 0 and len(json.loads(out)) == 1
+    code, out, err = sevlm_('explain', base.picture, '--checkpoint', base.run, '--beams', 0)
+    assert code == 2 and 'at least 1' in err
