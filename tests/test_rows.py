@@ -168,7 +168,8 @@ def test_reading_ahead_loses_nothing_and_raises_in_time():
     got = []
     with pytest.raises(OSError, match='disk gone'):
         for b in batches: got.append(b)
-    assert len(got) == len(asked[:asked.index(3)])//2
+    served = sum(len(b.grid) for b in got)
+    assert served <= asked.index(3) <= served + 1                                           # every batch before the broken one
 
 
 def test_pooled_patches():
