@@ -5,7 +5,7 @@ import pytest
 import sevlm.hub
 from sevlm.core import CheckpointError, SEVLMConfig
 from sevlm.decoder import Decoder, load_gpt2
-from sevlm.train import tokenizer_of
+from sevlm.corpus import tokenizer_of
 from sevlm.vision import ImageEncoder, load_tower
 
 
