@@ -56,6 +56,7 @@ def held_interrupts():
     "Ctrl-C inside the block is heard at its end."
     came = []
     with _on_interrupt(lambda *_: came.append(True)): yield
+    if came and signal.getsignal(signal.SIGINT) in (signal.SIG_IGN, signal.SIG_DFL): raise KeyboardInterrupt      # a process started in the background
     if came: signal.raise_signal(signal.SIGINT)
 
 @contextmanager
