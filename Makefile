@@ -34,8 +34,11 @@ notebooks: setup
 	SEVLM_CACHE="$(CURDIR)/build/cache" OMP_NUM_THREADS=1 $(BIN)/nbdev_test --do_print --timing   # one thread each: two notebooks run side by side
 
 pytest: setup
-	@echo "== 3/3 pytest"
-	SEVLM_CACHE="$(CURDIR)/build/cache" $(BIN)/python -m pytest -q tests
+	@echo "== 3/3 pytest, in two halves side by side, one thread each"
+	@mkdir -p build; export SEVLM_CACHE="$(CURDIR)/build/cache" OMP_NUM_THREADS=1; \
+	$(BIN)/python -m pytest -q -p no:cacheprovider tests/test_[a-d]*.py > build/pytest-a-d.log 2>&1 & first=$$!; \
+	$(BIN)/python -m pytest -q -p no:cacheprovider tests/test_[!a-d]*.py; second=$$?; \
+	wait $$first; first=$$?; cat build/pytest-a-d.log; test $$first -eq 0 -a $$second -eq 0
 
 lab: setup  ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab nbs
