@@ -65,11 +65,11 @@ def contrastive_scores(
     candidates = [exp_mean, pairs.flip(1).flatten(0, 1)]
     if B == 1 and lone == 'itself':
         neg_perm = torch.zeros(2, 1, dtype=torch.long)
-    if neg_perm is not None and others is not None:
+    if others is not None and neg_perm is not None:
         pairs = others.view(len(others) // 2, 2, -1)
     elif B > 1 and neg_perm is None:
         neg_perm = torch.stack([derangement(B), derangement(B)])
-    if neg_perm is not None:
+    if neg_perm is not None and (B > 1 or lone == 'itself' or others is not None):
         even, odd = neg_perm.to(exp_mean.device)
         candidates.append(torch.stack([pairs[even, 0], pairs[odd, 1]], 1).flatten(0, 1))
     grid, emo = grid_mean.repeat_interleave(2, 0), emo_mean

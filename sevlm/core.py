@@ -112,6 +112,7 @@ class Settings(_Files):
             if type(value) is not f.type or (f.type is float and not math.isfinite(value)):
                 expected = {float: 'a finite number', int: 'a whole number', bool: 'True or False', str: 'a text'}[f.type]
                 raise ConfigError(f'{f.name} = {value!r} is a {type(value).__name__}; expected {expected}.')
+        for key, options in getattr(self, 'choices', {}).items(): self._choice(key, options)
         self.check()
     def check(self): "Ranges and relations; each class writes its own."
     def _need(self, ok: bool, what: str):
@@ -135,7 +136,6 @@ class _ModelRules:
         for k in ('max_positions', 'vad_positions'):
             for t in ('max_tokens', 'new_tokens'):
                 self._need(getattr(self, t) <= getattr(self, k), f'{t} = {getattr(self, t)} must not exceed {k} = {getattr(self, k)}.')
-        for key, options in self.choices.items(): self._choice(key, options)
     @property
     def pads_count(self) -> bool:
         "Does padding take part in the numbers? Then every text must be padded to `max_tokens`, as published."
@@ -200,6 +200,7 @@ class TrainConfig(Settings):
         'rtx2080ti': dict(budget=11.0, precision='auto'),   # the paper's run on the paper's card
         'mini': dict(epochs=15, batch_size=16, lr_decoder=1.5e-3, lr_vad=1.5e-3, lr_heads=1.5e-3, warmup_steps=50, grad_clip=1.0, validate_every=0),
         'tiny': dict(epochs=2, batch_size=4, lr_decoder=1e-3, lr_vad=1e-3, lr_heads=1e-3, grad_clip=1.0, validate_every=0, val_paintings=8, device='cpu')}
+    choices: ClassVar[dict] = dict(schedule=('linear', 'constant'), precision=('float32', 'bfloat16', 'float16', 'auto'))
     name: str = 'paper'             # the preset it started from
     epochs: int = 35                # at most
     batch_size: int = 32            # B, paintings; twice as many sequences
@@ -227,7 +228,6 @@ class TrainConfig(Settings):
         for k in ('epochs', 'batch_size', 'patience', 'adam_eps', 'accumulate'): self._need(getattr(self, k) > 0, f'{k} = {getattr(self, k)} must be positive.')
         for k in (f.name for f in fields(self) if f.type in (int, float)):
             self._need(getattr(self, k) >= 0, f'{k} = {getattr(self, k)} must not be negative.')
-        for key, options in dict(schedule=('linear', 'constant'), precision=('float32', 'bfloat16', 'float16', 'auto')).items(): self._choice(key, options)
 
 # %% ../nbs/00_core.ipynb #58511bc5
 def seed_everything(seed: int):

@@ -67,6 +67,11 @@ class Batch:
         if self.known is not None: counts['vad'] = int((self.known & self.exp_span)[:, 1:].sum())
         return {k: v * (not self.idle) for k, v in counts.items()}
 
+    def texts_each(self, B: int) -> int:
+        "How many texts each of the B paintings has, if equally many and next to each other; else 0."
+        S = len(self.ids)
+        return S // B * (S % B == 0 and torch.equal(self.image_of, torch.arange(S, device=self.image_of.device) // (S // B)))
+
     def split(self, n: int) -> list:
         "n batches of whole paintings, or fewer: never of a single painting if there are others, since the contrast needs another one."
         B = int(self.image_of.max()) + 1
@@ -107,8 +112,8 @@ def in_rows(
 ) -> Batch:         # with `row_index`, `row_place`, `row_mask`, `alike`
     "Lay out the texts of each painting in one row, without padding between them and with their common beginning once."
     (S, T), B = batch.ids.shape, int(batch.image_of.max()) + 1
-    n, device = S // B, batch.ids.device
-    if n < 2 or not torch.equal(batch.image_of, torch.arange(S, device=device) // n): return batch
+    n, device = batch.texts_each(B), batch.ids.device
+    if n < 2: return batch
     texts = torch.stack([batch.ids, batch.segs, batch.labels]).view(3, B, n, T)
     same = (texts == texts[:, :, :1]).flatten(0, 2).all(0) & ~batch.exp_span.any(0)       # before anything is fused
     k = min(int(same.int().cumprod(0).sum()), T - 1)

@@ -93,7 +93,7 @@ class VADTable:
             raise CheckpointError(f'{path} holds {({k: tuple(v.shape) for k, v in d.items()})}; expected vad [R, 3] and known [R] (bool), '
                                   'and for words of several pieces opens [V], goes_on [V] and joins [R - V]. Make it anew with vad_table.')
         table = cls(**d)
-        if notes.get('digest', table.digest()) != table.digest(): raise CheckpointError(f'{path} is damaged: its numbers are not those it was written with. Make it anew with vad_table.')
+        if 'digest' in notes and notes['digest'] != table.digest(): raise CheckpointError(f'{path} is damaged: its numbers are not those it was written with. Make it anew with vad_table.')
         return table
 
 # %% ../nbs/02a_lookup.ipynb #de97c4aa

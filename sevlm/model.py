@@ -89,8 +89,7 @@ class SEVLM(nn.Module):
         if batch.row_index is not None:
             rows = emb.flatten(0, 1).index_select(0, batch.row_index.flatten()).view(*batch.row_index.shape, D)             # [B, R, D]
             return self.decoder(rows, grid, mask=batch.row_mask).flatten(0, 1).index_select(0, batch.row_place.flatten()).view(S, T, D)
-        in_turn = S % len(grid) == 0 and torch.equal(batch.image_of, torch.arange(S, device=emb.device) // (S // len(grid)))
-        return self.decoder(emb, grid if in_turn else grid[batch.image_of])
+        return self.decoder(emb, grid if batch.texts_each(len(grid)) else grid[batch.image_of])
 
     def _score(self, out: Output, batch, grid: torch.Tensor):
         "Fills in the losses in use, their counts, and the weighted total."
@@ -98,7 +97,8 @@ class SEVLM(nn.Module):
         losses, counts = out.losses, out.counts
         counts['lm'], losses['lm'] = self._next_word(out.hid[:, :-1], target, batch.alike, len(grid))
         if self.vad_head is not None:
-            losses['vad'], n = vad_loss(self.vad_head(out.hid), batch.vad, batch.known & batch.exp_span, config.empty_vad if not (batch.whole or {}).get('vad') else 'zero')
+            empty = 'zero' if batch.whole and batch.whole['vad'] else config.empty_vad  # a part may be empty where the step is not
+            losses['vad'], n = vad_loss(self.vad_head(out.hid), batch.vad, batch.known & batch.exp_span, empty)
             counts['vad'] = int(n)
         if self.contrastive_head is not None:
             losses['con'] = contrastive_loss(self._contrast(out.hid, batch, grid), config.stable_contrast)

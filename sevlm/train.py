@@ -35,7 +35,7 @@ from .vision import ImageEncoder
 def make_batches(
     model: SEVLM,
     corpus: Corpus,
-    settings: TrainConfig,
+    settings: TrainConfig,  # their precision decided: the tower computes in it, too, where its patch tokens go to disk
     processes: Processes,  # who shares the batches
     features: str | Path = 'auto',  # where patch tokens are kept: see `where_to_keep`
     dtype: str = 'float16',  # of those on disk
@@ -47,16 +47,16 @@ def make_batches(
     shared = processes.count > 1 and features == 'auto'  # several processes read what the main one has encoded
     way, folder, why = where_to_keep(model, len(paintings), features, dtype, 0 if shared else limit)
     processes.tell(why)
-    precision = precision_of(settings.precision, processes.device, processes.asked)
-    look = lambda progress: look_once(model, paintings, processes.device, progress, folder, dtype, precision)
-    if filled := way == 'disk' and processes.count > 1:
-        processes.from_main(lambda: len(look(progress)))
-    kept = None if way == 'off' else look(progress and not filled)
+    look = lambda: look_once(model, paintings, processes.device, progress, folder, dtype, settings.precision)
+    filled = []
+    if way == 'disk':  # one writes, then all read
+        processes.from_main(lambda: filled.append(look()))
+    kept = None if way == 'off' else filled[0] if filled else look()
     if way == 'disk':
         processes.tell(str(kept.report))  # also what was damaged and made anew
     pixels = (lambda i: model.encoder.preprocess(open_image(paintings[i].image))) if kept is None else None
     batches = PairBatches(paintings, corpus.tokenizer, corpus.table, model.config, seed=settings.seed, batch_size=settings.batch_size, grids=kept, pixels=pixels)
-    batches.kept = dict(folder=folder, dtype=dtype, precision=precision)
+    batches.kept = dict(folder=folder, dtype=dtype, precision=settings.precision)
     return batches.share(processes.rank, processes.count, settings.global_negatives)
 
 
@@ -93,16 +93,16 @@ def validation(corpus: Corpus, settings: TrainConfig, out: Path, device, model: 
 # %% ../nbs/14_train.ipynb #b25dc012
 def fit_into(
     config: SEVLMConfig,
-    settings: TrainConfig,
+    settings: TrainConfig,  # their precision decided
     processes: Processes,
     kept: bool,  # patch tokens come from memory or disk; False: the tower runs in the step
-) -> tuple:  # settings with precision, accumulate and checkpointing decided; the `Plan`, or None
+) -> tuple:  # settings with accumulate and checkpointing decided; the `Plan`, or None
     "Decides how a step is computed, by the device and the budget, and tells it. The batch stays what it is."
-    device, precision = processes.device, precision_of(settings.precision, processes.device, processes.asked)
+    device = processes.device
     if not settings.budget and device.type != 'cuda':
-        return settings.replace(precision=precision), None
+        return settings, None
     share = settings.replace(batch_size=-(-settings.batch_size // processes.count))
-    planned = plan(config, share, device, precision, kept)
+    planned = plan(config, share, device, kept=kept)
     if settings.budget and device.type == 'cuda':
         total = torch.cuda.get_device_properties(device).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1., settings.budget * 1e9 / total), device)
@@ -139,12 +139,13 @@ def train_model(
     "Trains a SEVLM on a corpus."
     processes, out = processes or start_processes(settings.device), Path(out)
     progress = progress and processes.main
-    processes.from_main(lambda: str(check_writable(out)))
+    processes.from_main(lambda: settings.save(check_writable(out)/'train.json'))
     keep_freed_memory()
     seed_everything(settings.seed)
     model = start_model(config, corpus.tokenizer, gpt2).to(processes.device)
-    batches = make_batches(model, corpus, settings, processes, features, dtype, grid_limit, progress)
-    how, planned = fit_into(model.config, settings, processes, batches.grids is not None)
+    how = settings.replace(precision=precision_of(settings.precision, processes.device, processes.asked))
+    batches = make_batches(model, corpus, how, processes, features, dtype, grid_limit, progress)
+    how, planned = fit_into(model.config, how, processes, batches.grids is not None)
     model.decoder.checkpointing = how.checkpointing
     if settings.compile:
         model.decoder.compile_blocks()
@@ -159,13 +160,12 @@ def train_model(
         learner.accumulate = max(learner.accumulate, how.accumulate)
     learner.fit(settings.epochs)
     if processes.main:
-        finish(learner, corpus, settings, out)
+        finish(learner, corpus, out)
     return learner
 
 
-def finish(learner: Learner, corpus: Corpus, settings: TrainConfig, out: Path):
-    "Writes settings, last checkpoint and history."
-    settings.save(out/'train.json')
+def finish(learner: Learner, corpus: Corpus, out: Path):
+    "Writes last checkpoint and history."
     save_checkpoint(learner.model, corpus, out/'last')
     for table in RecorderCB.keeps:
         with write_atomic(out / f'{table}.csv') as path:
