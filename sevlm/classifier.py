@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from tqdm.auto import tqdm
 
 from .core import CheckpointError, SevlmError, check_writable, write_atomic
+from .device import asked_threads, threads_set
 
 # %% ../nbs/11b_classifier.ipynb #037cb418
 @contextmanager
@@ -76,8 +77,8 @@ def checksum(thing) -> int:
     return zlib.crc32(json.dumps(thing).encode())
 
 def _resume(file, about, model, optimiser):
-    "Bring a run to where it was; its best weights and history."
-    if not file or not file.is_file(): return None, []
+    "Bring a run to where it was; its best weights, history, and number of threads (None: not known)."
+    if not file or not file.is_file(): return None, [], None
     try: state = torch.load(file, map_location='cpu', weights_only=True)
     except Exception as e: raise CheckpointError(f'{file} is no state of a run ({type(e).__name__}); it may be cut off. Remove it to start anew.') from e    # a damaged file ends in many ways
     if not isinstance(state, dict) or not _STATE <= set(state): raise CheckpointError(f"{file} is no state of a run: expected {', '.join(sorted(_STATE))}. Choose another folder.")
@@ -85,7 +86,7 @@ def _resume(file, about, model, optimiser):
         raise CheckpointError(f"{file} belongs to a run with another {', '.join(differ)}; choose another folder, or remove the file to start anew.")
     try: model.load_state_dict(state['model']); optimiser.load_state_dict(state['optimiser'])
     except (RuntimeError, ValueError) as e: raise CheckpointError(f'{file} belongs to a model of another shape; choose another folder, or remove the file to start anew.') from e
-    return state['best'], state['history']
+    return state['best'], state['history'], state.get('threads')
 
 def save_weights(model, path):
     "The tensors of a model as safetensors."
@@ -112,16 +113,17 @@ def fit_classifier(
     file = folder and check_writable(folder)/'state.pt'
     about = {**{k: v for k, v in s.to_dict().items() if k not in _MAY_CHANGE}, **(about or {})}
     optimiser = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=s.lr)
-    best, history = _resume(file, about, model, optimiser)
+    best, history, had = _resume(file, about, model, optimiser)
     try:
-        while _goes_on(history, watch, better, s.epochs, patience):
-            loss = _one_epoch(model, optimiser, loss_of, n, s, epoch := len(history), rate(epoch) if rate else s.lr, progress)
-            model.eval()
-            with torch.no_grad(): history = history + [{'epoch': epoch + 1, called: loss, **validate()}]
-            if not np.isfinite(history[-1][watch]): raise SevlmError(f'{watch} became {history[-1][watch]} in epoch {epoch + 1}; lower lr = {s.lr}, or look at the validation data.')
-            if best_epoch(history, watch, better) == epoch: best = {k: v.cpu().clone() for k, v in model.state_dict().items()}
-            if file:
-                with write_atomic(file) as tmp: torch.save(dict(about=about, model=model.state_dict(), optimiser=optimiser.state_dict(), best=best, history=history), tmp)
+        with threads_set(asked_threads() or had or torch.get_num_threads()) as threads:     # a run that goes on rounds as before
+            while _goes_on(history, watch, better, s.epochs, patience):
+                loss = _one_epoch(model, optimiser, loss_of, n, s, epoch := len(history), rate(epoch) if rate else s.lr, progress)
+                model.eval()
+                with torch.no_grad(): history = history + [{'epoch': epoch + 1, called: loss, **validate()}]
+                if not np.isfinite(history[-1][watch]): raise SevlmError(f'{watch} became {history[-1][watch]} in epoch {epoch + 1}; lower lr = {s.lr}, or look at the validation data.')
+                if best_epoch(history, watch, better) == epoch: best = {k: v.cpu().clone() for k, v in model.state_dict().items()}
+                if file:
+                    with write_atomic(file) as tmp: torch.save(dict(about=about, model=model.state_dict(), optimiser=optimiser.state_dict(), best=best, history=history, threads=threads), tmp)
     except KeyboardInterrupt:
         if best is None: raise
         interrupted = True

@@ -221,6 +221,7 @@ class TrainConfig(Settings):
     accumulate: int = 1             # parts a step is computed in, one after the other; the batch stays batch_size
     checkpointing: bool = False     # compute activations again in the backward pass instead of keeping them
     compile: bool = False           # torch.compile the decoder
+    threads: int = 0                # of a processor; 0 = as measured at the start, or as a resumed run had
     budget: float = 0.0             # GB (10^9 bytes) of device memory the run may take; 0 = no plan is made
     global_negatives: bool = False  # with several processes: negatives of the contrast from all of them
     def check(self):

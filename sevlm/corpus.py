@@ -8,11 +8,12 @@ __all__ = ['MEMORY', 'MARGIN', 'Corpus', 'tokenizer_of', 'load_corpus', 'languag
 
 # %% ../nbs/13c_corpus.ipynb #2e660639
 import math, shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from tqdm.auto import tqdm
 
 from .core import DataError, SEVLMConfig, asset, cache_folder
 from .data import Painting, open_image
@@ -106,10 +107,15 @@ def look_once(
     folder: str | Path | None = None,  # keep them on disk, below this folder, for this run and the next; None: in memory
     dtype: str = 'float16',  # as stored on disk
     precision: str = 'float32',  # of the tower, where they are kept on disk
+    part: str = '',  # which paintings these are, for what is told
+    say: Callable[[str], None] = tqdm.write,  # told what was found on disk, what was damaged and what was encoded
 ) -> torch.Tensor | Features:  # grid [N, P, D] on the CPU; from disk it is read as it is asked for
     "The patch tokens of all paintings, each encoded once (the tower is frozen)."
     if folder is not None:
-        return keep_features(model.encoder, [p.image for p in paintings], open_image, folder, dtype, device=device, precision=precision, progress=progress)
+        images = [p.image for p in paintings]
+        kept = keep_features(model.encoder, images, open_image, folder, dtype, device=device, precision=precision, progress=progress)
+        say(f'{part}: {kept.report}' if part else str(kept.report))
+        return kept
     return encode_images(model.encoder, (open_image(p.image) for p in paintings), len(paintings), device=device, progress=progress)
 
 

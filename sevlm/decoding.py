@@ -7,8 +7,8 @@ __all__ = ['next_logits', 'Reader']
 
 # %% ../nbs/11d_decoding.ipynb #be9370c1
 import torch
-from transformers import DynamicCache
 
+from .decoder import KeyValueCache
 from .text import segments, span_masks
 
 # %% ../nbs/11d_decoding.ipynb #bd2eba08
@@ -40,7 +40,7 @@ class Reader:
         self.model, self.grid, self.table, self.special = model, grid, table, special
         self.cache = model.decoder.new_cache()
         self.fuses, self.causal = model.fusion is not None, model.config.causal_vad
-        self.vads = DynamicCache() if self.fuses and self.causal else None
+        self.vads = KeyValueCache() if self.fuses and self.causal else None
         self.ids = self.row = None
 
     @torch.no_grad()
@@ -62,11 +62,10 @@ class Reader:
 def _settled(self) -> int:
     "Tokens whose keys and values still hold; the cache is cut to them."
     if self.causal or not self.fuses:
-        return self.cache.get_seq_length()
+        return self.cache.text.get_seq_length()
     fused = self.span.any(0)
-    keep = int(fused.int().argmax()) if fused.any() else self.cache.get_seq_length()
-    for layer in self.cache.self_attention_cache.layers:
-        layer.keys, layer.values = layer.keys[:, :, :keep], layer.values[:, :, :keep]
+    keep = int(fused.int().argmax()) if fused.any() else self.cache.text.get_seq_length()
+    self.cache.text.crop(keep)
     return keep
 
 
@@ -106,12 +105,12 @@ def _keep(
     "Go on with some of the texts."
     self.ids, self.span = self.ids[texts], self.span[texts]
     self.row = None if self.row is None else self.row[texts]
-    for cache in (self.cache.self_attention_cache, self.vads):
+    for cache in (self.cache.text, self.vads):
         if cache is not None:
             cache.batch_select_indices(texts)
     if paintings is not None:
         self.grid = self.grid[paintings]
-        self.cache.cross_attention_cache.batch_select_indices(paintings)
+        self.cache.painting.batch_select_indices(paintings)
 
 
 Reader.keep = _keep

@@ -22,7 +22,6 @@ from .model import load_model
 from .release import from_hub, read_released
 from .scores import Evaluation, score
 from .text import load_tokenizer
-from .lexicons import NltkTable
 from .lookup import VADTable, vad_table
 from .vad import Lexicon
 
@@ -56,7 +55,12 @@ def load_released(
     if not there and not re.fullmatch(r'[\w.-]+/[\w.-]+', str(weights)):
         raise CheckpointError(f"{weights} is neither a folder nor the id of a repository on the hub (owner/name, such as jing5566/SEVLM).")
     released = read_released(weights if there else from_hub(str(weights), tag or 'best-res'), tag, **({'tower_pretrained': str(tower)} if tower else {}))
-    table = NltkTable(released.tokenizer, words) if lemmas == 'nltk' else vad_table(released.tokenizer, words, released.model.config.lookup)
+    if lemmas == 'nltk':
+        from sevlm.lexicons import NltkTable
+
+        table = NltkTable(released.tokenizer, words)
+    else:
+        table = vad_table(released.tokenizer, words, released.model.config.lookup)
     return Explainer(released.model, released.tokenizer, table, device)
 
 # %% ../nbs/13a_evaluate.ipynb #a6bd6860
@@ -66,6 +70,7 @@ def answer_all(
     grids: torch.Tensor | None = None,  # [N, P, D] from `look_once`; None: from the files
     batch_size: int = 64,
     progress: bool = True,
+    probabilities: bool = True,  # also the nine probabilities of the emotions
 ) -> list[Answer]:  # one a painting
     "An answer for each painting, greedily."
     answers = []
@@ -73,7 +78,7 @@ def answer_all(
         some = paintings[i:i+batch_size]
         grid = (explainer.look([open_image(p.image) for p in some]) if grids is None
                 else explainer.model.adapt(grids[i:i+batch_size].to(explainer.device)))
-        answers += explainer(grid)
+        answers += explainer(grid, probabilities=probabilities)
     return answers
 
 

@@ -8,7 +8,6 @@ __all__ = ['VADLayer', 'VADEncoder', 'Fusion']
 # %% ../nbs/07_fusion.ipynb #6cfd54e8
 import torch
 from torch import nn
-from transformers import DynamicCache
 
 from .core import ConfigError, SEVLMConfig
 
@@ -66,7 +65,7 @@ class VADEncoder(nn.Module):
     def forward(
         self,
         vad: torch.Tensor,  # [S, T, 3] dictionary values, zero where a token is unknown
-        cache: DynamicCache | None = None,  # causal only: what earlier tokens left, added to; `vad` holds the tokens not seen before
+        cache=None,  # causal only: a `decoder.KeyValueCache`, updated in place; `vad` holds the tokens not seen before
     ) -> torch.Tensor:  # enc [S, T, 3]
         past = cache.get_seq_length() if cache is not None else 0
         T = past + vad.shape[1]

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from sevlm.artemis import Painting
 from sevlm.callbacks import RecorderCB
 from sevlm.core import EMOTIONS, PUBLISHED, SEVLMConfig, TrainConfig
+from sevlm.decoder import gpt2_config
 from sevlm.data import Batch, collate, pair
 from sevlm.generate import extend, next_logits
 from sevlm.learner import Learner
@@ -65,9 +66,9 @@ def published_model(golden: dict, case: str, **changed) -> SEVLM:
         "use_vad_head": on["vad_loss"], "use_contrast": on["contrastive"], **changed})
     model = SEVLM(config)
     model.adapt = torch.nn.Identity()  # the recording begins behind the tower, at the decoder's own width
-    gpt2 = model.decoder.transformer.config
+    gpt2 = gpt2_config(config)  # transformers' settings of the same decoder
     assert (gpt2.activation_function, SIZES["activation"]) == ("gelu_pytorch_tanh", "gelu_new")  # one function under two names, the first computed in one pass
-    assert gpt2.layer_norm_epsilon == SIZES["ln_eps"]
+    assert {gpt2.layer_norm_epsilon, *(m.eps for m in model.decoder.modules() if isinstance(m, torch.nn.LayerNorm))} == {SIZES["ln_eps"]}
     theirs = {ours: golden[f"w.{k}"] for k, ours in names(config).items()}
     assert own_weights(model).keys() == theirs.keys()
     return load_weights(model, theirs)
