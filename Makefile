@@ -2,25 +2,20 @@
 # All paths are relative, so that a clone may lie anywhere, also below a folder with a space in its name.
 PYTHON ?= python3
 BIN := .venv/bin
+SEVLM := $(BIN)/python -m sevlm
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup demo test check notebooks pytest lab hooks ledger ideas pool bench remake clean
+.PHONY: help setup demo test check notebooks pytest portable figures lab hooks ledger ideas pool bench remake clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1: /p' Makefile | sed 's/: /\t/' | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
 
-setup: .venv/.installed  ## install everything into .venv (about 3 minutes, 7 GB with PyTorch)
+setup:  ## install everything into .venv (about 3 minutes, 7 GB with PyTorch); again after the requirements changed, or to mend it
+	@$(PYTHON) tools/setup_env.py
 
-.venv/.installed: settings.ini setup.py constraints.txt
-	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"sevlm needs Python 3.11 or later, found {v.major}.{v.minor}; run: make PYTHON=python3.11 ...")'
-	@echo "== setting up .venv (PyTorch is large: a few minutes)"
-	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --progress-bar on --constraint constraints.txt --editable '.[dev]'
-	@touch $@
-
-demo: setup  ## make a synthetic data set, train on it, explain paintings (at most 10 minutes on 2 cores)
-	$(BIN)/python -m sevlm.cli demo
+demo: setup  ## make a synthetic data set, train on it, explain paintings (at most 7 minutes on 2 cores)
+	$(SEVLM) demo
 
 test: check notebooks pytest  ## all tests: clean and export leave no difference, notebooks run, pytest
 	@echo "== all passed"
@@ -30,23 +25,31 @@ check: setup
 	$(BIN)/python tests/check_exported.py
 
 notebooks: setup
-	@echo "== 2/3 notebooks run"
-	SEVLM_CACHE="$(CURDIR)/build/cache" OMP_NUM_THREADS=1 $(BIN)/nbdev_test --do_print --timing   # one thread each: two notebooks run side by side
+	@echo "== 2/3 notebooks run, two side by side, one thread each"
+	SEVLM_CACHE="$(CURDIR)/build/cache" OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/nbdev_test --do_print --timing $(if $(PAGES),--file_glob '$(PAGES)')
 
 pytest: setup
 	@echo "== 3/3 pytest, in two halves side by side, one thread each"
-	@mkdir -p build; export SEVLM_CACHE="$(CURDIR)/build/cache" OMP_NUM_THREADS=1; \
+	@mkdir -p build; export SEVLM_CACHE="$(CURDIR)/build/cache" OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1}; \
+	if [ -n "$(TESTS)" ]; then exec $(BIN)/python -m pytest -q -p no:cacheprovider $(TESTS); fi; \
 	$(BIN)/python -m pytest -q -p no:cacheprovider tests/test_[a-d]*.py > build/pytest-a-d.log 2>&1 & first=$$!; \
 	$(BIN)/python -m pytest -q -p no:cacheprovider tests/test_[!a-d]*.py; second=$$?; \
 	wait $$first; first=$$?; cat build/pytest-a-d.log; test $$first -eq 0 -a $$second -eq 0
+
+portable: setup  ## all pages and tests as other processors compute them (an hour on 2 cores; goes on where it was broken off)
+	$(BIN)/python tools/portable.py $(PORTABLE)
+
+figures: setup  ## draw the pictures in figures/ anew: every page that draws, and the demo (about 15 minutes)
+	$(SEVLM) demo --figures figures
+	for page in $$(grep -l 'save_figure(\|figures_folder()' nbs/*.ipynb nbs/analysis/*.ipynb); do \
+		SEVLM_FIGURES="$(CURDIR)/figures" SEVLM_CACHE="$(CURDIR)/build/cache" $(BIN)/nbdev_test --do_print --path $$page || exit 1; \
+	done
 
 lab: setup  ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab nbs
 
 hooks: setup  ## once per clone, for contributors: clean notebooks on merge (nbdev)
 	$(BIN)/nbdev_install_hooks
-
-SEVLM := $(BIN)/python -m sevlm.cli
 
 runs/ledger-captioner/.done: setup
 	$(SEVLM) mini data/ledger-captions --paintings 2400 --seed 7
@@ -78,7 +81,7 @@ bench: setup  ## measure speed against the published way of working, on a quiet 
 	$(BIN)/python benchmarks/bench.py $(BENCH)
 
 remake: setup  ## make the shipped tokenizer, tower and small model anew (about an hour)
-	$(BIN)/python -m sevlm.cli mini --remake
+	$(SEVLM) mini --remake
 
 clean:  ## remove what runs and set-up have made
 	rm -rf .venv data runs build *.egg-info

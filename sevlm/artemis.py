@@ -16,8 +16,7 @@ import numpy as np
 from PIL import Image, ImageOps
 from tqdm.auto import tqdm
 
-from .core import EMOTIONS, DataError, ImageError
-from .text import normalise
+from .core import EMOTIONS, DataError, ImageError, normalise
 
 # %% ../nbs/03c_artemis.ipynb #914dcd27
 @dataclass(frozen=True)

@@ -143,10 +143,11 @@ def _first_answers(out: Path, seed: int):
          option('--epochs', type=int, default=TrainConfig.preset('mini').epochs, metavar='N', help='of training'), THREADS,
          option('--data', default='data', metavar='DIR', help='the synthetic paintings go there, into a folder of their own'),
          option('--out', default='runs/demo', metavar='DIR', help='folder of the run'),
-         option('--figures', default='figures', metavar='DIR', help='where the two figures go'), QUIET,
+         option('--figures', metavar='DIR', help='where the two figures go (default: the folder of the run)'), QUIET,
          examples='demo\ndemo --paintings 400 --epochs 3 --out runs/quick', go_on='Finished steps are kept. Go on by the same command.')
 def _demo(args):
-    for folder in (args.out, args.figures, args.data): check_writable(folder)
+    figures = args.figures or args.out
+    for folder in (args.out, figures, args.data): check_writable(folder)
     config, settings = SEVLMConfig.preset('mini'), TrainConfig.preset('mini', seed=args.seed, epochs=args.epochs)
     step = lambda k, text: say(f'\n[{k}/5] {text}')
     data = Path(args.data)/f'mini-{args.seed}-{args.paintings}'
@@ -171,7 +172,7 @@ def _demo(args):
     nine = chosen([a.emotion for a in said])
     sheet = explanation_sheet([corpus.parts['test'][i] for i in nine], [said[i] for i in nine], title='synthetic paintings, explained by the small model')
     losses = losses_figure(learner.recorder, 'training on synthetic paintings')
-    files = [save_figure(sheet, 'demo_explanations', args.figures), save_figure(losses, 'demo_losses', args.figures)]
+    files = [save_figure(sheet, 'demo_explanations', figures), save_figure(losses, 'demo_losses', figures)]
     step(5, 'what came of it')
     say(*score_lines(result.scores), '', f'written: {", ".join(map(str, files))}; metrics.json and predictions.jsonl in {args.out}',
         f'next:    sevlm explain {data}/wikiart --checkpoint {args.out}   (or any picture of yours)',

@@ -4,13 +4,15 @@
 
 # %% auto #0
 __all__ = ['DPI', 'FIRST', 'SECOND', 'EMOTION_COLOURS', 'axes_of', 'bars', 'as_picture', 'show_images', 'curve', 'token_row',
-           'va_plane', 'heat', 'save_figure']
+           'va_plane', 'heat', 'figures_folder', 'save_figure']
 
 # %% ../nbs/01_plot.ipynb #eab2aa24
+import os
+
 import matplotlib.pyplot as plt, numpy as np
 from matplotlib.colors import Normalize
 from pathlib import Path
-from .core import EMOTIONS, ConfigError, write_atomic
+from .core import EMOTIONS, ConfigError, cache_folder, write_atomic
 
 # %% ../nbs/01_plot.ipynb #85db31f3
 DPI = 72                        # of figures on the pages: legible, and small in the file
@@ -167,16 +169,22 @@ def heat(
     return ax
 
 # %% ../nbs/01_plot.ipynb #57368cbd
+def figures_folder() -> Path:
+    "Where pages put their pictures: $SEVLM_FIGURES, or a scratch folder in the cache folder."
+    return Path(os.environ.get('SEVLM_FIGURES') or cache_folder()/'figures')
+
+
 def save_figure(
-    fig,                    # a figure, or axes
-    name: str,              # file name; '.png' is added if it has no ending
-    folder='../figures',    # pages run in nbs/, figures live beside it
-    dpi=110,                # dots per inch
-) -> Path:                  # the file
+    fig,  # a figure, or axes
+    name: str,  # file name; '.png' is added if it has no ending
+    folder: str | Path | None = None,  # None: `figures_folder()`
+    dpi: int = 110,  # dots per inch
+) -> Path:  # the file
     "Write a figure; the same figure gives the same bytes."
     fig = getattr(fig, 'figure', fig)
     fig.draw_without_rendering()
-    fig.set_layout_engine('none')       # places are settled now; laid out anew at each drawing they would drift by a hair
-    path = Path(folder)/(name if Path(name).suffix else f'{name}.png')
-    with write_atomic(path) as tmp: fig.savefig(tmp, dpi=dpi, metadata={'Software': None} if path.suffix == '.png' else {'Date': None})
+    fig.set_layout_engine('none')  # places are settled now; laid out anew at each drawing they would drift by a hair
+    path = (figures_folder() if folder is None else Path(folder))/(name if Path(name).suffix else f'{name}.png')
+    with write_atomic(path) as tmp:
+        fig.savefig(tmp, dpi=dpi, metadata={'Software': None} if path.suffix == '.png' else {'Date': None})
     return path

@@ -18,6 +18,9 @@ import measure  # noqa: E402
 import parts  # noqa: E402
 import setting  # noqa: E402
 from plain import LookUp, Plain  # noqa: E402
+from ties import same_texts  # noqa: E402
+
+from sevlm.text import span_masks  # noqa: E402
 
 MODES = ['corrected', 'published']
 CLOSE = 1e-5
@@ -75,14 +78,23 @@ def test_the_comparison_can_fail(settings):
 
 @pytest.mark.parametrize('mode', MODES)
 def test_same_tokens(settings, mode):
+    "Word for word; only between words that are equally good rounding decides."
     s = settings[mode]
     s.model.eval(); s.plain.eval()
     grid = s.look(s.cases(6)[0].img)
+
+    @torch.no_grad()
+    def scores(n, words):
+        span = span_masks(words[None], s.special, s.config.boundary, include_pad=s.config.pad_in_span)[1]
+        return s.plain.states(words[None], s.plain.look_up(words[None])[0], span, grid[n][None])[0, -1] @ s.plain.words.T
+
     ours, theirs = s.write(grid, 30), s.write_plain(grid, 30)
-    assert torch.equal(ours, theirs) and len(ours[:, 6:].unique()) > 10         # texts that vary, or equality says little
+    same_texts(ours, theirs, s.special.pad, scores)
+    assert len(ours[:, 6:].unique()) > 10                                       # texts that vary (about 85 words), or equality says little
     ends = torch.cat([s.ends, ours[1, 12:13]])                                  # now one text, at least, ends early
     ours, theirs = s.write(grid, 30, ends), s.write_plain(grid, 30, ends)
-    assert torch.equal(ours, theirs) and (ours == s.special.pad).any()
+    same_texts(ours, theirs, s.special.pad, scores)
+    assert (ours == s.special.pad).any()
 
 
 @pytest.mark.parametrize('how', ['piece', 'start', 'word'])

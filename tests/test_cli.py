@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,18 +15,29 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import sevlm
 from sevlm.cli import main
 from sevlm.core import EMOTIONS, SEVLMConfig
+from sevlm.corpus import load_corpus
+from sevlm.features import digest_file
 from sevlm.mini import make_mini
 
 FAST = ['layers=1', 'epochs=2', 'batch_size=16', 'device=cpu']
 CSV = 'artemis_dataset_release_v0.csv'
 
 
-@pytest.fixture(scope='session')
+@pytest.fixture(scope='module', autouse=True)
+def one_thread():
+    "Runs are compared to the last bit, which only the same number of threads promises; otherwise each run measures how many to take."
+    with pytest.MonkeyPatch.context() as m:
+        m.setenv('SEVLM_THREADS', '1')
+        yield
+
+
+@pytest.fixture(scope='module')
 def base(tmp_path_factory):
     "A small synthetic set, a random tower, and a run trained by the command itself."
     from sevlm.vision import ImageEncoder
@@ -64,11 +76,11 @@ def process(*argv, **kw):
 
 # ---- help and slips of the finger
 
-def test_help_is_quick_and_needs_no_torch():
-    probe = 'import sys; from sevlm.cli import main; main(["--help"]); sys.exit(40 + ("torch" in sys.modules))'
-    start = time.perf_counter()
+def test_help_is_quick_because_nothing_large_is_loaded():
+    large = 'torch', 'torchvision', 'numpy', 'pandas', 'PIL', 'matplotlib', 'transformers', 'tokenizers', 'open_clip', 'sklearn', 'nltk', 'tqdm'
+    probe = f'import sys; from sevlm.cli import main; code = main(["--help"]); print(code, [m for m in {large} if m in sys.modules])'
     ended = subprocess.run([sys.executable, '-c', probe], capture_output=True, text=True)
-    assert ended.returncode == 40 and 'exit codes' in ended.stdout and time.perf_counter() - start < 5
+    assert ended.returncode == 0 and 'exit codes' in ended.stdout and ended.stdout.splitlines()[-1] == '0 []'
 
 
 def test_version(sevlm_):
@@ -182,12 +194,17 @@ def test_pictures_of_any_mode_are_explained(mode, base, tmp_path, sevlm_):
 
 
 def test_rotation_in_exif_is_obeyed(base, tmp_path, sevlm_):
+    "A picture turned by its note equals one turned by hand, up to rounding (1e-6), and not one left as it lies (a few per cent)."
     (exif := Image.Exif())[0x0112] = 6
-    Image.open(base.picture).save(tmp_path/'a.jpg', exif=exif, quality=95)
-    Image.open(tmp_path/'a.jpg').transpose(Image.Transpose.ROTATE_270).save(tmp_path/'b.png')
-    code, out, _ = sevlm_('explain', tmp_path/'a.jpg', tmp_path/'b.png', '--checkpoint', base.run, '--json')
-    a, b = json.loads(out)
-    assert code == 0 and a['probabilities'] == pytest.approx(b['probabilities'])
+    Image.open(base.picture).save(tmp_path/'noted.jpg', exif=exif, quality=95)
+    Image.open(tmp_path/'noted.jpg').transpose(Image.Transpose.ROTATE_270).save(tmp_path/'turned.png')
+    Image.open(tmp_path/'noted.jpg').save(tmp_path/'left.png')
+    found = {}
+    for name in ('noted.jpg', 'turned.png', 'left.png'):
+        code, out, _ = sevlm_('explain', tmp_path/name, '--checkpoint', base.run, '--json')
+        found[name] = json.loads(out)[0]['probabilities']
+        assert code == 0
+    assert found['noted.jpg'] == pytest.approx(found['turned.png'], rel=1e-3) != found['left.png']
 
 
 def test_explain_in_part_and_not_at_all(base, tmp_path, sevlm_):
@@ -384,8 +401,9 @@ def test_demo(tmp_path, monkeypatch, sevlm_):
     monkeypatch.chdir(tmp_path)
     argv = ['demo', '--paintings', 60, '--epochs', 1, '--quiet']
     code, out, _ = sevlm_(*argv)
+    assert out.index('explained by the shipped model') < out.index('because') < out.index('[1/5]') and not (tmp_path/'figures').exists()
     assert code == 0 and all(f'[{k}/5]' in out for k in range(1, 6)) and 'Bayes ceiling' in out and 'make lab' in out and 'synthetic' in out
-    for name in ('data/mini-0-60/mini.json', 'figures/demo_explanations.png', 'figures/demo_losses.png', 'runs/demo/metrics.json', 'runs/demo/predictions.jsonl'):
+    for name in ('data/mini-0-60/mini.json', 'runs/demo/first-1.png', 'runs/demo/demo_explanations.png', 'runs/demo/demo_losses.png', 'runs/demo/metrics.json', 'runs/demo/predictions.jsonl'):
         assert (tmp_path/name).is_file(), name
     scores = json.loads((tmp_path/'runs/demo/metrics.json').read_text())
     code, out, _ = sevlm_(*argv)
@@ -420,21 +438,60 @@ def test_the_card_has_a_preset(base, tmp_path, sevlm_):
     assert code == 2 and 'patches' in err                                                   # the corrected model's sizes, of which this tower is not
 
 
-def test_patch_tokens_are_kept_found_again_and_mended(base, tmp_path, sevlm_):
-    keep = ['--features', tmp_path/'kept', '--features-dtype', 'float32', '--quiet']
-    assert sevlm_('train', base.data, '--out', tmp_path/'one', '--set', *base.fast, *keep)[0] == 0
-    (shards := sorted((tmp_path/'kept').rglob('[!.]*.safetensors'))) and None
-    assert shards
-    before = {p: p.stat().st_mtime_ns for p in shards}
-    assert sevlm_('train', base.data, '--out', tmp_path/'two', '--set', *base.fast, *keep)[0] == 0
-    assert {p: p.stat().st_mtime_ns for p in shards} == before                               # read, not made
-    data = bytearray(shards[0].read_bytes()); data[-100] ^= 1
-    shards[0].write_bytes(data)
-    code, out, err = sevlm_('train', base.data, '--out', tmp_path/'three', '--set', *base.fast, *keep)
-    assert code == 0 and 'damaged' in out + err and (shards[0].parent/'damaged').is_dir()
-    weights = [load_file(tmp_path/name/'last'/'model.safetensors') for name in ('one', 'two', 'three')]
-    assert all(torch.equal(weights[0][k], weights[1][k]) for k in weights[0])
-    assert all(torch.allclose(weights[0][k], weights[2][k], atol=1e-3) for k in weights[0])
+def kept_options(folder): return ['--features', folder, '--features-dtype', 'float32', '--quiet']
+def shards_of(folder): return [p for p in folder.rglob('[!.]*.safetensors') if p.parent.name != 'damaged']
+def weights_of(run): return load_file(run/'last'/'model.safetensors')
+
+
+def told_of(part, out):
+    "The lines about the kept patch tokens of a part: how many, and below it, indented, each damaged file."
+    lines = out.splitlines()
+    at, = (n for n, line in enumerate(lines) if line.startswith(f'{part} part: features '))
+    return [lines[at], *takewhile(lambda line: line.startswith('  ') and ' pictures lost: ' in line, lines[at + 1:])]
+
+
+@pytest.fixture(scope='module')
+def kept_run(base, tmp_path_factory):
+    "A run that keeps its patch tokens on disk: the command's exit code is 0, and the folder of the patch tokens."
+    folder = tmp_path_factory.mktemp('kept')
+    assert main(['train', str(base.data), '--out', str(folder/'run'), '--set', *base.fast, *map(str, kept_options(folder/'features'))]) == 0
+    return SimpleNamespace(features=folder/'features', run=folder/'run')
+
+
+def test_patch_tokens_are_kept_and_found_again(base, kept_run, tmp_path, sevlm_):
+    before = {p: p.stat().st_mtime_ns for p in shards_of(kept_run.features)}
+    code, out, err = sevlm_('train', base.data, '--out', tmp_path/'run', '--set', *base.fast, *kept_options(kept_run.features))
+    assert code == 0 and before and {p: p.stat().st_mtime_ns for p in shards_of(kept_run.features)} == before      # read, not made
+    for part in ('training', 'validation'):
+        line, = told_of(part, out)
+        assert ', 0 encoded; ' in line
+    first, again = weights_of(kept_run.run), weights_of(tmp_path/'run')
+    assert all(torch.equal(first[k], again[k]) for k in first)
+
+
+@pytest.mark.parametrize('part, other, name', [('training', 'validation', 'train'), ('validation', 'training', 'val')])
+def test_damage_to_kept_patch_tokens_is_told_and_mended(part, other, name, base, kept_run, tmp_path, sevlm_):
+    "The shard is found by the pictures that its header names: its own name depends on rounding, and so on the processor."
+    paintings = load_corpus(base.data, SEVLMConfig.preset('mini'), progress=False).parts[name]
+    digests = {digest_file(p.image).hex() for p in paintings}
+    features = Path(shutil.copytree(kept_run.features, tmp_path/'features'))
+    held = {}
+    for path in shards_of(features):
+        with safe_open(path, 'pt') as f: held[path] = json.loads(f.metadata()['sevlm'])['digests']
+    shard = next(path for path, ids in held.items() if digests & set(ids))
+    assert set(held[shard]) <= digests                                                       # a part's pictures are encoded together
+    data = bytearray(shard.read_bytes())
+    data[-100] ^= 1                                                                          # in the last row
+    shard.write_bytes(data)
+    code, out, err = sevlm_('train', base.data, '--out', tmp_path/'run', '--set', *base.fast, *kept_options(features))
+    n = len(held[shard])
+    line, damage = told_of(part, out)
+    assert code == 0 and f'{len(digests)} pictures, {len(digests) - n} kept, {n} encoded; ' in line
+    assert damage.split() == f'{n} pictures lost: {shard.name} has 1 damaged rows of {n}'.split()
+    assert len(told_of(other, out)) == 1 and ', 0 encoded; ' in told_of(other, out)[0]
+    assert (shard.parent/'damaged'/shard.name).read_bytes() == data and [p.name for p in (shard.parent/'damaged').iterdir()] == [shard.name]
+    first, mended = weights_of(kept_run.run), weights_of(tmp_path/'run')
+    assert all(torch.allclose(first[k], mended[k], atol=1e-3) for k in first)
 
 
 def test_a_step_in_parts_goes_on_as_a_whole(base, tmp_path, sevlm_):

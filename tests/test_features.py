@@ -30,7 +30,7 @@ spawn = multiprocessing.get_context("spawn")
 
 
 class Toy(nn.Module):
-    "A tower of one linear map, with what `describe` asks an encoder for; a picture's rows do not depend on its batch."
+    "A tower of one linear map, with what `describe` asks an encoder for; in another batch a picture's rows differ by rounding only."
 
     def __init__(self, seed=0, scale=1.0, size=8):
         super().__init__()
@@ -150,9 +150,11 @@ def test_a_changed_picture_is_not_served_stale(paths, folder):
 
 @pytest.mark.parametrize("dtype, bound", [("float32", 0), ("float16", 2**-11), ("bfloat16", 2**-8)])
 def test_error_of_what_is_stored(paths, folder, dtype, bound):
+    "Numbers above 1, so that what the order of 48 sums rounds away (about 1e-6) is little beside what storing does."
     features, want = keep(paths, folder, dtype=dtype)[:], exact(paths)
-    error = ((features - want).abs() / want.abs().clamp(min=1e-3)).max().item()
-    assert error <= bound + 1e-6 and (error > bound / 4 or not bound)
+    large = want.abs() > 1
+    error = ((features - want).abs() / want.abs())[large].max().item()
+    assert large.sum() > 100 and error <= bound + 1e-5 and (error > bound / 4 or not bound)
 
 
 def test_precision_of_the_tower(paths, folder):
@@ -305,7 +307,14 @@ def test_cut_at_any_write(paths, folder, monkeypatch, after):
         assert not list(features.report.folder.glob(".*-*")) and not check_features(features.report.folder, progress=False).damaged
 
 
+PATIENCE = [None]  # how many pictures this process opens before it waits for its end; None: all
+
+
 def slowly(path):
+    if PATIENCE[0] is not None:
+        if PATIENCE[0] == 0:
+            time.sleep(600)
+        PATIENCE[0] -= 1
     time.sleep(0.05)
     return open_image(path)
 
@@ -324,21 +333,22 @@ def meet(folder, n):
     wait_for(lambda: len(list(folder.iterdir())) == n)
 
 
-def fill(paths, folder, meeting=None):
+def fill(paths, folder, meeting=None, patience=None):
     torch.set_num_threads(1)
+    PATIENCE[0] = patience
     if meeting:
         meet(meeting, 2)
     return keep(paths, folder, opener=slowly, batch_size=1).report
 
 
 def test_killed_in_the_middle(paths, folder):
-    process = spawn.Process(target=fill, args=(paths, folder))
+    process = spawn.Process(target=fill, args=(paths, folder, None, 3), daemon=True)
     process.start()
-    wait_for(lambda: len(list(folder.rglob("[!.]*.safetensors"))) >= 3)
-    process.kill()
+    wait_for(lambda: len(list(folder.rglob("[!.]*.safetensors"))) == 3)
+    process.kill()  # while it opens the fourth picture
     process.join()
     features = keep(paths, folder, opener=slowly, batch_size=1)
-    assert 3 <= features.report.kept < N and features.report.kept + features.report.encoded == N
+    assert features.report.kept == 3 and features.report.encoded == N - 3
     assert right(features, paths) and not features.report.damaged
 
 

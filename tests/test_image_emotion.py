@@ -84,12 +84,13 @@ def test_two_rules():
 
 
 def test_tower_learns_an_easy_rule(paintings):
+    "Of eight seeds each names all four with odds at least 0.2 apart, and the divergence falls from 1.2 or more to 0.02."
     before = torch.get_rng_state()
     trained = ie.train_image_emotion(paintings[:16], paintings[16:20], MINI, progress=False)
     assert torch.equal(before, torch.get_rng_state())
     p = trained.model.probabilities(Image.open(q.image) for q in paintings[20:])
     assert ie.majority_accuracy(p, ie.histograms(paintings[20:])) == (1., 4)
-    assert min(h['val divergence'] for h in trained.history) < trained.history[0]['val divergence']
+    assert min(h['val divergence'] for h in trained.history) < trained.history[0]['val divergence']/2
     assert all(not w.requires_grad for w in trained.model.backbone.parameters())
     seen = trained.model.look(Image.open(q.image) for q in paintings[20:])
     assert seen.shape == (4, trained.model.backbone.width) and np.allclose(trained.model.probabilities(seen), p, atol=1e-6)

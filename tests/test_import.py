@@ -77,3 +77,9 @@ def test_the_package_alone_is_light_and_opens_nothing_of_its_own(everything):
         below = any(root == path or root in path.parents for root in roots)
         assert below and (path.is_dir() or path.suffix in ('.py', '.pyc', '.so', '.pyd')), f'import sevlm opened {name}'
     assert not {'torch', 'transformers', 'matplotlib', 'pandas'} & set(everything['after_package'])
+
+
+def test_texts_and_pictures_need_no_large_library():
+    "One sentence with the shipped model is written without what takes seconds to import."
+    modules = set(probe(['text', 'vision'])['modules'])
+    assert not modules & {'transformers', 'open_clip', 'torchvision', 'timm', 'pandas', 'sklearn', 'scipy', 'matplotlib'}

@@ -19,7 +19,7 @@ TOP = ['evaluate', 'compare', 'corpus', 'train', 'ablate', 'explorer', 'workbenc
 MAY_IMPORT = {  # module -> what it may import; no way back
     'core': set(), 'device': {'core'}, 'inert': {'core'}, 'plot': {'core'}, 'lexfile': {'core'}, 'vad': {'core', 'lexfile'}, 'lookup': {'core', 'vad'}, 'lexicons': {'core', 'lexfile', 'vad', 'lookup'},
     'text': {'core', 'vad'}, 'motifs': {'core'}, 'paint': {'core', 'motifs'}, 'words': {'core', 'paint'},
-    'artemis': {'core', 'text'}, 'utterances': {'core', 'text'}, 'protocol': {'core', 'artemis', 'utterances'}, 'combined': {'core', 'artemis', 'protocol'},
+    'artemis': {'core'}, 'utterances': {'core'}, 'protocol': {'core', 'artemis', 'utterances'}, 'combined': {'core', 'artemis', 'protocol'},
     'records': {'core', 'inert', 'artemis', 'protocol'}, 'intake': {'core', 'artemis', 'utterances'},
     'prepare': {'core', 'lexfile', 'vad', 'lexicons', 'artemis', 'utterances', 'protocol', 'combined', 'records', 'intake'},
     'data': {'core', 'text', 'vad', 'artemis'}, 'mini': {'core', 'paint', 'words'}, 'source': {'core', 'artemis', 'records', 'intake', 'mini'}, 'hub': {'core'},

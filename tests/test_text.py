@@ -6,8 +6,8 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from sevlm.core import EMOTIONS, DataError
-from sevlm.text import (ADDED, END, PROMPT, PUNCTUATION, Special, add_special_tokens, decode, encode, encode_all, load_tokenizer, normalise,
+from sevlm.core import EMOTIONS, PUNCTUATION, DataError, asset, normalise
+from sevlm.text import (ADDED, END, PROMPT, Special, add_special_tokens, decode, encode, encode_all, load_tokenizer,
                         prompt_ids, read_bpe, save_tokenizer, segments, span_masks, special_ids, split_answer, train_bpe)
 
 HERE = Path(__file__).parent
@@ -140,3 +140,79 @@ def test_train_bpe(small):
     assert sorted(small.get_vocab().values()) == list(range(len(small))) and small.convert_ids_to_tokens(special_ids(small).because) == 'Ġbecause'
     assert len(train_bpe([], 304)) == 304                          # the frame of the sentence alone fills a tiny vocabulary
     with pytest.raises(DataError, match="' because' in .* pieces"): train_bpe(TEXTS, 265)
+
+
+# --- our layer around the tokenizers library against transformers' own
+
+SPOKEN = st.lists(st.one_of(st.text(max_size=20), st.sampled_from([END, *ADDED, ' because', '  ', "I'll", ' the emotion is'])), max_size=6).map(''.join)
+
+
+@pytest.fixture(scope='module')
+def libraries(tmp_path_factory):
+    "Our tokenizer and transformers', read from the same files: GPT-2's, ours as saved, and the shipped one."
+    from transformers import AutoTokenizer, GPT2Tokenizer
+
+    saved = tmp_path_factory.mktemp('saved')
+    save_tokenizer(GPT2, saved)
+    return [(read_bpe(folder), reader.from_pretrained(folder, local_files_only=True))
+            for folder, reader in ((HERE / 'gpt2_bpe', GPT2Tokenizer), (saved, AutoTokenizer), (asset('mini'), AutoTokenizer))]
+
+
+@settings(max_examples=200, deadline=None)
+@given(SPOKEN)
+def test_equals_transformers_on_any_text(libraries, text):
+    for ours, theirs in libraries:
+        assert ours.tokenize(text) == theirs.tokenize(text)
+        for split in (False, True):
+            ids = theirs(text, split_special_tokens=split).input_ids
+            assert ours(text, split_special_tokens=split).input_ids == ids
+            assert ours([text, ' a', ''], split_special_tokens=split).input_ids == theirs([text, ' a', ''], split_special_tokens=split).input_ids
+            pieces = theirs.convert_ids_to_tokens(ids)
+            assert ours.convert_ids_to_tokens(ids) == pieces and ours.convert_tokens_to_string(pieces) == theirs.convert_tokens_to_string(pieces)
+            assert ours.convert_tokens_to_ids([*pieces, text]) == theirs.convert_tokens_to_ids([*pieces, text])
+            for some in (ids, ids[:-1], torch.tensor(ids, dtype=torch.long)):
+                assert ours.decode(some, clean_up_tokenization_spaces=False) == theirs.decode(some, clean_up_tokenization_spaces=False)
+
+
+def test_equals_transformers_in_what_it_holds(libraries):
+    for ours, theirs in libraries:
+        assert len(ours) == len(theirs) and ours.get_vocab() == theirs.get_vocab() and ours.get_added_vocab() == theirs.get_added_vocab()
+        for name in ('bos_token', 'eos_token', 'unk_token', 'pad_token', 'eos_token_id', 'pad_token_id', 'all_special_ids'):
+            assert getattr(ours, name) == getattr(theirs, name), name
+        assert [ours.decode(i) for i in range(300)] == [theirs.decode(i) for i in range(300)]
+
+
+ROLES = {**{f'{k}_token': END for k in ('bos', 'eos', 'unk')}, 'pad_token': '<pad>', 'additional_special_tokens': list(ADDED[1:])}
+OLDER = {k: {'content': v, 'lstrip': False, 'normalized': True, 'rstrip': False, 'single_word': False} for k, v in ROLES.items() if isinstance(v, str)}
+NUMBERED = {t: 50257 + i for i, t in enumerate(ADDED)}
+DECODER = {str(i): {'content': t, 'lstrip': False, 'normalized': False, 'rstrip': False, 'single_word': False, 'special': True} for t, i in {END: 50256, **NUMBERED}.items()}
+
+
+@pytest.mark.parametrize('files', [
+    {'added_tokens.json': NUMBERED, 'special_tokens_map.json': ROLES, 'tokenizer_config.json': ROLES},
+    {'added_tokens.json': NUMBERED, 'special_tokens_map.json': ROLES, 'tokenizer_config.json': {**ROLES, 'add_bos_token': False, 'model_max_length': 1024}},
+    {'special_tokens_map.json': {**ROLES, **OLDER}, 'tokenizer_config.json': {**ROLES, 'added_tokens_decoder': DECODER}},
+    {'tokenizer_config.json': {**ROLES, **{k: {'__type': 'AddedToken', **v} for k, v in OLDER.items()}}},
+    {'tokenizer_config.json': {**ROLES, 'add_prefix_space': True}},
+    {'tokenizer_config.json': {'model_max_length': 1024}},
+], ids=['version 4', 'version 4, more notes', 'version 4, fast', 'version 4, first', 'roles alone', 'GPT-2'])
+def test_reads_the_layouts_of_transformers(tmp_path, files):
+    from transformers import GPT2Tokenizer
+
+    for f in ('vocab.json', 'merges.txt'): shutil.copy(HERE/'gpt2_bpe'/f, tmp_path)
+    for name, content in files.items(): (tmp_path/name).write_text(json.dumps(content))
+    ours, theirs = read_bpe(tmp_path), GPT2Tokenizer.from_pretrained(tmp_path, local_files_only=True)
+    assert ours.get_vocab() == theirs.get_vocab() and ours.get_added_vocab() == theirs.get_added_vocab() and ours.pad_token == theirs.pad_token
+    for text in ('a <pad> b <emotion>', ' a<|endoftext|>', 'café'):
+        for split in (False, True): assert ours(text, split_special_tokens=split).input_ids == theirs(text, split_special_tokens=split).input_ids
+    save_tokenizer(ours, tmp_path/'again')
+    assert read_bpe(tmp_path/'again').get_added_vocab() == ours.get_added_vocab() and read_bpe(tmp_path/'again')('a').input_ids == ours('a').input_ids
+
+
+def test_files_that_contradict_themselves(tmp_path):
+    save_tokenizer(GPT2, tmp_path)
+    whole = json.loads((tmp_path/'tokenizer.json').read_text())
+    for change, what in (({'added_tokens': [{**whole['added_tokens'][1], 'id': 60000}]}, "'<pad>' should be 60000 and was read as 50257"),
+                         ({'model': {'type': 'Unigram', 'vocab': []}}, "KeyError: 'merges'")):
+        (tmp_path/'tokenizer.json').write_text(json.dumps({**whole, **change}))
+        with pytest.raises(DataError, match=f'cannot be read: {what}.*Expected unchanged files'): read_bpe(tmp_path)

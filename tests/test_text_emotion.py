@@ -130,13 +130,14 @@ def test_glove(tmp_path):
 
 
 def test_learns_an_easy_rule_and_keeps_the_best():
-    before = torch.get_rng_state()
-    trained = te.train_text_emotion(PAIRS, PAIRS[:8], WORDS, TINY, progress=False)
+    "25 epochs are ample: of 20 seeds each had all eight right after 13 epochs at most, and a loss of 0.04 to 0.6 in the end, from about 2.1."
+    before, long = torch.get_rng_state(), TINY.replace(epochs=25)
+    trained = te.train_text_emotion(PAIRS, PAIRS[:8], WORDS, long, progress=False)
     assert torch.equal(before, torch.get_rng_state())                                   # the caller's chance is not touched
     best = max(h['val accuracy'] for h in trained.history)
     p = trained.model.probabilities([t for t, _ in PAIRS[:8]])
     assert best == 1 and te.accuracies(p, [e for _, e in PAIRS[:8]])['9-way'] == (1., 8) and not trained.interrupted
-    assert trained.history[-1]['loss'] < trained.history[0]['loss'] and len(trained.history) == TINY.epochs
+    assert trained.history[-1]['loss'] < trained.history[0]['loss']/2 and len(trained.history) == long.epochs
 
 
 def test_frozen_vectors_stay(tmp_path):

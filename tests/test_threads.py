@@ -1,0 +1,163 @@
+"""Idle threads sleep, their number is asked for, measured and kept with a run; and a command imports only what it needs."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import sevlm
+from sevlm.cli import main
+from sevlm.core import ConfigError, SEVLMConfig, TrainConfig
+from sevlm.device import SMALL_WIDTH, WAITING, asked_threads, threads_for, threads_set, time_threads
+from sevlm.generate import Explainer
+from sevlm.mini import make_mini
+from sevlm.train import threads_of_run
+from sevlm.workbench import fit_run
+
+CONFIG = SEVLMConfig.preset("mini", layers=1, tower_pretrained="")
+SETTINGS = TrainConfig.preset("mini", epochs=2, batch_size=16, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return make_mini(tmp_path_factory.mktemp("threads") / "mini", n=50, seed=0, workers=1, progress=False)
+
+
+@pytest.fixture
+def picture(data):
+    return str(sorted((data / "wikiart").rglob("*.jpg"))[0])
+
+
+@pytest.fixture(autouse=True)
+def nothing_asked(monkeypatch):
+    monkeypatch.delenv("SEVLM_THREADS", raising=False)
+
+
+@pytest.fixture
+def two_threads():
+    with threads_set(2):
+        yield
+
+
+def in_a_process(code: str, **env) -> dict:
+    "What a fresh process prints as JSON; of OpenMP's settings it has only those given."
+    kept = {k: v for k, v in os.environ.items() if k not in WAITING}
+    kept["PYTHONPATH"] = str(Path(sevlm.__file__).parent.parent)
+    ran = subprocess.run([sys.executable, "-c", code], env={**kept, **env}, capture_output=True, text=True, check=True)
+    return json.loads(ran.stdout.splitlines()[-1])
+
+
+# ---- waiting
+
+PROBE = "import json, os, sys, sevlm; print(json.dumps([{k: os.environ.get(k) for k in %r}, 'torch' in sys.modules]))" % list(WAITING)
+
+
+def test_idle_threads_sleep_and_torch_is_not_yet_loaded():
+    assert in_a_process(PROBE) == [WAITING, False]
+
+
+@pytest.mark.parametrize("name, value", [("OMP_WAIT_POLICY", "ACTIVE"), ("GOMP_SPINCOUNT", "5"), ("KMP_BLOCKTIME", "200")])
+def test_what_the_user_has_set_stays(name, value):
+    assert in_a_process(PROBE, **{name: value}) == [{**dict.fromkeys(WAITING), name: value}, False]
+
+
+# ---- their number
+
+
+def test_few_for_nothing_and_all_for_a_large_model(two_threads):
+    seconds = time_threads(lambda: None, 2)
+    assert set(seconds) == {1, 2} and min(seconds.values()) > 0 and torch.get_num_threads() == 2
+    assert threads_for(SMALL_WIDTH + 1, 1) == 2 and threads_for(SMALL_WIDTH, 64) in (1, 2)
+
+
+def test_the_quickest_wins_and_a_tie_goes_to_the_fewest(two_threads, monkeypatch):
+    for seconds, best in (({1: 2.0, 2: 1.0}, 2), ({1: 1.0, 2: 5.0}, 1), ({1: 1.05, 2: 1.0}, 1)):
+        monkeypatch.setattr("sevlm.device.time_threads", lambda work, most, found=seconds: found)
+        assert threads_for(128, 64) == best
+
+
+@pytest.mark.parametrize("most, tried", [(1, {1}), (2, {1, 2}), (6, {1, 2, 4, 6}), (8, {1, 2, 4, 8})])
+def test_numbers_that_are_tried(most, tried):
+    assert set(time_threads(lambda: None, most)) == tried
+
+
+def test_asked_for_by_hand(two_threads, monkeypatch):
+    assert asked_threads() is None
+    monkeypatch.setenv("SEVLM_THREADS", "3")
+    assert threads_for(128, 64) == threads_for(768, 64) == 3
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "two", "1.5"])
+def test_no_number(text, monkeypatch, capsys, picture):
+    monkeypatch.setenv("SEVLM_THREADS", text)
+    with pytest.raises(ConfigError, match="whole number"):
+        asked_threads()
+    monkeypatch.delenv("SEVLM_THREADS")
+    assert main(["explain", picture, f"--threads={text}"]) == 2
+    assert "whole number" in capsys.readouterr().err and "SEVLM_THREADS" not in os.environ
+
+
+def test_explain_takes_the_number_and_gives_it_back(two_threads, monkeypatch, picture, capsys):
+    during, answer = [], Explainer.__call__
+    monkeypatch.setattr(Explainer, "__call__", lambda *a, **k: during.append(torch.get_num_threads()) or answer(*a, **k))
+    assert main(["explain", picture, "--threads", "1"]) == 0
+    assert during == [1] and torch.get_num_threads() == 2 and "SEVLM_THREADS" not in os.environ
+
+
+# ---- a run
+
+
+def listener(found: list):
+    return SimpleNamespace(keeps=(), after_step=lambda learner: found.append(torch.get_num_threads()))
+
+
+def test_a_resumed_run_takes_the_threads_it_had(data, tmp_path, two_threads, monkeypatch, capsys):
+    first, second, third = [], [], []
+    monkeypatch.setenv("SEVLM_THREADS", "1")
+    fit_run(data, tmp_path, CONFIG, SETTINGS, progress=False, callbacks=[listener(first)])
+    assert TrainConfig.load(tmp_path / "train.json").threads == 1 and torch.get_num_threads() == 2
+    monkeypatch.delenv("SEVLM_THREADS")
+    may = ("epochs", "threads")
+    fit_run(data, tmp_path, CONFIG, SETTINGS.replace(epochs=3), True, progress=False, may_change=may, callbacks=[listener(second)])
+    assert set(first) == set(second) == {1}
+    capsys.readouterr()
+    fit_run(data, tmp_path, CONFIG, SETTINGS.replace(epochs=4, threads=2), True, progress=False, may_change=may, callbacks=[listener(third)])
+    assert set(third) == {2} and TrainConfig.load(tmp_path / "train.json").threads == 2
+    assert "2 threads from now on, 1 so far" in capsys.readouterr().out
+
+
+def test_one_of_several_processes_keeps_what_its_launcher_gave(tmp_path, two_threads):
+    told = []
+    processes = SimpleNamespace(count=2, tell=told.append)
+    assert threads_of_run(SETTINGS, CONFIG, tmp_path, False, processes) == 2 and not told
+
+
+# ---- what a command imports
+
+HEAVY = ("torch", "torchvision", "transformers", "open_clip", "timm", "pandas", "scipy", "sklearn", "matplotlib", "nltk")
+
+
+def loaded_by(*argv) -> set:
+    code = f"import json, sys; from sevlm.cli import main; assert main({list(map(str, argv))!r}) in (0, 1); print(); print(json.dumps(sorted({HEAVY!r} & sys.modules.keys())))"
+    return set(in_a_process(code.replace(repr(HEAVY), f"set({HEAVY!r})")))
+
+
+def test_a_sentence_needs_pytorch_alone(picture):
+    assert loaded_by("explain", picture) == {"torch"}
+
+
+def test_looking_at_annotations_needs_none_of_them(data):
+    assert loaded_by("inspect", data / "artemis_dataset_release_v0.csv") == set()
+    assert loaded_by("inspect", data / "mini-vad-lexicon.txt") == set()
+
+
+def test_the_module_is_the_command():
+    ran = subprocess.run([sys.executable, "-m", "sevlm", "--version"], capture_output=True, text=True, check=True)
+    assert ran.stdout == f"sevlm {sevlm.__version__}\n"
+    ran = subprocess.run([sys.executable, "-m", "sevlm", "explain", "nowhere.jpg"], capture_output=True, text=True)
+    assert ran.returncode == 2 and "nowhere.jpg" in ran.stderr
