@@ -3,6 +3,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 SEVLM := $(BIN)/python -m sevlm
+# How pages and tests are run; tools/portable.py asks for other THREADS, and for some PAGES (a pattern) and TESTS (words for pytest).
+THREADS := 1
+IN_PLACE = SEVLM_CACHE="$(CURDIR)/build/cache" OMP_NUM_THREADS=$(THREADS)
+PYTEST = $(IN_PLACE) $(BIN)/python -m pytest -q -p no:cacheprovider
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help setup demo test check notebooks pytest portable figures lab hooks ledger ideas pool bench remake clean
@@ -12,7 +16,7 @@ help:  ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1: /p' Makefile | sed 's/: /\t/' | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 setup:  ## install everything into .venv (about 3 minutes, 7 GB with PyTorch); again after the requirements changed, or to mend it
-	@$(PYTHON) tools/setup_env.py
+	@$(PYTHON) tools/setup_env.py $(if $(filter file,$(origin PYTHON)),,--exact)   # a Python that is named is meant
 
 demo: setup  ## make a synthetic data set, train on it, explain paintings (at most 7 minutes on 2 cores)
 	$(SEVLM) demo
@@ -25,16 +29,21 @@ check: setup
 	$(BIN)/python tests/check_exported.py
 
 notebooks: setup
-	@echo "== 2/3 notebooks run, two side by side, one thread each"
-	SEVLM_CACHE="$(CURDIR)/build/cache" OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/nbdev_test --do_print --timing $(if $(PAGES),--file_glob '$(PAGES)')
+	@echo "== 2/3 notebooks run, two side by side, OMP_NUM_THREADS=$(THREADS)"
+	$(IN_PLACE) $(BIN)/nbdev_test --do_print --timing $(if $(PAGES),--file_glob '$(PAGES)')
 
 pytest: setup
-	@echo "== 3/3 pytest, in two halves side by side, one thread each"
-	@mkdir -p build; export SEVLM_CACHE="$(CURDIR)/build/cache" OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1}; \
-	if [ -n "$(TESTS)" ]; then exec $(BIN)/python -m pytest -q -p no:cacheprovider $(TESTS); fi; \
-	$(BIN)/python -m pytest -q -p no:cacheprovider tests/test_[a-d]*.py > build/pytest-a-d.log 2>&1 & first=$$!; \
-	$(BIN)/python -m pytest -q -p no:cacheprovider tests/test_[!a-d]*.py; second=$$?; \
+ifdef TESTS
+	@echo "== 3/3 pytest, some tests, OMP_NUM_THREADS=$(THREADS)"
+	$(PYTEST) $(TESTS)
+else
+	@echo "== 3/3 pytest, in two halves side by side, OMP_NUM_THREADS=$(THREADS)"
+	@mkdir -p build; \
+	$(PYTEST) tests/test_[a-d]*.py > build/pytest-a-d.log 2>&1 & first=$$!; \
+	trap "kill $$first" INT TERM; \
+	$(PYTEST) tests/test_[!a-d]*.py; second=$$?; \
 	wait $$first; first=$$?; cat build/pytest-a-d.log; test $$first -eq 0 -a $$second -eq 0
+endif
 
 portable: setup  ## all pages and tests as other processors compute them (an hour on 2 cores; goes on where it was broken off)
 	$(BIN)/python tools/portable.py $(PORTABLE)
@@ -42,7 +51,7 @@ portable: setup  ## all pages and tests as other processors compute them (an hou
 figures: setup  ## draw the pictures in figures/ anew: every page that draws, and the demo (about 15 minutes)
 	$(SEVLM) demo --figures figures
 	for page in $$(grep -l 'save_figure(\|figures_folder()' nbs/*.ipynb nbs/analysis/*.ipynb); do \
-		SEVLM_FIGURES="$(CURDIR)/figures" SEVLM_CACHE="$(CURDIR)/build/cache" $(BIN)/nbdev_test --do_print --path $$page || exit 1; \
+		$(IN_PLACE) SEVLM_FIGURES="$(CURDIR)/figures" $(BIN)/nbdev_test --do_print --path $$page || exit 1; \
 	done
 
 lab: setup  ## open the notebooks in JupyterLab

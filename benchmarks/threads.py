@@ -1,6 +1,6 @@
 """Explaining a picture and training the small model, alone on the machine and beside a busy neighbour, before and after.
 
-    python benchmarks/threads.py                        nbs/data/bench_threads.json, about ten minutes on two cores
+    python benchmarks/threads.py                        nbs/data/threads.json, about ten minutes on two cores
     python benchmarks/threads.py --quick --out FILE     a few steps: shows that it runs; its ratios mean nothing
 
 "before" is PyTorch with OpenMP's defaults; "after" is what `sevlm` does: idle threads sleep soon, and the number of
@@ -119,7 +119,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--quick', action='store_true', help='a few steps')
     parser.add_argument('--rounds', type=int, default=ROUNDS)
-    parser.add_argument('--out', type=Path, help='the results file; default: nbs/data/bench_threads.json')
+    parser.add_argument('--out', type=Path, help='the results file; default: nbs/data/threads.json')
     parser.add_argument('--child', nargs=4, metavar=('WAY', 'TASK', 'DATA', 'COUNT'), help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.child:
@@ -134,7 +134,7 @@ def main(argv=None):
     from measure import machine
 
     result = dict(kind='benchmark of threads', quick=args.quick, counts=counts, machine=machine(torch.device('cpu')), summary=summary(rows), rows=rows)
-    out = args.out or FOLDER.parent / 'nbs' / 'data' / 'bench_threads.json'
+    out = args.out or FOLDER.parent / 'nbs' / 'data' / 'threads.json'
     out.write_text(json.dumps(result, indent=1) + '\n')
     for name, found in result['summary'].items():
         print(f'{name:16} {found["before"]:.4f} s before, {found["after"]:.4f} s after: {found["faster"]:.2f} times as fast')

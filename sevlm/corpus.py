@@ -83,12 +83,14 @@ def language_model_of(config: SEVLMConfig, tokenizer) -> str | Path | None:
 def start_model(
     config: SEVLMConfig,
     tokenizer,
-    gpt2: str | Path | None = 'auto',  # hub id or folder of the language model to start from; None: random weights; 'auto': the preset's own
+    gpt2: str | Path | None = 'auto',  # hub id or folder of the language model to start from; None: random weights; 'auto': the preset's own; 'captioner': the small one that has learnt to caption
 ) -> SEVLM:
     "A SEVLM ready to be trained: tower filled and frozen, decoder started."
     model = SEVLM(config.replace(vocab_size=len(tokenizer)))
     if gpt2 == 'auto':
         gpt2 = language_model_of(config, tokenizer)
+    elif gpt2 == 'captioner':
+        gpt2 = asset('mini/captioner')
     if config.tower_pretrained:
         load_tower(model.encoder, config.tower_pretrained)
     if gpt2:

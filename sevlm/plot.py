@@ -8,11 +8,12 @@ __all__ = ['DPI', 'FIRST', 'SECOND', 'EMOTION_COLOURS', 'axes_of', 'bars', 'as_p
 
 # %% ../nbs/01_plot.ipynb #eab2aa24
 import os
+import tempfile
 
 import matplotlib.pyplot as plt, numpy as np
 from matplotlib.colors import Normalize
 from pathlib import Path
-from .core import EMOTIONS, ConfigError, cache_folder, write_atomic
+from .core import EMOTIONS, ConfigError, cache_folder, check_writable, write_atomic
 
 # %% ../nbs/01_plot.ipynb #85db31f3
 DPI = 72                        # of figures on the pages: legible, and small in the file
@@ -170,10 +171,16 @@ def heat(
 
 # %% ../nbs/01_plot.ipynb #57368cbd
 def figures_folder() -> Path:
-    "Where pages put their pictures: $SEVLM_FIGURES, or a scratch folder in the cache folder."
-    return Path(os.environ.get('SEVLM_FIGURES') or cache_folder()/'figures')
+    "Where pages put their pictures: $SEVLM_FIGURES; else a scratch folder in the cache, or in the temporary folder where the cache is read-only."
+    if given := os.environ.get('SEVLM_FIGURES'):
+        return Path(given)
+    try:
+        return check_writable(cache_folder()/'figures')
+    except ConfigError:
+        user = os.getuid() if hasattr(os, 'getuid') else 'me'
+        return Path(tempfile.gettempdir())/f'sevlm-{user}'/'figures'
 
-
+# %% ../nbs/01_plot.ipynb #91f6c3aa
 def save_figure(
     fig,  # a figure, or axes
     name: str,  # file name; '.png' is added if it has no ending

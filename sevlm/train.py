@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['make_batches', 'make_optimiser', 'validation', 'fit_into', 'train_callbacks', 'threads_of_run', 'train_model',
-           'finish', 'remake']
+           'finish', 'make_captioner', 'remake']
 
 # %% ../nbs/14_train.ipynb #c230063e
 import json
@@ -201,6 +201,25 @@ def finish(learner: Learner, corpus: Corpus, out: Path):
             learner.recorder.frame(table).to_csv(path, index=False)
 
 # %% ../nbs/14_train.ipynb #6e02badd
+def make_captioner(
+    out: Path,  # tokenizer, GPT-2 and tower are there; the folder `captioner` is added
+    work: Path,  # synthetic data and the run are kept here
+    config: SEVLMConfig,
+    seed: int,  # of the synthetic set and the run
+    paintings: int,
+    epochs: int,
+    progress: bool = True,
+):
+    "A small decoder that has learnt to caption synthetic paintings, with none of the paper's three ideas."
+    plain = config.replace(use_fusion=False, use_vad_head=False, use_contrast=False)
+    data = make_mini(work / f'captions-{seed}', n=paintings, seed=seed, progress=progress)
+    corpus = load_corpus(data, plain, tokenizer=out, progress=progress)
+    settings = TrainConfig.preset('mini', seed=seed, epochs=epochs)
+    model = train_model(corpus, work / f'captioner-{seed}', plain, settings, out / 'gpt2', progress=progress).model
+    with write_atomic(out / 'captioner' / 'model.safetensors') as path:
+        save_file({k: v.half().contiguous() for k, v in model.decoder.state_dict().items()}, path)
+
+
 def remake(
     out: str | Path,  # a new folder for the parts, laid out as in the package
     work: str | Path,  # synthetic data and runs are kept here
@@ -208,6 +227,9 @@ def remake(
     tower_paintings: int = 12_000,
     tower_epochs: int = 14,
     lm_epochs: int = 3,  # of the little GPT-2, on the same texts
+    caption_seed: int = 7,  # of the captioner's synthetic set
+    caption_paintings: int = 6_000,
+    caption_epochs: int = 8,
     seed: int = 0,  # of the SEVLM's synthetic set, of its weights and pairs
     paintings: int = 4_000,
     epochs: int = 0,  # of the SEVLM; 0: as in the preset
@@ -231,6 +253,7 @@ def remake(
     with write_atomic(out / 'tower.safetensors') as path:
         save_file({k: v.contiguous() for k, v in clip.visual.state_dict().items()}, path)
     config, settings = config.replace(tower_pretrained=str(out / 'tower.safetensors')), TrainConfig.preset('mini', seed=seed)
+    make_captioner(out, work, config, caption_seed, caption_paintings, caption_epochs, progress)
     data = make_mini(work / f'data-{seed}', n=paintings, seed=seed, progress=progress)
     corpus = load_corpus(data, config, tokenizer=out, progress=progress)
     train_model(corpus, work / f'run-{seed}', config, settings.replace(epochs=epochs or settings.epochs), out / 'gpt2', progress=progress)

@@ -138,7 +138,7 @@ def sevlm(here, folder=None, parts=1):
     if here.count > 1: model.gather = here.gather_rows
     batches = PairBatches(paintings, tokenizer, table, config, batch_size=5, grids=grids).share(here.rank, here.count, True)
     for p in model.encoder.parameters(): p.requires_grad_(False)
-    opt = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
+    opt = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3, eps=1e-4)      # so that a gradient that is nothing but rounding moves no weight
     learner = Learner(model, batches, opt, callbacks=[MeterCB(), RecorderCB()], processes=here, accumulate=parts).fit(3)
     return learner.callbacks[1].steps
 

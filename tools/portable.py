@@ -5,10 +5,13 @@
 
 PyTorch's own kernels, oneDNN's and MKL's each choose by what the processor can do; environment variables take some of it away.
 A condition is finished when pages and tests have run to their end; its log and result lie in build/portable. Contributors run
-this before they change anything numeric; CI runs the first condition only, which is `make test`.
+this when they have changed anything numeric; CI runs the first condition only, which is `make test`.
+
+oneDNN's names of what it may use: https://oneapi-src.github.io/oneDNN/dev_guide_cpu_dispatcher_control.html
 """
 
 import argparse
+import fnmatch
 import hashlib
 import json
 import os
@@ -22,6 +25,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / 'build' / 'portable'
 GOALS = ('notebooks', 'pytest')  # of the Makefile, which says how pages and tests are run
+DECIDE = (  # variables that decide how is computed: what the caller has set would make another machine of this one
+    *('ATEN_CPU_CAPABILITY', 'ONEDNN_MAX_CPU_ISA', 'DNNL_MAX_CPU_ISA', 'ONEDNN_DEFAULT_FPMATH_MODE', 'MKL_ENABLE_INSTRUCTIONS', 'MKL_CBWR'),
+    *('OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'SEVLM_THREADS'),
+)
 
 
 @dataclass(frozen=True)
@@ -45,19 +52,15 @@ def conditions(flags: set[str], threads: int) -> list[Condition]:
     known = '' if flags else 'the processor does not say what it can do (no flags in /proc/cpuinfo)'
     avx2 = known or ('' if 'avx2' in flags else 'the processor has no AVX2')
     sse = known or ('' if 'sse4_1' in flags else 'the processor has no SSE4.1')
-    units = 'AMX' if 'amx_bf16' in flags else 'AVX512 bfloat16' if 'avx512_bf16' in flags else ''
-    without = {'AMX': 'AVX512_CORE_BF16', 'AVX512 bfloat16': 'AVX512_CORE_VNNI', '': ''}[units]
+    bf16 = known or ('' if flags & {'avx512_bf16', 'amx_bf16'} else 'the processor has no bfloat16 units')
+    amx = known or ('' if 'amx_bf16' in flags else 'the processor has no matrix units (AMX)')
     return [
         Condition('a', 'the machine as it is'),
         Condition('b', 'AVX2 only', dict(ATEN_CPU_CAPABILITY='avx2', ONEDNN_MAX_CPU_ISA='AVX2', MKL_ENABLE_INSTRUCTIONS='AVX2'), avx2),
         Condition('c', 'no vectors beyond SSE4.1', dict(ATEN_CPU_CAPABILITY='default', ONEDNN_MAX_CPU_ISA='SSE41'), sse),
         Condition('d', 'two OpenMP threads', dict(OMP_NUM_THREADS='2'), '' if threads > 1 else 'there is one core only'),
-        Condition(
-            'e',
-            f'without {units or "bfloat16"} units (with them: a)',
-            dict(ONEDNN_MAX_CPU_ISA=without),
-            '' if units else known or 'the processor has none',
-        ),
+        Condition('e', 'without bfloat16 units', dict(ONEDNN_MAX_CPU_ISA='AVX512_CORE_VNNI'), bf16),  # with them: (a)
+        Condition('f', 'without matrix units', dict(ONEDNN_MAX_CPU_ISA='AVX512_CORE_BF16'), amx),  # with them: (a)
     ]
 
 
@@ -68,21 +71,34 @@ def failures(log: str) -> list[str]:
     return sorted({*(pages[1].split() if pages else ()), *tests})
 
 
-def table(results: dict[str, list[str]], names: dict[str, str]) -> list[str]:
-    "Lines: each page or test that failed anywhere, and under which conditions it did."
-    if not any(results.values()):
-        return ['no page and no test failed under ' + ', '.join(f'({letter}) {names[letter]}' for letter in results)]
-    lines = []
-    for name in sorted({name for failed in results.values() for name in failed}):
-        where = [letter for letter, failed in results.items() if name in failed]
-        fine = [letter for letter in results if letter not in where]
-        lines.append(f'{name}: fails under {", ".join(where)}' + (f'; runs under {", ".join(fine)}' if fine else ''))
+def table(results: dict[str, list[str]], names: dict[str, str], missing: dict[str, str]) -> list[str]:
+    "Lines: each page or test that failed anywhere, under which conditions it did, and which conditions were left out."
+    lines = [f'({letter}) {names[letter]}: left out, {why}' for letter, why in missing.items()]
+    failed = sorted({name for found in results.values() for name in found})
+    if not failed:
+        return [*lines, 'no page and no test failed under ' + ', '.join(f'({letter}) {names[letter]}' for letter in results)]
+    lines += [f'({letter}) {names[letter]}: {len(found)} failed' for letter, found in results.items()]
+    width = max(map(len, failed))
+    lines += ['', '  '.join([' ' * width, *(letter.center(4) for letter in results)])]
+    for name in failed:
+        marks = ['FAIL' if name in found else ' ok ' for found in results.values()]
+        differs = '  differs from (a)' if 'a' in results and len({name in found for found in results.values()}) > 1 else ''
+        lines.append('  '.join([name.ljust(width), *marks]) + differs)
     return lines
+
+
+def pages_of(pattern: str) -> list[str]:
+    "The pages that nbdev_test takes for a pattern of names."
+    found = (p.relative_to(ROOT / 'nbs') for p in (ROOT / 'nbs').rglob('*.ipynb') if not any(part.startswith(('.', '_')) for part in p.parts))
+    return sorted(str(p) for p in found if fnmatch.fnmatch(p.name, pattern or '*'))
 
 
 def tree() -> str:
     "A fingerprint of all that pages and tests read: tracked files as they are now, and new ones."
-    files = subprocess.run(['git', 'ls-files', '-co', '--exclude-standard', '-z'], cwd=ROOT, capture_output=True, check=True).stdout.split(b'\0')
+    ran = subprocess.run(['git', 'ls-files', '-co', '--exclude-standard', '-z'], cwd=ROOT, capture_output=True)
+    if ran.returncode:
+        return f'no git checkout, {time.time()}'  # what was finished before cannot be told to be of the same files
+    files = ran.stdout.split(b'\0')
     digest = hashlib.sha256()
     for name in sorted(filter(None, files)):
         path = ROOT / os.fsdecode(name)
@@ -91,20 +107,36 @@ def tree() -> str:
     return digest.hexdigest()[:16]
 
 
-def run(condition: Condition, variables: list[str]) -> dict:
-    "Pages and tests under a condition; what is printed goes on the screen and into a log."
-    log, began, text, codes = FOLDER / f'{condition.letter}.log', time.monotonic(), '', []
-    env = {**os.environ, **condition.env}
+def progress(line: str, done: int, pages: int) -> tuple[list[str], int]:
+    "What of a line of the log is shown, and how many pages have ended."
+    shown = []
+    for name in re.findall(r'- Completed (.+?\.ipynb)', line):  # two workers may write into one line
+        done += 1
+        shown.append(f'page {done} of {pages}: {Path(name).name}')
+    if found := re.match(r'[.FEsxX]+ +\[ *(\d+%)\]', line):
+        shown.append(f'tests: {found[1]}')
+    if line.startswith('== ') or re.match(r'=* ?\d+ (passed|failed|skipped|error)', line):
+        shown.append(line.strip())
+    return shown, done
+
+
+def run(condition: Condition, pages: int, variables: list[str]) -> dict:
+    "Pages and tests under a condition; all that they print goes into a log, how far they are on the screen."
+    log, began, text, codes, done = FOLDER / f'{condition.letter}.log', time.monotonic(), '', [], 0
+    env = {k: v for k, v in os.environ.items() if k not in DECIDE} | condition.env | {'PYTHONUNBUFFERED': '1'}
     with open(log, 'w', encoding='utf-8') as file:
         for goal in GOALS:
-            command = ['make', '--no-print-directory', goal, *variables]
-            process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-            for line in process.stdout:
-                text += line
-                file.write(line)
-                if line.startswith(('- Completed', '== ')) or re.match(r'\d+ (passed|failed)|=+ .*(passed|failed)', line):
-                    print(f'  ({condition.letter}) {time.monotonic() - began:5.0f} s  {line.rstrip()}', flush=True)
-            codes.append(process.wait())
+            command = ['make', '--no-print-directory', goal, f'THREADS={condition.env.get("OMP_NUM_THREADS", 1)}', *variables]
+            how = dict(cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding='utf-8', errors='replace')
+            with subprocess.Popen(command, **how) as process:
+                for line in process.stdout:
+                    text += line
+                    file.write(line)
+                    file.flush()
+                    shown, done = progress(line, done, pages)
+                    for what in shown:
+                        print(f'  ({condition.letter}) {time.monotonic() - began:5.0f} s  {what}', flush=True)
+            codes.append(process.returncode)
     failed = failures(text)
     if any(codes) and not failed:
         failed = [f'{goal} (see {log.relative_to(ROOT)})' for goal, code in zip(GOALS, codes) if code]
@@ -114,8 +146,8 @@ def run(condition: Condition, variables: list[str]) -> dict:
 def main(argv=None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--only', default='', metavar='LETTERS', help='conditions, such as b,c')
-    parser.add_argument('--pages', default='', metavar='GLOB', help="pages by name, such as '02*.ipynb'")
-    parser.add_argument('--tests', default='', metavar='FILES', help='test files, separated by spaces')
+    parser.add_argument('--pages', default='', metavar='GLOB', help="pages by name, such as '02*'")
+    parser.add_argument('--tests', default='', metavar='FILES', help="words for pytest: files, -k, such as 'tests/test_vad.py -k scale'")
     parser.add_argument('--fresh', action='store_true', help='also run what was finished before on the same files')
     args = parser.parse_args(argv)
     info = Path('/proc/cpuinfo')
@@ -123,24 +155,28 @@ def main(argv=None) -> int:
     letters = set(args.only.replace(',', ' ').split()) or {c.letter for c in every}
     if unknown := letters - {c.letter for c in every}:
         parser.error(f'no condition {", ".join(sorted(unknown))}; there are {", ".join(f"{c.letter} ({c.what})" for c in every)}.')
+    pages = len(pages_of(args.pages))
+    if not pages:
+        parser.error(f"no page is called {args.pages!r}; names in nbs/ are such as '02_vad.ipynb', and a pattern such as '02*' is fine.")
     variables = [f'PAGES={args.pages}'] * bool(args.pages) + [f'TESTS={args.tests}'] * bool(args.tests)
     FOLDER.mkdir(parents=True, exist_ok=True)
-    what, results = json.dumps([tree(), variables]), {}
+    what, results, missing = json.dumps([tree(), variables]), {}, {}
     for condition in (c for c in every if c.letter in letters):
         if condition.missing:
-            print(f'({condition.letter}) {condition.what}: left out, {condition.missing}')
+            missing[condition.letter] = condition.missing
             continue
         stamp = FOLDER / f'{condition.letter}.json'
         done = json.loads(stamp.read_text()) if stamp.is_file() and not args.fresh else {}
         if done.get('what') != what:
-            print(f'({condition.letter}) {condition.what}: {" ".join(f"{k}={v}" for k, v in condition.env.items())}', flush=True)
-            done = dict(run(condition, variables), what=what)
+            print(f'({condition.letter}) {condition.what}  {" ".join(f"{k}={v}" for k, v in condition.env.items())}', flush=True)
+            stamp.unlink(missing_ok=True)
+            done = dict(run(condition, pages, variables), what=what)
             stamp.write_text(json.dumps(done, indent=1) + '\n')
         else:
             print(f'({condition.letter}) {condition.what}: finished before')
         results[condition.letter] = done['failed']
         print(f'({condition.letter}) {len(done["failed"])} failed, {done["seconds"]} s', flush=True)
-    print('', *table(results, {c.letter: c.what for c in every}), sep='\n')
+    print('', *table(results, {c.letter: c.what for c in every}, missing), sep='\n')
     return int(any(results.values()))
 
 

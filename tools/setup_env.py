@@ -1,138 +1,204 @@
-"""Makes or mends .venv beside the project; `make setup` calls it, and so does every other goal of the Makefile.
+"""Makes, updates or mends .venv beside the project; `make setup` calls it, and through it every other goal of the Makefile.
 
-Nothing is done if .venv holds what settings.ini, setup.py and constraints.txt ask for, which is decided by their contents.
-Whatever an interrupted set-up has left is repaired: an environment without pip, or of another place or Python, is made
-anew; a package whose files are not all there is installed again. Standard library only, in words that an old Python reads.
+Nothing is done if .venv was made from what settings.ini, setup.py and constraints.txt hold now: contents decide, not times.
+Whatever an interrupted set-up has left is repaired. An environment without a whole pip, of another place or another Python is
+made anew. A package that is not all there is forgotten, so that pip installs it again: pip itself neither notices that files
+are missing nor can it remove a package whose list of files was not yet written.
+
+Standard library only, and in the syntax of Python 3.8, so that an old Python says that it is old.
 """
 
+import argparse
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
+from importlib.metadata import Distribution
+from importlib.util import find_spec
 from pathlib import Path
 
 FILES = ("settings.ini", "setup.py", "constraints.txt")
+PROJECT = ("--editable", ".[dev]")
 OLDEST = (3, 11)
-BROKEN = """
-import importlib.metadata as m, sys
-for d in m.distributions():
-    name, files = d.metadata["Name"], d.files
-    lost = [f for f in files or () if f.suffix != ".pyc" and not f.locate().exists()]
-    if name and (files is None or lost):
-        print(name + "==" + d.version)
-"""
 
 
 class SetupError(Exception):
     "Says what is wrong and how to mend it."
 
 
-def check_python(version=sys.version_info, find=None, system=sys.platform):
-    "Refuses a Python that is too old, or cannot make environments."
-    from importlib.util import find_spec
+def number(version):  # -> text such as 3.11
+    return ".".join(str(part) for part in tuple(version)[:2])
 
-    number = "{}.{}".format(*version[:2])
+
+def check_python(version=sys.version_info, find=find_spec, apt=None):
+    "Refuses a Python that is too old, or cannot make environments. `apt`: it came with Debian or its like."
     if tuple(version[:2]) < OLDEST:
-        wanted = "{}.{}".format(*OLDEST)
-        raise SetupError("sevlm needs Python {0} or later, found {1}; run: make PYTHON=python{0} ...".format(wanted, number))
-    lacking = [name for name in ("venv", "ensurepip") if (find or find_spec)(name) is None]
-    if lacking:
-        mend = "apt install python{}-venv".format(number) if system.startswith("linux") else "install Python {} from python.org".format(number)
-        raise SetupError(
-            "this Python ({}) comes without {}, which makes environments; run: {}   (or name another Python: make PYTHON=...)".format(
-                sys.executable, " and ".join(lacking), mend
-            )
-        )
+        wanted = number(OLDEST)
+        raise SetupError("sevlm needs Python {0} or later, found {1}; run: make PYTHON=python{0} ...".format(wanted, number(version)))
+    lacking = [name for name in ("venv", "ensurepip") if find(name) is None]
+    if not lacking:
+        return
+    if apt is None:
+        apt = sys.base_prefix == "/usr" and shutil.which("apt-get") is not None
+    if apt:
+        mend = "apt install python{}-venv".format(number(version))
+    else:
+        mend = "install them with your system's packages, or name a complete Python: make PYTHON=... setup"
+    raise SetupError("{} comes without {}, which set-up needs. Mend it: {}".format(sys.executable, " and ".join(lacking), mend))
+
+
+def call(command, cwd=None):  # -> exit code
+    "Runs a command. Ctrl-C reaches it as well; it is given the time to clean up."
+    process = subprocess.Popen(command, cwd=cwd)
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        process.wait()
+        raise
 
 
 def fingerprint(root):  # -> text
-    "What is asked for: the contents of FILES, this Python, and the place."
+    "What is asked for: the contents of FILES, and the place."
     digest = hashlib.sha256()
     for name in FILES:
         digest.update((root / name).read_bytes() + b"\0")
-    return "{} {}.{} {}\n".format(digest.hexdigest(), sys.version_info[0], sys.version_info[1], root)
+    return "{} {}".format(digest.hexdigest(), root)
 
 
 def python_of(venv):
     return venv / "bin" / "python"
 
 
-def usable(venv):  # -> bool
-    "Is it an environment of this Python, in this place, with a pip that runs?"
+def version_of(venv):  # -> (major, minor), or None if it is no environment
+    "The Python that an environment was made with."
     try:
-        settings = dict(line.split(" = ", 1) for line in (venv / "pyvenv.cfg").read_text().splitlines() if " = " in line)
-        place = (venv / "bin" / "pip").read_text(errors="replace")[:1000]
+        text = (venv / "pyvenv.cfg").read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return None
+    found = re.search(r"^version(?:_info)? = (\d+)\.(\d+)", text, re.M)
+    return (int(found.group(1)), int(found.group(2))) if found else None
+
+
+def site_of(venv):
+    return venv / "lib" / "python{}.{}".format(*version_of(venv)) / "site-packages"
+
+
+def damaged(venv):  # -> folders *.dist-info
+    "The packages that are not all there: without their description or list of files, or with files missing or cut off."
+    found = []
+    for info in sorted(site_of(venv).glob("*.dist-info")):
+        files = Distribution.at(info).files if (info / "METADATA").is_file() else None
+        if files is None or not all(map(is_whole, files)):
+            found.append(info)
+    return found
+
+
+def is_whole(file):
+    "Is a file of a package there, in its full size? Compiled files may be missing."
+    if file.suffix == ".pyc":
+        return True
+    try:
+        return os.stat(str(file.locate())).st_size == (file.size or os.stat(str(file.locate())).st_size)
     except OSError:
         return False
-    same = settings.get("version", "").split(".")[:2] == [str(n) for n in sys.version_info[:2]]
-    if not same or str(venv) not in place:
-        return False
-    return subprocess.call([str(python_of(venv)), "-m", "pip", "--version"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) == 0
 
 
-def make_venv(venv):
-    "An empty environment; what was there is removed first, and so is half of one."
-    shutil.rmtree(str(venv), ignore_errors=True)
-    code = subprocess.call([sys.executable, "-m", "venv", str(venv)])
-    if code:
-        shutil.rmtree(str(venv), ignore_errors=True)
-        raise SetupError("`{} -m venv {}` failed (see above); mend that, or name another Python: make PYTHON=...".format(sys.executable, venv))
-
-
-def pip_install(root, venv, *what):
-    "pip in the environment, within the tested versions."
-    command = [str(python_of(venv)), "-m", "pip", "install", "--quiet", "--progress-bar", "on", "--constraint", "constraints.txt"]
-    if subprocess.call(command + list(what), cwd=str(root)):
-        raise SetupError("pip failed (see above). Is there a network, and room on the disk (7 GB)? Then the same command goes on.")
+def forget(venv, info):
+    "Removes a package, however much of it is there."
+    for file in Distribution.at(info).files or ():
+        path = Path(os.path.normpath(str(file.locate())))
+        if venv in path.parents and path.is_file():
+            path.unlink()
+    shutil.rmtree(str(info))
 
 
 def remove_leftovers(venv):
-    "Removes what pip was replacing when it was killed; it begins with a tilde."
-    for path in venv.glob("lib/python*/site-packages/~*"):
+    "Removes what pip had put aside, under names with a tilde, when it was killed while it replaced a package."
+    for path in site_of(venv).glob("~*"):
         if path.is_dir():
-            shutil.rmtree(str(path), ignore_errors=True)
+            shutil.rmtree(str(path))
         else:
             path.unlink()
 
 
-def broken_packages(venv):  # -> list of name==version
-    "Packages of which pip believes that they are there, but whose files are not."
-    ran = subprocess.run([str(python_of(venv)), "-c", BROKEN], stdout=subprocess.PIPE, universal_newlines=True, check=True)
-    return ran.stdout.split()
-
-
-def set_up(root, say=print):  # -> bool: whether anything was done
-    "Makes, updates or mends .venv."
-    venv, wanted = root / ".venv", fingerprint(root)
-    stamp = venv / ".installed"
-    if stamp.is_file() and stamp.read_text() == wanted and python_of(venv).exists():
+def usable(venv, version=None):  # -> bool
+    "Is it an environment of this place, with a whole pip, and of a new enough Python (or of the one that is given)?"
+    own = version_of(venv)
+    if own is None or own < OLDEST or (version and own != tuple(version[:2])):
         return False
+    pips = list(site_of(venv).glob("pip-*.dist-info"))
+    if len(pips) != 1 or pips[0] in damaged(venv):
+        return False
+    try:  # the first lines of a command name the environment's Python, and with it the place where it was made
+        place = re.search(r"(/[^\"\n]*)/bin/python", (venv / "bin" / "pip").read_text(encoding="utf-8", errors="replace"))
+        if not place or not os.path.samefile(place.group(1), str(venv)):
+            return False
+        code = subprocess.call([str(python_of(venv)), "-m", "pip", "--version"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    except OSError:
+        return False
+    return code == 0
+
+
+def make_venv(venv):
+    "An empty environment in place of whatever was there; none at all if it cannot be made."
     check_python()
+    shutil.rmtree(str(venv), ignore_errors=True)
+    if call([sys.executable, "-m", "venv", "--clear", str(venv)]):
+        shutil.rmtree(str(venv), ignore_errors=True)
+        raise SetupError("`{} -m venv {}` failed (see above). Mend that, or name another Python: make PYTHON=...".format(sys.executable, venv))
+
+
+def pip_install(root, venv):
+    "The project and its requirements, within the tested versions."
+    command = [str(python_of(venv)), "-m", "pip", "install", "--quiet", "--progress-bar", "on", "--constraint", "constraints.txt"]
+    if call(command + list(PROJECT), cwd=str(root)):
+        raise SetupError("pip failed (see above). Is there a network, and room on the disk (7 GB)? Then the same command goes on.")
+
+
+def set_up(root, exact=False, say=print):  # -> bool: whether anything was done
+    "Makes, updates or mends .venv. `exact`: it must be of the very Python that runs this, not of any that will do."
+    venv, wanted = root / ".venv", fingerprint(root)
+    stamp, version = venv / ".installed", sys.version_info if exact else None
+    try:
+        finished = stamp.read_text(encoding="utf-8") == wanted
+    except (OSError, UnicodeDecodeError):
+        finished = False
+    own = version_of(venv)
+    if finished and python_of(venv).exists() and own and (not exact or own == tuple(version[:2])):
+        return False
+    if not own:
+        check_python()  # before anything is said of minutes
     say("== setting up .venv (PyTorch is large: a few minutes)")
-    if not usable(venv):
-        make_venv(venv)
     if stamp.exists():
         stamp.unlink()  # from here on it is unfinished, until it is finished
-    remove_leftovers(venv)
-    broken = [package for package in broken_packages(venv) if not package.startswith("sevlm==")]
-    if broken:
-        say("== installing again, since files are missing: " + " ".join(broken))
-        pip_install(root, venv, "--force-reinstall", "--no-deps", *broken)
-    pip_install(root, venv, "--editable", ".[dev]")
-    stamp.write_text(wanted)
+    if usable(venv, version):
+        remove_leftovers(venv)
+        for info in damaged(venv):
+            say("== not all of {} is there; it will be installed again".format(info.name[: -len(".dist-info")]))
+            forget(venv, info)
+    else:
+        make_venv(venv)
+    pip_install(root, venv)
+    stamp.write_text(wanted, encoding="utf-8")
     return True
 
 
-def main():
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--exact", action="store_true", help="with this very Python; else an environment of any new enough one is kept")
     try:
-        set_up(Path(__file__).resolve().parent.parent)
+        set_up(Path(__file__).resolve().parent.parent, parser.parse_args(argv).exact)
     except SetupError as error:
-        sys.exit("set-up: {}".format(error))
+        print("set-up: {}".format(error), file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
-        sys.exit("set-up: interrupted; the same command goes on.")
+        print("set-up: interrupted; the same command goes on.", file=sys.stderr)
+        return 130
+    return 0
 
 
 if __name__ == "__main__":
     os.environ.setdefault("PIP_DISABLE_PIP_VERSION_CHECK", "1")
-    main()
+    sys.exit(main())
