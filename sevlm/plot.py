@@ -171,7 +171,7 @@ def heat(
 
 # %% ../nbs/01_plot.ipynb #57368cbd
 def figures_folder() -> Path:
-    "Where pages put their pictures: $SEVLM_FIGURES; else a scratch folder in the cache, or in the temporary folder where the cache is read-only."
+    "Where pages put their pictures: $SEVLM_FIGURES, or a scratch folder (in the cache if that can be written to)."
     if given := os.environ.get('SEVLM_FIGURES'):
         return Path(given)
     try:

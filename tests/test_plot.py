@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from sevlm.core import EMOTIONS, ConfigError
-from sevlm.plot import EMOTION_COLOURS, as_picture, bars, curve, heat, save_figure, show_images, token_row, va_plane
+from sevlm.plot import EMOTION_COLOURS, as_picture, bars, curve, figures_folder, heat, save_figure, show_images, token_row, va_plane
 
 
 @pytest.fixture(autouse=True)
@@ -61,3 +61,18 @@ def test_figures_are_reproducible(tmp_path):
             a, b = (save_figure(ax, f'{n}.{ending}', tmp_path).read_bytes() for n in 'ab')
         assert a == b
     assert save_figure(ax.figure, 'plain', tmp_path).name == 'plain.png'
+
+
+def test_figures_go_where_they_are_asked_for_or_to_a_scratch_folder(tmp_path, monkeypatch):
+    import tempfile
+    ax = curve([3, 2, 1])
+    monkeypatch.setenv('SEVLM_FIGURES', str(tmp_path / 'asked'))
+    assert save_figure(ax, 'one') == tmp_path / 'asked' / 'one.png'
+    monkeypatch.delenv('SEVLM_FIGURES')
+    monkeypatch.setenv('SEVLM_CACHE', str(tmp_path / 'cache'))
+    assert save_figure(ax, 'one') == figures_folder() / 'one.png' and (tmp_path / 'cache' / 'figures' / 'one.png').is_file()
+    (tmp_path / 'file').write_text('nothing can be written below this')
+    monkeypatch.setenv('SEVLM_CACHE', str(tmp_path / 'file' / 'cache'))
+    monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path / 'temporary'))
+    path = save_figure(ax, 'one')
+    assert path.is_file() and path.parent == figures_folder() and tmp_path / 'temporary' in path.parents

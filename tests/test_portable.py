@@ -1,6 +1,5 @@
-"""Which conditions a machine can offer, what a log says failed, and what the table makes of it; pages leave the tree as it was."""
+"""Which conditions a machine can offer, what a log says failed, how far it is, and what the table makes of it."""
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -34,38 +33,95 @@ def conditions(flags, threads=2):
 
 
 def test_flags_are_read():
-    assert portable.cpu_flags("model name\t: X\nflags\t\t: fpu avx2 amx_bf16\n\nprocessor: 1\nflags: no\n") == {"fpu", "avx2", "amx_bf16"}
+    text = "model name\t: X\nflags\t\t: fpu avx2 amx_bf16\n\nprocessor: 1\nflags: no\n"
+    assert portable.cpu_flags(text) == {"fpu", "avx2", "amx_bf16"}
     assert portable.cpu_flags("Features : asimd\n") == set()
 
 
 def test_conditions_of_some_machines():
-    amx, zen, old, arm = conditions("sse4_1 avx2 avx512_bf16 amx_bf16"), conditions("sse4_1 avx2 avx512_bf16"), conditions("sse4_1", 1), conditions("")
-    assert [c.letter for c in amx.values() if c.missing] == [c.letter for c in zen.values() if c.missing] == []
-    assert amx["e"].env == {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_BF16"} and "AMX" in amx["e"].what
-    assert zen["e"].env == {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_VNNI"}
-    assert {c.letter: bool(c.missing) for c in old.values()} == dict(a=False, b=True, c=False, d=True, e=True)
-    assert all(arm[k].missing for k in "bce") and not arm["a"].missing and not arm["d"].missing
+    amx, zen = conditions("sse4_1 avx2 avx512_bf16 amx_bf16"), conditions("sse4_1 avx2 avx512_bf16")
+    old, arm = conditions("sse4_1", 1), conditions("")
+    assert [c.letter for c in amx.values() if c.missing] == []
+    assert [c.letter for c in zen.values() if c.missing] == ["f"]
+    assert amx["e"].env == zen["e"].env == {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_VNNI"}
+    assert amx["f"].env == {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_BF16"}
+    assert {c.letter: bool(c.missing) for c in old.values()} == dict(a=False, b=True, c=False, d=True, e=True, f=True)
+    assert all(arm[k].missing for k in "bcef") and not arm["a"].missing and not arm["d"].missing
     assert amx["a"].env == {} and amx["d"].env == {"OMP_NUM_THREADS": "2"}
+    assert {name for c in amx.values() for name in c.env} <= set(portable.DECIDE)
 
 
 def test_failures_of_a_log():
-    found = ["12c_text_emotion.ipynb", "analysis/a5_ledger.ipynb", "tests/test_cli.py::test_patch_tokens[a b]", "tests/test_model.py::test_forward"]
+    pages = ["12c_text_emotion.ipynb", "analysis/a5_ledger.ipynb"]
+    found = [*pages, "tests/test_cli.py::test_patch_tokens[a b]", "tests/test_model.py::test_forward"]
     assert portable.failures(LOG) == found
     assert portable.failures("- Completed x\n7 passed in 1s\n") == []
 
 
+def test_progress_is_counted_and_readable():
+    seen, done = [], 0
+    one = "- Completed /a/nbs/02_vad.ipynb"
+    two = "- Completed /a b/nbs/02_vad.ipynb- Completed /a b/nbs/analysis/a1.ipynb"
+    for line in LOG.replace(one, two).splitlines(keepends=True):
+        shown, done = portable.progress(line, done, 64)
+        seen += shown
+    pages = ["page 1 of 64: 02_vad.ipynb", "page 2 of 64: a1.ipynb"]
+    assert seen == ["== 2/3 notebooks run", *pages, "tests: 100%", "1 failed, 1 error, 7 passed in 3.2s"]
+    assert portable.progress("x = 3 passed\n", 2, 64) == ([], 2)
+
+
+def test_pages_are_found_by_name():
+    assert portable.pages_of("02_vad*") == ["02_vad.ipynb"] and "analysis/a5_ledger.ipynb" in portable.pages_of("")
+    assert portable.pages_of("nothing*") == []
+    with pytest.raises(SystemExit):
+        portable.main(["--pages", "nothing*"])
+    with pytest.raises(SystemExit):
+        portable.main(["--only", "a,z"])
+
+
 def test_the_table_names_where_it_fails_and_where_it_runs():
-    names = dict(a="as it is", b="AVX2")
-    assert portable.table(dict(a=[], b=[]), names) == ["no page and no test failed under (a) as it is, (b) AVX2"]
-    lines = portable.table(dict(a=["x"], b=["x", "y"]), names)
-    assert lines == ["x: fails under a, b", "y: fails under b; runs under a"]
+    names, missing = dict(a="as it is", b="AVX2", c="SSE"), dict(c="no SSE")
+    fine = portable.table(dict(a=[], b=[]), names, missing)
+    assert fine == ["(c) SSE: left out, no SSE", "no page and no test failed under (a) as it is, (b) AVX2"]
+    lines = portable.table(dict(a=["x"], b=["x", "yy"]), names, missing)
+    assert lines[:4] == ["(c) SSE: left out, no SSE", "(a) as it is: 1 failed", "(b) AVX2: 2 failed", ""]
+    assert lines[4:] == ["     a     b  ", "x   FAIL  FAIL", "yy   ok   FAIL  differs from (a)"]
+    assert portable.table({}, names, missing)[-1] == "nothing was run"
+
+
+def test_a_condition_runs_the_makefiles_goals_in_its_own_environment(tmp_path, monkeypatch, capsys):
+    "With a made-up Makefile: what the caller has set does not count, the failure is found, its log is kept."
+    (tmp_path / "Makefile").write_text(
+        "notebooks:\n"
+        "\t@echo '- Completed /a/nbs/02_vad.ipynb'\n"
+        "\t@echo isa=$$ONEDNN_MAX_CPU_ISA mkl=$$MKL_CBWR threads=$(THREADS) pages=$(PAGES)\n"
+        "pytest:\n\t@echo 'FAILED tests/test_x.py::test_y - no'; exit 1\n"
+    )
+    monkeypatch.setattr(portable, "ROOT", tmp_path)
+    monkeypatch.setattr(portable, "FOLDER", tmp_path)
+    monkeypatch.setenv("MKL_CBWR", "COMPATIBLE")
+    monkeypatch.delenv("MAKEFLAGS", raising=False)
+    condition = portable.Condition("c", "x", {"ONEDNN_MAX_CPU_ISA": "SSE41", "OMP_NUM_THREADS": "2"})
+    done = portable.run(condition, 7, ["PAGES=02*"])
+    log = (tmp_path / "c.log").read_text()
+    assert done["failed"] == ["tests/test_x.py::test_y"] and "page 1 of 7: 02_vad.ipynb" in capsys.readouterr().out
+    assert "isa=SSE41 mkl= threads=2 pages=02*" in log
+    (tmp_path / "Makefile").write_text("notebooks pytest:\n\t@exit 3\n")
+    done = portable.run(portable.Condition("c", "x"), 7, [])
+    assert done["failed"] == ["notebooks (see c.log)", "pytest (see c.log)"]
 
 
 def test_finished_conditions_are_kept_while_the_files_are_the_same(tmp_path, monkeypatch, capsys):
     ran = []
     monkeypatch.setattr(portable, "FOLDER", tmp_path)
-    monkeypatch.setattr(portable, "run", lambda condition, variables: ran.append(condition.letter) or dict(failed=["t"] if condition.letter == "d" else [], seconds=1))
-    monkeypatch.setattr(portable, "conditions", lambda flags, threads: [portable.Condition("a", "as it is"), portable.Condition("b", "x", {}, "no x"), portable.Condition("d", "two")])
+
+    def run(condition, pages, variables):
+        ran.append(condition.letter)
+        return dict(failed=["t"] if condition.letter == "d" else [], seconds=1)
+
+    three = [("a", "as it is"), ("b", "x", {}, "no x"), ("d", "two")]
+    monkeypatch.setattr(portable, "run", run)
+    monkeypatch.setattr(portable, "conditions", lambda flags, threads: [portable.Condition(*words) for words in three])
     monkeypatch.setattr(portable, "tree", lambda: "one")
     assert portable.main([]) == 1 and ran == ["a", "d"] and "(b) x: left out, no x" in capsys.readouterr().out
     assert portable.main(["--only", "a"]) == 0 and portable.main([]) == 1 and ran == ["a", "d"]
@@ -73,24 +129,3 @@ def test_finished_conditions_are_kept_while_the_files_are_the_same(tmp_path, mon
     monkeypatch.setattr(portable, "tree", lambda: "another")
     assert portable.main(["--only", "d"]) == 1 and ran == ["a", "d", "a", "d"]
     assert portable.main(["--only", "d", "--tests", "tests/test_vad.py"]) == 1 and ran[-2:] == ["d", "d"]
-
-
-def status():
-    ran = subprocess.run(["git", "status", "--porcelain", "--untracked-files=no"], cwd=ROOT, capture_output=True, text=True)
-    if ran.returncode:
-        pytest.skip("not a git checkout: what is tracked cannot be told")
-    return ran.stdout
-
-
-@pytest.mark.parametrize("page", ["07_fusion", "03a_paint"])
-def test_a_page_that_draws_changes_no_tracked_file(page, tmp_path, monkeypatch):
-    monkeypatch.delenv("SEVLM_FIGURES", raising=False)
-    monkeypatch.setenv("SEVLM_CACHE", str(tmp_path / "cache"))
-    before = status()
-    test = [Path(sys.executable).parent / "nbdev_test", "--path", f"nbs/{page}.ipynb"]
-    subprocess.run(test, cwd=ROOT, check=True, capture_output=True)
-    assert status() == before
-    assert list((tmp_path / "cache" / "figures").glob("*.png"))  # it did draw
-    monkeypatch.setenv("SEVLM_FIGURES", str(tmp_path / "asked"))
-    subprocess.run(test, cwd=ROOT, check=True, capture_output=True)
-    assert list((tmp_path / "asked").glob("*.png")) and status() == before

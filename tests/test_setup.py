@@ -71,7 +71,10 @@ def finished(tmp_path_factory):
 
 @pytest.fixture
 def clone(finished, monkeypatch):
-    "The clone, whole, with what set-up makes and says noted; a test that breaks it lets set-up mend it. An environment is copied, not made."
+    """The clone, whole, with what set-up makes and says noted; a test that breaks it lets set-up mend it.
+
+    An environment is copied, not made.
+    """
     prepare(monkeypatch, finished)
     venv, made, said, asked = finished / ".venv", [], [], []
     pip_install = setup_env.pip_install
@@ -85,8 +88,16 @@ def clone(finished, monkeypatch):
     monkeypatch.setattr(setup_env, "pip_install", lambda root, venv: (asked.append(venv), pip_install(root, venv)))
     site, info = setup_env.site_of(venv), setup_env.site_of(venv) / "one-1.0.dist-info"
     assert packages(venv) == "1 11 2"
-    yield SimpleNamespace(root=finished, venv=venv, site=site, info=info, made=made, said=said, asked=asked,
-                          set_up=lambda **how: setup_env.set_up(finished, say=said.append, **how))
+    yield SimpleNamespace(
+        root=finished,
+        venv=venv,
+        site=site,
+        info=info,
+        made=made,
+        said=said,
+        asked=asked,
+        set_up=lambda **how: setup_env.set_up(finished, say=said.append, **how),
+    )
     (finished / "constraints.txt").write_text(TESTED)
     setup_env.set_up(finished, say=str)
 
@@ -106,13 +117,14 @@ def test_contents_decide_and_not_times(clone):
     assert not clone.set_up() and not clone.asked and not clone.said
     old = (clone.root / "constraints.txt").stat()
     (clone.root / "constraints.txt").write_text("other==1.0\n")
-    os.utime(clone.root / "constraints.txt", (old.st_atime - 1000, old.st_mtime - 1000))    # older than the set-up, as after a copy
+    before = (old.st_atime - 1000, old.st_mtime - 1000)
+    os.utime(clone.root / "constraints.txt", before)  # older than the set-up, as after a copy
     assert clone.set_up() and packages(clone.venv) == "1 11 1" and "a few minutes" in clone.said[0]
     assert not clone.set_up() and not clone.made
 
 
 def test_another_python_is_taken_only_if_it_is_named(clone, monkeypatch):
-    "After `make PYTHON=python3.12 setup` a plain `make test` uses what is there; it neither complains nor makes it anew."
+    "After `make PYTHON=python3.12 setup` a plain `make test` uses what is there: no complaint, and none made anew."
     monkeypatch.setattr(setup_env.sys, "version_info", (3, 9, 2))
     assert not clone.set_up()
     (clone.root / "constraints.txt").write_text(TESTED + "# changed\n")
@@ -136,14 +148,14 @@ def test_broken_off_in_pip_it_is_not_finished(clone, monkeypatch):
         patch.setattr(setup_env, "call", interrupted)
         with pytest.raises(KeyboardInterrupt):
             clone.set_up()
-    (clone.root / "constraints.txt").write_text(TESTED)     # even back at what was finished before
+    (clone.root / "constraints.txt").write_text(TESTED)  # even back at what was finished before
     assert clone.set_up() and not clone.set_up() and not clone.made
 
 
 DAMAGE = {
     "a file is missing": lambda c: (c.site / "one_more.py").unlink(),
     "a file is cut off": lambda c: (c.site / "one_more.py").write_text("x"),
-    "no list of files": lambda c: (c.info / "RECORD").unlink(),                         # killed while pip unpacked: the list comes last
+    "no list of files": lambda c: (c.info / "RECORD").unlink(),  # killed while pip unpacked: the list comes last
     "no list, no files": lambda c: ((c.info / "RECORD").unlink(), (c.site / "one_more.py").unlink()),
     "no description": lambda c: [(c.info / name).unlink() for name in ("METADATA", "RECORD")],
     "an empty description": lambda c: shutil.rmtree(c.info) or c.info.mkdir(),
@@ -159,7 +171,7 @@ def test_a_package_that_is_not_all_there_is_installed_again(clone, damage):
     assert clone.set_up() and packages(clone.venv) == "1 11 2" and not clone.made
     assert not setup_env.damaged(clone.venv) and not list(clone.site.glob("~*"))
     told = "one-1.0 " in "".join(clone.said)
-    assert told == (damage not in ("no dist-info", "put aside"))        # then pip sees it by itself
+    assert told == (damage not in ("no dist-info", "put aside"))  # then pip sees it by itself
 
 
 def test_without_repair_pip_would_not_mend_it(clone):
@@ -172,18 +184,21 @@ def test_without_repair_pip_would_not_mend_it(clone):
 
 UNUSABLE = {
     "no pip": lambda c: shutil.move(c.site / "pip", c.root / "aside"),
-    "half of pip": lambda c: (c.site / "pip" / "_internal" / "cache.py").unlink(),      # `pip --version` still works
+    "half of pip": lambda c: (c.site / "pip" / "_internal" / "cache.py").unlink(),  # `pip --version` still works
     "pip not registered": lambda c: shutil.rmtree(next(c.site.glob("pip-*.dist-info"))),
     "no settings": lambda c: (c.venv / "pyvenv.cfg").unlink(),
     "no Python": lambda c: (c.venv / "bin" / "python").unlink(),
-    "a Python that is gone": lambda c: ((c.venv / "bin" / "python").unlink(), (c.venv / "bin" / "python").symlink_to("/nowhere/python3")),
+    "a Python that is gone": lambda c: (
+        (c.venv / "bin" / "python").unlink(),
+        (c.venv / "bin" / "python").symlink_to("/nowhere/python3"),
+    ),
 }
 
 
 @pytest.mark.parametrize("damage", UNUSABLE)
 def test_half_an_environment_is_made_anew(clone, damage):
     UNUSABLE[damage](clone)
-    if damage not in ("no settings", "no Python", "a Python that is gone"):     # these are seen in spite of a stamp
+    if damage not in ("no settings", "no Python", "a Python that is gone"):  # these are seen in spite of a stamp
         (clone.venv / ".installed").unlink()
     assert clone.set_up() and clone.made == [clone.venv] and packages(clone.venv) == "1 11 2"
     shutil.rmtree(clone.root / "aside", ignore_errors=True)
@@ -196,7 +211,8 @@ def test_a_clone_that_was_moved_gets_a_new_environment(clone, tmp_path, monkeypa
     assert setup_env.usable(clone.venv) and not setup_env.usable(moved / ".venv")
     monkeypatch.undo()
     prepare(monkeypatch, moved)
-    assert setup_env.set_up(moved, say=str) and setup_env.usable(moved / ".venv") and packages(moved / ".venv") == "1 11 2"
+    assert setup_env.set_up(moved, say=str)
+    assert setup_env.usable(moved / ".venv") and packages(moved / ".venv") == "1 11 2"
 
 
 def test_ctrl_c_in_a_real_process_leaves_pip_time_and_goes_on(tmp_path):
@@ -205,8 +221,12 @@ def test_ctrl_c_in_a_real_process_leaves_pip_time_and_goes_on(tmp_path):
     python = tmp_path / "slow"
     python.write_text("#!/bin/sh\nsleep 60 &\ntrap \"kill $!; touch cleaned; exit 1\" INT\nmkdir -p .venv/bin\nwait\n")
     python.chmod(0o755)
-    code = f"import sys; sys.executable = {str(python)!r}; sys.argv = ['setup_env.py']; import runpy; runpy.run_path('tools/setup_env.py', run_name='__main__')"
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=clone, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    code = (
+        f"import runpy, sys; sys.executable = {str(python)!r}; sys.argv = ['setup_env.py']\n"
+        "runpy.run_path('tools/setup_env.py', run_name='__main__')"
+    )
+    how = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=clone, **how)
     until = time.monotonic() + 60
     while not (clone / ".venv" / "bin").exists() and time.monotonic() < until:
         time.sleep(0.05)
@@ -214,7 +234,7 @@ def test_ctrl_c_in_a_real_process_leaves_pip_time_and_goes_on(tmp_path):
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130 and "interrupted; the same command goes on" in err and "Traceback" not in err
     assert (clone / "cleaned").is_file()
-    assert not setup_env.usable(clone / ".venv")                        # so the next call makes it anew
+    assert not setup_env.usable(clone / ".venv")  # so the next call makes it anew
 
 
 # a Python that cannot
@@ -227,10 +247,15 @@ def copy_of_tools(folder):
 
 
 def test_a_python_that_is_too_old_or_lacks_venv():
-    with pytest.raises(setup_env.SetupError, match=r"needs Python 3\.11 or later, found 3\.9; run: make PYTHON=python3\.11"):
+    old = r"needs Python 3\.11 or later, found 3\.9; run: make PYTHON=python3\.11"
+    with pytest.raises(setup_env.SetupError, match=old):
         setup_env.check_python((3, 9, 2))
     for lacking in ("venv", "ensurepip"):
-        def find(name, lacking=lacking): return None if name == lacking else name
+
+
+        def find(name, lacking=lacking):
+            return None if name == lacking else name
+
         with pytest.raises(setup_env.SetupError, match=rf"without {lacking}, .*: apt install python3\.12-venv$"):
             setup_env.check_python((3, 12, 1), find, apt=True)
         with pytest.raises(setup_env.SetupError, match="your system's packages, or name a complete Python"):
@@ -240,6 +265,7 @@ def test_a_python_that_is_too_old_or_lacks_venv():
 
 def test_the_script_is_in_the_syntax_of_an_old_python():
     import ast
+
     ast.parse((ROOT / "tools" / "setup_env.py").read_text(encoding="utf-8"), feature_version=(3, 8))
 
 
@@ -265,7 +291,7 @@ def test_make_says_it_in_one_line(tmp_path, goal):
         "find = importlib.util.find_spec\n"
         "importlib.util.find_spec = lambda name, *rest: None if name == 'ensurepip' else find(name, *rest)\n"
     )
-    env = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    env = {**os.environ, "PYTHONPATH": str(tmp_path), "MAKEFLAGS": ""}
     python = getattr(sys, "_base_executable", sys.executable)
     ran = subprocess.run(["make", goal, f"PYTHON={python}"], cwd=clone, env=env, capture_output=True, text=True)
     lines = [line for line in (ran.stdout + ran.stderr).splitlines() if not line.startswith("make")]

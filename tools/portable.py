@@ -1,11 +1,12 @@
 """Runs pages and tests in turn as other processors would compute them, and says which page or test differs.
 
-    make portable                           all conditions, about ten minutes each on two cores; goes on where it was broken off
+    make portable                           all conditions, about ten minutes each on two cores
     make portable PORTABLE='--only b,c'     some of them; see --help
 
-PyTorch's own kernels, oneDNN's and MKL's each choose by what the processor can do; environment variables take some of it away.
-A condition is finished when pages and tests have run to their end; its log and result lie in build/portable. Contributors run
-this when they have changed anything numeric; CI runs the first condition only, which is `make test`.
+PyTorch's own kernels, oneDNN's and MKL's each choose by what the processor can do; environment variables take some
+of it away. A condition is finished when pages and tests have run to their end; its log and result lie in
+build/portable, and the same command goes on where it was broken off. Contributors run this when they have changed
+anything numeric; CI runs the first condition only, which is `make test`.
 
 oneDNN's names of what it may use: https://oneapi-src.github.io/oneDNN/dev_guide_cpu_dispatcher_control.html
 """
@@ -26,8 +27,15 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / 'build' / 'portable'
 GOALS = ('notebooks', 'pytest')  # of the Makefile, which says how pages and tests are run
 DECIDE = (  # variables that decide how is computed: what the caller has set would make another machine of this one
-    *('ATEN_CPU_CAPABILITY', 'ONEDNN_MAX_CPU_ISA', 'DNNL_MAX_CPU_ISA', 'ONEDNN_DEFAULT_FPMATH_MODE', 'MKL_ENABLE_INSTRUCTIONS', 'MKL_CBWR'),
-    *('OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'SEVLM_THREADS'),
+    'ATEN_CPU_CAPABILITY',
+    'ONEDNN_MAX_CPU_ISA',
+    'DNNL_MAX_CPU_ISA',
+    'ONEDNN_DEFAULT_FPMATH_MODE',
+    'MKL_ENABLE_INSTRUCTIONS',
+    'MKL_CBWR',
+    'OMP_NUM_THREADS',
+    'MKL_NUM_THREADS',
+    'SEVLM_THREADS',
 )
 
 
@@ -54,11 +62,14 @@ def conditions(flags: set[str], threads: int) -> list[Condition]:
     sse = known or ('' if 'sse4_1' in flags else 'the processor has no SSE4.1')
     bf16 = known or ('' if flags & {'avx512_bf16', 'amx_bf16'} else 'the processor has no bfloat16 units')
     amx = known or ('' if 'amx_bf16' in flags else 'the processor has no matrix units (AMX)')
+    two = '' if threads > 1 else 'there is one core only'
+    avx2_only = dict(ATEN_CPU_CAPABILITY='avx2', ONEDNN_MAX_CPU_ISA='AVX2', MKL_ENABLE_INSTRUCTIONS='AVX2')
+    sse_only = dict(ATEN_CPU_CAPABILITY='default', ONEDNN_MAX_CPU_ISA='SSE41')
     return [
         Condition('a', 'the machine as it is'),
-        Condition('b', 'AVX2 only', dict(ATEN_CPU_CAPABILITY='avx2', ONEDNN_MAX_CPU_ISA='AVX2', MKL_ENABLE_INSTRUCTIONS='AVX2'), avx2),
-        Condition('c', 'no vectors beyond SSE4.1', dict(ATEN_CPU_CAPABILITY='default', ONEDNN_MAX_CPU_ISA='SSE41'), sse),
-        Condition('d', 'two OpenMP threads', dict(OMP_NUM_THREADS='2'), '' if threads > 1 else 'there is one core only'),
+        Condition('b', 'AVX2 only', avx2_only, avx2),
+        Condition('c', 'no vectors beyond SSE4.1', sse_only, sse),
+        Condition('d', 'two OpenMP threads', dict(OMP_NUM_THREADS='2'), two),
         Condition('e', 'without bfloat16 units', dict(ONEDNN_MAX_CPU_ISA='AVX512_CORE_VNNI'), bf16),  # with them: (a)
         Condition('f', 'without matrix units', dict(ONEDNN_MAX_CPU_ISA='AVX512_CORE_BF16'), amx),  # with them: (a)
     ]
@@ -75,22 +86,26 @@ def table(results: dict[str, list[str]], names: dict[str, str], missing: dict[st
     "Lines: each page or test that failed anywhere, under which conditions it did, and which conditions were left out."
     lines = [f'({letter}) {names[letter]}: left out, {why}' for letter, why in missing.items()]
     failed = sorted({name for found in results.values() for name in found})
+    if not results:
+        return [*lines, 'nothing was run']
     if not failed:
-        return [*lines, 'no page and no test failed under ' + ', '.join(f'({letter}) {names[letter]}' for letter in results)]
+        ran = ', '.join(f'({letter}) {names[letter]}' for letter in results)
+        return [*lines, f'no page and no test failed under {ran}']
     lines += [f'({letter}) {names[letter]}: {len(found)} failed' for letter, found in results.items()]
     width = max(map(len, failed))
     lines += ['', '  '.join([' ' * width, *(letter.center(4) for letter in results)])]
     for name in failed:
         marks = ['FAIL' if name in found else ' ok ' for found in results.values()]
-        differs = '  differs from (a)' if 'a' in results and len({name in found for found in results.values()}) > 1 else ''
-        lines.append('  '.join([name.ljust(width), *marks]) + differs)
+        differs = 'a' in results and len(set(marks)) > 1
+        lines.append('  '.join([name.ljust(width), *marks]) + '  differs from (a)' * differs)
     return lines
 
 
 def pages_of(pattern: str) -> list[str]:
     "The pages that nbdev_test takes for a pattern of names."
-    found = (p.relative_to(ROOT / 'nbs') for p in (ROOT / 'nbs').rglob('*.ipynb') if not any(part.startswith(('.', '_')) for part in p.parts))
-    return sorted(str(p) for p in found if fnmatch.fnmatch(p.name, pattern or '*'))
+    pages = [p.relative_to(ROOT / 'nbs') for p in (ROOT / 'nbs').rglob('*.ipynb')]
+    pages = [p for p in pages if not any(part.startswith(('.', '_')) for part in p.parts)]
+    return sorted(str(p) for p in pages if fnmatch.fnmatch(p.name, pattern or '*'))
 
 
 def tree() -> str:
@@ -124,18 +139,22 @@ def run(condition: Condition, pages: int, variables: list[str]) -> dict:
     "Pages and tests under a condition; all that they print goes into a log, how far they are on the screen."
     log, began, text, codes, done = FOLDER / f'{condition.letter}.log', time.monotonic(), '', [], 0
     env = {k: v for k, v in os.environ.items() if k not in DECIDE} | condition.env | {'PYTHONUNBUFFERED': '1'}
+    how = dict(cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding='utf-8', errors='replace')
+    variables = [f'THREADS={condition.env.get("OMP_NUM_THREADS", 1)}', *variables]
     with open(log, 'w', encoding='utf-8') as file:
         for goal in GOALS:
-            command = ['make', '--no-print-directory', goal, f'THREADS={condition.env.get("OMP_NUM_THREADS", 1)}', *variables]
-            how = dict(cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding='utf-8', errors='replace')
-            with subprocess.Popen(command, **how) as process:
-                for line in process.stdout:
-                    text += line
-                    file.write(line)
-                    file.flush()
-                    shown, done = progress(line, done, pages)
-                    for what in shown:
-                        print(f'  ({condition.letter}) {time.monotonic() - began:5.0f} s  {what}', flush=True)
+            with subprocess.Popen(['make', '--no-print-directory', goal, *variables], **how) as process:
+                try:
+                    for line in process.stdout:
+                        text += line
+                        file.write(line)
+                        file.flush()
+                        shown, done = progress(line, done, pages)
+                        for what in shown:
+                            print(f'  ({condition.letter}) {time.monotonic() - began:5.0f} s  {what}', flush=True)
+                except KeyboardInterrupt:
+                    process.communicate()  # Ctrl-C has reached it as well; none of its tests shall go on unseen
+                    raise
             codes.append(process.returncode)
     failed = failures(text)
     if any(codes) and not failed:
@@ -147,17 +166,18 @@ def main(argv=None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--only', default='', metavar='LETTERS', help='conditions, such as b,c')
     parser.add_argument('--pages', default='', metavar='GLOB', help="pages by name, such as '02*'")
-    parser.add_argument('--tests', default='', metavar='FILES', help="words for pytest: files, -k, such as 'tests/test_vad.py -k scale'")
+    parser.add_argument('--tests', default='', metavar='WORDS', help="for pytest, such as 'tests/test_vad.py -k scale'")
     parser.add_argument('--fresh', action='store_true', help='also run what was finished before on the same files')
     args = parser.parse_args(argv)
     info = Path('/proc/cpuinfo')
     every = conditions(cpu_flags(info.read_text()) if info.is_file() else set(), os.cpu_count() or 1)
     letters = set(args.only.replace(',', ' ').split()) or {c.letter for c in every}
     if unknown := letters - {c.letter for c in every}:
-        parser.error(f'no condition {", ".join(sorted(unknown))}; there are {", ".join(f"{c.letter} ({c.what})" for c in every)}.')
+        known = ', '.join(f'{c.letter} ({c.what})' for c in every)
+        parser.error(f'no condition {", ".join(sorted(unknown))}; there are {known}.')
     pages = len(pages_of(args.pages))
     if not pages:
-        parser.error(f"no page is called {args.pages!r}; names in nbs/ are such as '02_vad.ipynb', and a pattern such as '02*' is fine.")
+        parser.error(f"no page in nbs/ is called {args.pages!r}; give a name such as '02_vad.ipynb', or '02*'.")
     variables = [f'PAGES={args.pages}'] * bool(args.pages) + [f'TESTS={args.tests}'] * bool(args.tests)
     FOLDER.mkdir(parents=True, exist_ok=True)
     what, results, missing = json.dumps([tree(), variables]), {}, {}
@@ -168,10 +188,13 @@ def main(argv=None) -> int:
         stamp = FOLDER / f'{condition.letter}.json'
         done = json.loads(stamp.read_text()) if stamp.is_file() and not args.fresh else {}
         if done.get('what') != what:
-            print(f'({condition.letter}) {condition.what}  {" ".join(f"{k}={v}" for k, v in condition.env.items())}', flush=True)
+            settings = ' '.join(f'{k}={v}' for k, v in condition.env.items())
+            print(f'({condition.letter}) {condition.what}  {settings}', flush=True)
             stamp.unlink(missing_ok=True)
             done = dict(run(condition, pages, variables), what=what)
-            stamp.write_text(json.dumps(done, indent=1) + '\n')
+            new = stamp.with_suffix('.new')
+            new.write_text(json.dumps(done, indent=1) + '\n')
+            new.replace(stamp)
         else:
             print(f'({condition.letter}) {condition.what}: finished before')
         results[condition.letter] = done['failed']

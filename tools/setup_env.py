@@ -1,9 +1,10 @@
-"""Makes, updates or mends .venv beside the project; `make setup` calls it, and through it every other goal of the Makefile.
+"""Makes, updates or mends .venv beside the project; `make setup` calls it, and so does every other goal of the
+Makefile.
 
-Nothing is done if .venv was made from what settings.ini, setup.py and constraints.txt hold now: contents decide, not times.
-Whatever an interrupted set-up has left is repaired. An environment without a whole pip, of another place or another Python is
-made anew. A package that is not all there is forgotten, so that pip installs it again: pip itself neither notices that files
-are missing nor can it remove a package whose list of files was not yet written.
+Nothing is done if .venv was made from what settings.ini, setup.py and constraints.txt hold now: contents decide,
+not times. Whatever an interrupted set-up has left is repaired. An environment without a whole pip, or of another
+place, is made anew. A package that is not all there is forgotten, so that pip installs it again: pip itself neither
+notices that files are missing, nor can it remove a package whose list of files was not yet written.
 
 Standard library only, and in the syntax of Python 3.8, so that an old Python says that it is old.
 """
@@ -35,8 +36,8 @@ def number(version):  # -> text such as 3.11
 def check_python(version=sys.version_info, find=find_spec, apt=None):
     "Refuses a Python that is too old, or cannot make environments. `apt`: it came with Debian or its like."
     if tuple(version[:2]) < OLDEST:
-        wanted = number(OLDEST)
-        raise SetupError("sevlm needs Python {0} or later, found {1}; run: make PYTHON=python{0} ...".format(wanted, number(version)))
+        text = "sevlm needs Python {0} or later, found {1}; run: make PYTHON=python{0} ..."
+        raise SetupError(text.format(number(OLDEST), number(version)))
     lacking = [name for name in ("venv", "ensurepip") if find(name) is None]
     if not lacking:
         return
@@ -46,7 +47,8 @@ def check_python(version=sys.version_info, find=find_spec, apt=None):
         mend = "apt install python{}-venv".format(number(version))
     else:
         mend = "install them with your system's packages, or name a complete Python: make PYTHON=... setup"
-    raise SetupError("{} comes without {}, which set-up needs. Mend it: {}".format(sys.executable, " and ".join(lacking), mend))
+    text = "{} comes without {}, which set-up needs. Mend it: {}"
+    raise SetupError(text.format(sys.executable, " and ".join(lacking), mend))
 
 
 def call(command, cwd=None):  # -> exit code
@@ -132,13 +134,14 @@ def usable(venv, version=None):  # -> bool
     if len(pips) != 1 or pips[0] in damaged(venv):
         return False
     try:  # the first lines of a command name the environment's Python, and with it the place where it was made
-        place = re.search(r"(/[^\"\n]*)/bin/python", (venv / "bin" / "pip").read_text(encoding="utf-8", errors="replace"))
+        text = (venv / "bin" / "pip").read_text(encoding="utf-8", errors="replace")
+        place = re.search(r"(/[^\"\n]*)/bin/python", text)
         if not place or not os.path.samefile(place.group(1), str(venv)):
             return False
-        code = subprocess.call([str(python_of(venv)), "-m", "pip", "--version"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        runs = [str(python_of(venv)), "-m", "pip", "--version"]
+        return subprocess.call(runs, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) == 0
     except OSError:
         return False
-    return code == 0
 
 
 def make_venv(venv):
@@ -147,14 +150,16 @@ def make_venv(venv):
     shutil.rmtree(str(venv), ignore_errors=True)
     if call([sys.executable, "-m", "venv", "--clear", str(venv)]):
         shutil.rmtree(str(venv), ignore_errors=True)
-        raise SetupError("`{} -m venv {}` failed (see above). Mend that, or name another Python: make PYTHON=...".format(sys.executable, venv))
+        text = "`{} -m venv {}` failed (see above). Mend that, or name another Python: make PYTHON=..."
+        raise SetupError(text.format(sys.executable, venv))
 
 
 def pip_install(root, venv):
     "The project and its requirements, within the tested versions."
-    command = [str(python_of(venv)), "-m", "pip", "install", "--quiet", "--progress-bar", "on", "--constraint", "constraints.txt"]
-    if call(command + list(PROJECT), cwd=str(root)):
-        raise SetupError("pip failed (see above). Is there a network, and room on the disk (7 GB)? Then the same command goes on.")
+    command = [str(python_of(venv)), "-m", "pip", "install", "--quiet", "--progress-bar", "on"]
+    if call(command + ["--constraint", "constraints.txt", *PROJECT], cwd=str(root)):
+        text = "pip failed (see above). Is there a network, and room on the disk (7 GB)? Then the same command goes on."
+        raise SetupError(text)
 
 
 def set_up(root, exact=False, say=print):  # -> bool: whether anything was done
@@ -187,7 +192,8 @@ def set_up(root, exact=False, say=print):  # -> bool: whether anything was done
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--exact", action="store_true", help="with this very Python; else an environment of any new enough one is kept")
+    text = "with this very Python; without it an environment of any new enough one is kept"
+    parser.add_argument("--exact", action="store_true", help=text)
     try:
         set_up(Path(__file__).resolve().parent.parent, parser.parse_args(argv).exact)
     except SetupError as error:
