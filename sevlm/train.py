@@ -138,7 +138,9 @@ def threads_of_run(
     if asked or had or processes.count > 1:  # one of several processes has what its launcher gave it
         return asked or had or torch.get_num_threads()
     threads = threads_for(config.width, 2 * settings.batch_size * config.max_tokens)
-    processes.tell(f'threads: {threads} of {torch.get_num_threads()}' + (', the quickest by a short measurement' if config.width <= SMALL_WIDTH else ''))
+    most = torch.get_num_threads()
+    measured = ', the quickest by a short measurement' if most > 1 and config.width <= SMALL_WIDTH else ''
+    processes.tell(f'threads: {threads} of {most}{measured}')
     return threads
 
 
