@@ -115,7 +115,8 @@ def look_once(
     "The patch tokens of all paintings, each encoded once (the tower is frozen)."
     if folder is not None:
         images = [p.image for p in paintings]
-        kept = keep_features(model.encoder, images, open_image, folder, dtype, device=device, precision=precision, progress=progress)
+        how = dict(dtype=dtype, device=device, precision=precision, progress=progress)
+        kept = keep_features(model.encoder, images, open_image, folder, **how)
         say(f'{part}: {kept.report}' if part else str(kept.report))
         return kept
     return encode_images(model.encoder, (open_image(p.image) for p in paintings), len(paintings), device=device, progress=progress)

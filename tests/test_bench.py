@@ -87,11 +87,12 @@ def test_same_tokens(settings, mode):
     @torch.no_grad()
     def scores(n, words):
         span = span_masks(words[None], s.special, s.config.boundary, include_pad=s.config.pad_in_span)[1]
-        return s.plain.states(words[None], s.plain.look_up(words[None])[0], span, grid[n][None])[0, -1] @ s.plain.words.T
+        vad, _ = s.plain.look_up(words[None])
+        return s.plain.states(words[None], vad, span, grid[n][None])[0, -1] @ s.plain.words.T
 
     ours, theirs = s.write(grid, 30), s.write_plain(grid, 30)
     same_texts(ours, theirs, s.special.pad, scores)
-    assert len(ours[:, 6:].unique()) > 10                                       # texts that vary (about 85 words), or equality says little
+    assert len(ours[:, 6:].unique()) > 10   # texts that vary (about 85 words), or equality says little
     ends = torch.cat([s.ends, ours[1, 12:13]])                                  # now one text, at least, ends early
     ours, theirs = s.write(grid, 30, ends), s.write_plain(grid, 30, ends)
     same_texts(ours, theirs, s.special.pad, scores)

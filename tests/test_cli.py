@@ -31,7 +31,7 @@ CSV = 'artemis_dataset_release_v0.csv'
 
 @pytest.fixture(scope='module', autouse=True)
 def one_thread():
-    "Runs are compared to the last bit, which only the same number of threads promises; otherwise each run measures how many to take."
+    "Runs are compared to the last bit, which only the same number of threads promises."
     with pytest.MonkeyPatch.context() as m:
         m.setenv('SEVLM_THREADS', '1')
         yield
@@ -77,8 +77,8 @@ def process(*argv, **kw):
 # ---- help and slips of the finger
 
 def test_help_is_quick_because_nothing_large_is_loaded():
-    large = 'torch', 'torchvision', 'numpy', 'pandas', 'PIL', 'matplotlib', 'transformers', 'tokenizers', 'open_clip', 'sklearn', 'nltk', 'tqdm'
-    probe = f'import sys; from sevlm.cli import main; code = main(["--help"]); print(code, [m for m in {large} if m in sys.modules])'
+    large = 'torch torchvision numpy pandas PIL matplotlib transformers tokenizers open_clip sklearn nltk tqdm'.split()
+    probe = f'import sys; from sevlm.cli import main; print(main(["--help"]), [m for m in {large} if m in sys.modules])'
     ended = subprocess.run([sys.executable, '-c', probe], capture_output=True, text=True)
     assert ended.returncode == 0 and 'exit codes' in ended.stdout and ended.stdout.splitlines()[-1] == '0 []'
 
@@ -194,7 +194,7 @@ def test_pictures_of_any_mode_are_explained(mode, base, tmp_path, sevlm_):
 
 
 def test_rotation_in_exif_is_obeyed(base, tmp_path, sevlm_):
-    "A picture turned by its note equals one turned by hand, up to rounding (1e-6), and not one left as it lies (a few per cent)."
+    "A picture turned by its note equals one turned by hand, up to rounding; one left as it lies is per cents off."
     (exif := Image.Exif())[0x0112] = 6
     Image.open(base.picture).save(tmp_path/'noted.jpg', exif=exif, quality=95)
     Image.open(tmp_path/'noted.jpg').transpose(Image.Transpose.ROTATE_270).save(tmp_path/'turned.png')
@@ -454,14 +454,16 @@ def told_of(part, out):
 def kept_run(base, tmp_path_factory):
     "A run that keeps its patch tokens on disk: the command's exit code is 0, and the folder of the patch tokens."
     folder = tmp_path_factory.mktemp('kept')
-    assert main(['train', str(base.data), '--out', str(folder/'run'), '--set', *base.fast, *map(str, kept_options(folder/'features'))]) == 0
+    keep = map(str, kept_options(folder/'features'))
+    assert main(['train', str(base.data), '--out', str(folder/'run'), '--set', *base.fast, *keep]) == 0
     return SimpleNamespace(features=folder/'features', run=folder/'run')
 
 
 def test_patch_tokens_are_kept_and_found_again(base, kept_run, tmp_path, sevlm_):
-    before = {p: p.stat().st_mtime_ns for p in shards_of(kept_run.features)}
-    code, out, err = sevlm_('train', base.data, '--out', tmp_path/'run', '--set', *base.fast, *kept_options(kept_run.features))
-    assert code == 0 and before and {p: p.stat().st_mtime_ns for p in shards_of(kept_run.features)} == before      # read, not made
+    written = lambda: {p: p.stat().st_mtime_ns for p in shards_of(kept_run.features)}
+    before, keep = written(), kept_options(kept_run.features)
+    code, out, err = sevlm_('train', base.data, '--out', tmp_path/'run', '--set', *base.fast, *keep)
+    assert code == 0 and before and written() == before                                      # read, not made
     for part in ('training', 'validation'):
         line, = told_of(part, out)
         assert ', 0 encoded; ' in line
@@ -471,7 +473,7 @@ def test_patch_tokens_are_kept_and_found_again(base, kept_run, tmp_path, sevlm_)
 
 @pytest.mark.parametrize('part, other, name', [('training', 'validation', 'train'), ('validation', 'training', 'val')])
 def test_damage_to_kept_patch_tokens_is_told_and_mended(part, other, name, base, kept_run, tmp_path, sevlm_):
-    "The shard is found by the pictures that its header names: its own name depends on rounding, and so on the processor."
+    "The shard is found by the pictures that its header names: its own name depends on rounding, so on the processor."
     paintings = load_corpus(base.data, SEVLMConfig.preset('mini'), progress=False).parts[name]
     digests = {digest_file(p.image).hex() for p in paintings}
     features = Path(shutil.copytree(kept_run.features, tmp_path/'features'))
@@ -479,7 +481,7 @@ def test_damage_to_kept_patch_tokens_is_told_and_mended(part, other, name, base,
     for path in shards_of(features):
         with safe_open(path, 'pt') as f: held[path] = json.loads(f.metadata()['sevlm'])['digests']
     shard = next(path for path, ids in held.items() if digests & set(ids))
-    assert set(held[shard]) <= digests                                                       # a part's pictures are encoded together
+    assert set(held[shard]) <= digests                                       # a part's pictures are encoded together
     data = bytearray(shard.read_bytes())
     data[-100] ^= 1                                                                          # in the last row
     shard.write_bytes(data)
@@ -489,7 +491,8 @@ def test_damage_to_kept_patch_tokens_is_told_and_mended(part, other, name, base,
     assert code == 0 and f'{len(digests)} pictures, {len(digests) - n} kept, {n} encoded; ' in line
     assert damage.split() == f'{n} pictures lost: {shard.name} has 1 damaged rows of {n}'.split()
     assert len(told_of(other, out)) == 1 and ', 0 encoded; ' in told_of(other, out)[0]
-    assert (shard.parent/'damaged'/shard.name).read_bytes() == data and [p.name for p in (shard.parent/'damaged').iterdir()] == [shard.name]
+    aside, = (shard.parent/'damaged').iterdir()
+    assert aside.name == shard.name and aside.read_bytes() == data
     first, mended = weights_of(kept_run.run), weights_of(tmp_path/'run')
     assert all(torch.allclose(first[k], mended[k], atol=1e-3) for k in first)
 

@@ -30,7 +30,7 @@ spawn = multiprocessing.get_context("spawn")
 
 
 class Toy(nn.Module):
-    "A tower of one linear map, with what `describe` asks an encoder for; in another batch a picture's rows differ by rounding only."
+    "A tower of one linear map, with what `describe` asks for; in another batch, rows differ by rounding only."
 
     def __init__(self, seed=0, scale=1.0, size=8):
         super().__init__()

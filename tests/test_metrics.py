@@ -439,7 +439,8 @@ def test_grounding_is_the_mean_over_pairs_and_quick():
     slow = np.mean([bool(a) and a <= b for i, a in enumerate(named) for j, b in enumerate(present) if i != j])
     assert M.grounding(named, present).shuffled == pytest.approx(slow)
     many, Counting.asked = 3000, 0
-    big = M.grounding([Counting(named[i % 60]) for i in range(many)], [Counting(present[i % 60]) for i in range(many)], draws=200)
+    said, there = ([Counting(sets[i % 60]) for i in range(many)] for sets in (named, present))
+    big = M.grounding(said, there, draws=200)
     assert 0 < Counting.asked <= 2*many*40
     assert big.share == M.grounding(named, present).share and big.interval[0] <= big.share <= big.interval[1]
 

@@ -138,7 +138,8 @@ def sevlm(here, folder=None, parts=1):
     if here.count > 1: model.gather = here.gather_rows
     batches = PairBatches(paintings, tokenizer, table, config, batch_size=5, grids=grids).share(here.rank, here.count, True)
     for p in model.encoder.parameters(): p.requires_grad_(False)
-    opt = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3, eps=1e-4)      # so that a gradient that is nothing but rounding moves no weight
+    trained = [p for p in model.parameters() if p.requires_grad]
+    opt = torch.optim.AdamW(trained, lr=1e-3, eps=1e-4)     # so large that a gradient that is rounding moves no weight
     learner = Learner(model, batches, opt, callbacks=[MeterCB(), RecorderCB()], processes=here, accumulate=parts).fit(3)
     return learner.callbacks[1].steps
 
@@ -250,10 +251,11 @@ def test_the_real_model_with_negatives_from_the_global_batch(two):
 
 
 def test_overflow_is_skipped_by_both(two):
-    "Each skipped step halves the scale. How many are skipped is a matter of rounding; the factor that undoes DDP's mean, here two, is good for one more."
+    "Each skip halves the scale. How many there are is also a matter of rounding; undoing DDP's mean may add one."
     assert two.main['half'] == two.other['half']
     alone = half()
-    for skipped, scale, lm in (two.main['half'], alone): assert 0 < skipped < 18 and scale == 2.**(22 - skipped) and np.isfinite(lm)
+    for skipped, scale, lm in (two.main['half'], alone):
+        assert 0 < skipped < 18 and scale == 2.**(22 - skipped) and np.isfinite(lm)
     assert abs(two.main['half'][0] - alone[0]) <= 3
 
 

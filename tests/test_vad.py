@@ -132,7 +132,7 @@ def test_table(gpt2, lexicon, tmp_path):
         def lookup(self, word): return asked.append(word) or super().lookup(word)
     table = vad_table(gpt2, Watched({w: lexicon[w] for w in lexicon}))
     assert len(table) == len(gpt2) == 50261
-    assert len(gpt2)/2 < len(asked) < 1.5*len(gpt2)                             # about one question a piece: quick enough to be made at every start
+    assert len(gpt2)/2 < len(asked) < 1.5*len(gpt2)     # about one question a piece, so that it is made quickly
     assert not table.known[50256:len(table)].any() and not table.vad[~table.known].any() and 50 < table.known[:len(table)].sum() < 300
     ids = torch.randint(len(gpt2), (4, 7))
     vad, known = table(ids)

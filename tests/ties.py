@@ -1,4 +1,4 @@
-"""Two ways of computing the same scores differ by rounding, and so, where two words are equally good, in the word they choose."""
+"""Two ways of computing the same scores differ by rounding, and so in their choice between equally good words."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,7 @@ def same_texts(
     ours: torch.Tensor,  # [S, T] token ids
     theirs: torch.Tensor,  # [S, T'] the shorter of the two is padded
     pad: int,
-    scores: Callable[[int, torch.Tensor], torch.Tensor],  # number of a text and its first words [t] -> scores of the next word [V]
+    scores: Callable[[int, torch.Tensor], torch.Tensor],  # number of a text, its words so far [t] -> next scores [V]
 ):
     "Each text equals its partner word for word; the two may part only where both choose a word that is equally good."
     longest = max(ours.shape[1], theirs.shape[1])
@@ -20,5 +20,6 @@ def same_texts(
         if len(apart := (a != b).nonzero()):
             at = int(apart[0])
             score = scores(n, a[:at])
-            difference = (score[a[at]] - score[b[at]]).abs() / score.abs().max()
-            assert difference < TIE, f'text {n} goes on with {int(a[at])} or {int(b[at])} after {a[:at].tolist()}, {float(difference):.2g} of the largest score apart'
+            gap = float((score[a[at]] - score[b[at]]).abs() / score.abs().max())
+            words = f'{int(a[at])} or {int(b[at])} after {a[:at].tolist()}'
+            assert gap < TIE, f'text {n} goes on with {words}, {gap:.2g} of the largest score apart'
