@@ -13,8 +13,9 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from sevlm.core import SevlmError, write_atomic
-from sevlm.device import device_of, keep_freed_memory
+from sevlm.errors import SevlmError
+from sevlm.utils import write_atomic
+from sevlm.utils import device_of, keep_freed_memory
 
 from measure import machine
 from parts import NEEDS, PARTS, Run, limit

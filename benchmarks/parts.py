@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sevlm.artemis import open_image
-from sevlm.features import keep_features
-from sevlm.core import DataError
-from sevlm.lexicons import NltkTable
-from sevlm.lookup import VADTable, vad_table
-from sevlm.vad import Lexicon
+from sevlm.images import open_image
+from sevlm.data.features import keep_features
+from sevlm.errors import DataError
+from sevlm.lexicon.coverage import NltkTable
+from sevlm.lexicon.token_table import VADTable, vad_table
+from sevlm.lexicon.lexicon import Lexicon
 
 import setting as S
 from measure import against, counted, in_turn, memory_rate, product_rate, seconds, spread, step_operations, tower_operations, wait, writing_bytes, writing_operations
@@ -201,7 +201,7 @@ def preparation(run) -> dict:
 
 def starting(run) -> dict:
     "Fresh processes: Python alone, what the library adds to it, and PyTorch for comparison."
-    ways = {'python': '-c|pass', 'import sevlm': '-c|import sevlm', 'import sevlm.core': '-c|import sevlm.core', 'sevlm --help': '-m|sevlm.cli|--help', 'import torch': '-c|import torch', 'import sevlm.train': '-c|import sevlm.train'}
+    ways = {'python': '-c|pass', 'import sevlm': '-c|import sevlm', 'import sevlm.core': '-c|import sevlm.core', 'sevlm --help': '-m|sevlm.cli|--help', 'import torch': '-c|import torch', 'import run': '-c|import run'}
     actions = {name: (lambda c: lambda: subprocess.run([sys.executable, *c.split('|')], check=True, capture_output=True, cwd=S.REPO))(command) for name, command in ways.items()}
     return dict(seconds={name: spread(s) for name, s in in_turn(actions, run.times(run.sizes['starts'])).items()})
 

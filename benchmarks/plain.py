@@ -7,7 +7,7 @@ new token, with scores at all positions, and every token is decoded and looked u
 What is cheaper here than in the released code, so that no ratio is flattered: PyTorch's fused attention (the released code multiplies the matrices itself); a look-up that remembers every word it has met and tags
 nothing (the released one tags each row with NLTK); no nucleus filter before the largest score is taken, which it cannot change.
 
-It uses the weights of a `sevlm.model.SEVLM` in place, so losses and tokens can be compared; give it a copy if both are to be trained.
+It uses the weights of a `sevlm.models.sevlm.SEVLM` in place, so losses and tokens can be compared; give it a copy if both are to be trained.
 """
 import numpy as np
 import torch
@@ -15,9 +15,9 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import GPT2Config, GPT2Model
 
-from sevlm.contrast import derangement
-from sevlm.lookup import word_forms
-from sevlm.text import segments, span_masks, special_ids
+from sevlm.models.contrast import derangement
+from sevlm.lexicon.token_table import word_forms
+from sevlm.models.tokenizer import segments, span_masks, special_ids
 
 EPSILON = 1e-8      # the released code's, in the contrastive loss
 

@@ -8,14 +8,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sevlm.core import EMOTIONS, PUBLISHED, SEVLMConfig, TrainConfig, asset, seed_everything
-from sevlm.data import Painting, PairBatches, collate, in_rows
-from sevlm.generate import extend, greedy
-from sevlm.lookup import vad_table
-from sevlm.model import SEVLM
-from sevlm.text import add_special_tokens, load_tokenizer, prompt_ids, read_bpe, special_ids
-from sevlm.train import make_optimiser
-from sevlm.vad import Lexicon
+from sevlm.config import EMOTIONS, PUBLISHED, SEVLMConfig, TrainConfig
+from sevlm.utils import asset, seed_everything
+from sevlm.data.paintings import Painting
+from sevlm.data.batches import PairBatches, collate, in_rows
+from sevlm.models.generation import extend, greedy
+from sevlm.lexicon.token_table import vad_table
+from sevlm.models.sevlm import SEVLM
+from sevlm.models.tokenizer import add_special_tokens, load_tokenizer, prompt_ids, read_bpe, special_ids
+from sevlm.training.run import make_optimiser
+from sevlm.lexicon.lexicon import Lexicon
 
 from plain import Plain
 

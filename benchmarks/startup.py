@@ -20,7 +20,7 @@ KILOBYTE = 1 if sys.platform == 'darwin' else 1024  # the unit of ru_maxrss is n
 
 def commands(place: Path) -> dict[str, list[str]]:
     "name -> arguments of Python; the last is the floor under every command that computes."
-    from sevlm.mini import make_mini
+    from sevlm.synthetic.dataset import make_mini
 
     data = make_mini(place / 'mini', 60, progress=False)
     sevlm = ['-m', 'sevlm']

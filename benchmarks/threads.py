@@ -28,16 +28,16 @@ def child(way: str, task: str, data: str, count: int) -> dict:
         import torch  # before sevlm: OpenMP has read its settings
     import time
 
-    import sevlm.train as train
-    from sevlm.core import SEVLMConfig, TrainConfig
-    from sevlm.corpus import load_corpus, start_model
-    from sevlm.device import keep_freed_memory, threads_for
-    from sevlm.evaluate import load_explainer
-    from sevlm.learner import Learner
-    from sevlm.mini import make_mini
-    from sevlm.processes import Processes
-    from sevlm.data import Release
-    from sevlm.artemis import open_image
+    from sevlm.training import run as train
+    from sevlm.config import SEVLMConfig, TrainConfig
+    from sevlm.training.inputs import load_corpus, start_model
+    from sevlm.utils import keep_freed_memory, threads_for
+    from sevlm.models.explainer import load_explainer
+    from sevlm.training.learner import Learner
+    from sevlm.synthetic.dataset import make_mini
+    from sevlm.training.distributed import Processes
+    from sevlm.data.paintings import Release
+    from sevlm.images import open_image
     import torch
 
     config, settings = SEVLMConfig.preset('mini'), TrainConfig.preset('mini')

@@ -1,5 +1,5 @@
 __version__ = "0.1.0"
 
-from .device import wait_passively
+from .utils import wait_passively
 
 wait_passively()  # before PyTorch is loaded: OpenMP reads its settings once

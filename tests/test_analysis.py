@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sevlm.ablate import GRIDS, SUMS, differences
-from sevlm.core import EMOTIONS
-from sevlm.mini import catalogue
+from sevlm.studies.ablation import GRIDS, SUMS, differences
+from sevlm.config import EMOTIONS
+from sevlm.synthetic.dataset import catalogue
 
 REPO = Path(__file__).resolve().parent.parent
 DATA, PAGES, FIGURES = REPO / 'nbs' / 'data', REPO / 'nbs' / 'analysis', REPO / 'figures'

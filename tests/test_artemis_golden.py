@@ -16,9 +16,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sevlm.core import EMOTIONS
-from sevlm.protocol import Protocol, Vocabulary, preprocess, read_preprocessed, read_rows, split_rows, token_counts, write_preprocessed
-from sevlm.utterances import Speller, spell_utterances
+from sevlm.config import EMOTIONS
+from sevlm.artemis.protocol import Protocol, Vocabulary, preprocess, read_preprocessed, read_rows, split_rows, token_counts, write_preprocessed
+from sevlm.artemis.utterances import Speller, spell_utterances
 
 FOLDER = Path(os.environ.get('SEVLM_ARTEMIS_GOLDEN') or Path(__file__).parent/'golden'/'artemis_v1')
 WORDS = Path(os.environ.get('SEVLM_ARTEMIS_WORDS') or FOLDER/'known_words.txt')

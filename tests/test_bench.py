@@ -20,7 +20,7 @@ import setting  # noqa: E402
 from plain import LookUp, Plain  # noqa: E402
 from ties import same_texts  # noqa: E402
 
-from sevlm.text import span_masks  # noqa: E402
+from sevlm.models.tokenizer import span_masks  # noqa: E402
 
 MODES = ['corrected', 'published']
 CLOSE = 1e-5
@@ -102,7 +102,7 @@ def test_same_tokens(settings, mode):
 @pytest.mark.parametrize('how', ['piece', 'start', 'word'])
 def test_same_values_of_tokens(settings, how):
     "Token by token in Python, or one row of a table: also for texts nobody would write."
-    from sevlm.lookup import vad_table
+    from sevlm.lexicon.token_table import vad_table
     s = settings['corrected']
     ids = s.batch(s.cases(6)[0], True).ids
     ids = torch.cat([ids, torch.randint(len(s.tokenizer), (12, ids.shape[1]), generator=torch.Generator().manual_seed(0))])

@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from sevlm.budget import BLOCK, CONTEXT, KINDS, SLACK, Count, MemoryCB, Meter, Plan, count_step, largest, parse_bytes, part_sizes, plan, shapes_only, told, worst_batch
-from sevlm.core import ConfigError, SEVLMConfig, TrainConfig
-from sevlm.data import Batch
-from sevlm.model import SEVLM
+from sevlm.training.memory import BLOCK, CONTEXT, KINDS, SLACK, Count, MemoryCB, Meter, Plan, count_step, largest, parse_bytes, part_sizes, plan, shapes_only, told, worst_batch
+from sevlm.errors import ConfigError
+from sevlm.config import SEVLMConfig, TrainConfig
+from sevlm.data.batches import Batch
+from sevlm.models.sevlm import SEVLM
 
 pytestmark = pytest.mark.filterwarnings('ignore:.*gradient_checkpointing:FutureWarning')
 SMALL = SEVLMConfig.preset('tiny', width=96, layers=1, vocab_size=3000)

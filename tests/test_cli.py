@@ -20,10 +20,10 @@ from safetensors.torch import load_file, save_file
 
 import sevlm
 from sevlm.cli import main
-from sevlm.core import EMOTIONS, SEVLMConfig
-from sevlm.corpus import load_corpus
-from sevlm.features import digest_file
-from sevlm.mini import make_mini
+from sevlm.config import EMOTIONS, SEVLMConfig
+from sevlm.training.inputs import load_corpus
+from sevlm.data.features import digest_file
+from sevlm.synthetic.dataset import make_mini
 
 FAST = ['layers=1', 'epochs=2', 'batch_size=16', 'device=cpu']
 CSV = 'artemis_dataset_release_v0.csv'
@@ -40,7 +40,7 @@ def one_thread():
 @pytest.fixture(scope='module')
 def base(tmp_path_factory):
     "A small synthetic set, a random tower, and a run trained by the command itself."
-    from sevlm.vision import ImageEncoder
+    from sevlm.models.vision import ImageEncoder
     folder = tmp_path_factory.mktemp('cli')
     torch.manual_seed(0)
     tower = ImageEncoder(SEVLMConfig.preset('mini')).visual.state_dict()
@@ -118,7 +118,7 @@ def test_set_with_bad_values(pair, words, base, tmp_path, sevlm_):
 
 @pytest.mark.parametrize('text, value', [('true', True), ('YES', True), ('on', True), ('1', True), ('False', False), ('no', False), ('off', False), ('0', False)])
 def test_booleans_can_be_switched_both_ways(text, value):
-    from sevlm.workbench import parse_settings
+    from sevlm.cli import parse_settings
     assert parse_settings([f'use_vad_head={text}']) == ({'use_vad_head': value}, {})
 
 
@@ -301,12 +301,12 @@ def test_mini(tmp_path, sevlm_):
 
 
 def test_remake_leaves_the_installed_parts_alone(tmp_path, monkeypatch, sevlm_):
-    import sevlm.train
+    from sevlm.app import remake as remaking
     called = {}
     def remake(out, work, **kw):
         called.update(out=out, work=work, **kw)
         return SimpleNamespace(scores={'mean length': dict(value=9., n=14, note='')})
-    monkeypatch.setattr(sevlm.train, 'remake', remake)
+    monkeypatch.setattr(remaking, 'remake', remake)
     monkeypatch.chdir(tmp_path)
     code, out, _ = sevlm_('mini', '--remake')
     assert code == 0 and (called['out'], called['paintings'], called['seed']) == ('runs/remake', 4000, 0) and 'diff -rq' in out and 'mean length' in out
@@ -353,7 +353,7 @@ def test_a_run_is_not_overwritten(base, sevlm_):
 
 
 def test_interrupted_and_resumed_equals_unbroken(base, tmp_path, monkeypatch, sevlm_):
-    import sevlm.train as train
+    from sevlm.training import run as train
     def stop(learner):
         if learner.step == 4: raise KeyboardInterrupt
     whole = train.train_model
@@ -414,9 +414,9 @@ def test_demo(tmp_path, monkeypatch, sevlm_):
 
 
 def test_demo_interrupted_before_training(tmp_path, monkeypatch, sevlm_):
-    import sevlm.mini
+    from sevlm.synthetic import dataset
     def interrupted(*args, **kw): raise KeyboardInterrupt
-    monkeypatch.setattr(sevlm.mini, 'make_mini', interrupted)
+    monkeypatch.setattr(dataset, 'make_mini', interrupted)
     monkeypatch.chdir(tmp_path)
     code, _, err = sevlm_('demo')
     assert code == 130 and 'same command' in err

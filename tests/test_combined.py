@@ -8,10 +8,12 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from sevlm.combined import combine, decorate, held_out, parts, split_combined, write_parts
-from sevlm.combined import test_sets as sets_of     # the name would be collected as a test
-from sevlm.core import EMOTIONS, DataError
-from sevlm.protocol import ANCHORS, COLUMNS, RAW, Protocol, Vocabulary, preprocess, read_preprocessed
+from sevlm.artemis.protocol import combine, decorate, held_out, parts, split_combined, write_parts
+from sevlm.artemis.protocol import test_sets as sets_of     # the name would be collected as a test
+from sevlm.config import EMOTIONS
+from sevlm.errors import DataError
+from sevlm.artemis.protocol import ANCHORS, RAW, Protocol, Vocabulary, preprocess, read_preprocessed
+from sevlm.data.paintings import COLUMNS
 
 MINIMAL, DEEP = Protocol.preset('minimal'), Protocol.preset('deep')
 

@@ -4,10 +4,11 @@ import json
 import numpy as np
 import pytest
 
-from sevlm.artemis import Painting
-from sevlm.compare import compare, forest, sentence
-from sevlm.core import EMOTIONS, ConfigError, DataError
-from sevlm.scores import aligned, explanation_of, read_predictions, read_scores, score
+from sevlm.data.paintings import Painting
+from sevlm.studies.compare import compare, forest, sentence
+from sevlm.config import EMOTIONS
+from sevlm.errors import ConfigError, DataError
+from sevlm.studies.evaluate import aligned, explanation_of, read_predictions, read_scores, score
 
 WHY = {e: f'the {w} makes it so' for e, w in zip(EMOTIONS, 'dog mountain garden horse knife mud wolf rain line'.split())}
 

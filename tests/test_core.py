@@ -5,9 +5,10 @@ from dataclasses import fields
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from sevlm.core import (EMOTIONS, POLARITY, ConfigError, DataError, SEVLMConfig, SevlmError, TrainConfig, asset, check_writable,
-                        did_you_mean, emotion_id, seed_everything, write_atomic)
-from sevlm.device import device_of
+from sevlm.config import EMOTIONS, POLARITY, SEVLMConfig, TrainConfig, emotion_id
+from sevlm.errors import ConfigError, DataError, SevlmError, did_you_mean
+from sevlm.utils import asset, check_writable, seed_everything, write_atomic
+from sevlm.utils import device_of
 
 CONFIGS = [(c, p) for c in (SEVLMConfig, TrainConfig) for p in c.presets]
 

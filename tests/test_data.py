@@ -8,13 +8,15 @@ import torch
 from hypothesis import given, settings, strategies as st
 from PIL import Image
 
-from sevlm.artemis import COLUMNS
-from sevlm.core import EMOTIONS, DataError, ImageError, SEVLMConfig, emotion_id
-from sevlm.data import (Batch, Painting, PairBatches, Release, Report, check_images, collate, find_image, open_image, pair, read_artemis,
-                        split_paintings)
-from sevlm.text import decode, encode, special_ids, split_answer, train_bpe
-from sevlm.lookup import vad_table
-from sevlm.vad import Lexicon
+from sevlm.data.paintings import COLUMNS
+from sevlm.config import EMOTIONS, SEVLMConfig, emotion_id
+from sevlm.errors import DataError, ImageError
+from sevlm.data.batches import Batch, PairBatches, collate, pair
+from sevlm.data.paintings import Painting, Release, Report, check_images, find_image, read_artemis, split_paintings
+from sevlm.images import open_image
+from sevlm.models.tokenizer import decode, encode, special_ids, split_answer, train_bpe
+from sevlm.lexicon.token_table import vad_table
+from sevlm.lexicon.lexicon import Lexicon
 
 HERE = Path(__file__).parent
 CONFIG = SEVLMConfig.preset('tiny')

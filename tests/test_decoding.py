@@ -5,13 +5,15 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from sevlm.core import PUBLISHED, ConfigError, SEVLMConfig, asset, seed_everything
-from sevlm.decoding import Reader, next_logits
-from sevlm.generate import SHRINK, beam_search, extend, greedy, sampler, write
-from sevlm.lookup import VADTable, kept_table, vad_table
-from sevlm.model import SEVLM
-from sevlm.text import load_tokenizer, prompt_ids, special_ids
-from sevlm.vad import Lexicon
+from sevlm.config import PUBLISHED, SEVLMConfig
+from sevlm.errors import ConfigError
+from sevlm.utils import asset, seed_everything
+from sevlm.models.generation import Reader, next_logits
+from sevlm.models.generation import SHRINK, beam_search, extend, greedy, sampler, write
+from sevlm.lexicon.token_table import VADTable, kept_table, vad_table
+from sevlm.models.sevlm import SEVLM
+from sevlm.models.tokenizer import load_tokenizer, prompt_ids, special_ids
+from sevlm.lexicon.lexicon import Lexicon
 
 from ties import same_texts
 
@@ -192,7 +194,7 @@ def test_no_beams(models, special, beams):
 # tables made once
 
 def test_a_table_is_made_once_and_never_served_for_another_lexicon(tokenizer, tmp_path, monkeypatch):
-    import sevlm.lookup as module
+    from sevlm.lexicon import token_table as module
     made = []
     monkeypatch.setattr(module, 'vad_table', lambda *how: made.append(how) or vad_table(*how))
     lexicons = [Lexicon(WORDS), Lexicon({**WORDS, 'sky': (.9, .3, -.2)}), Lexicon({w: WORDS[w] for w in list(WORDS)[1:]})]

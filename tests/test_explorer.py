@@ -9,16 +9,17 @@ import pytest
 import torch
 from PIL import Image
 
-from sevlm.core import EMOTIONS, DataError, ImageError, SEVLMConfig, asset
-from sevlm.explorer import (CHOICE, NONE, OWN, STRIP, UPLOADED, Explorer, Reading, explorer_figure, first_felt, open_upload, paint_canvas,
-                            read_painting, sample_paintings, spotlight, word_attention, word_vad)
-from sevlm.generate import Answer, Explainer
-from sevlm.model import SEVLM
-from sevlm.paint import VALUES
-from sevlm.text import encode, load_tokenizer, special_ids
-from sevlm.lookup import VADTable
+from sevlm.config import EMOTIONS, SEVLMConfig
+from sevlm.errors import DataError, ImageError
+from sevlm.utils import asset
+from sevlm.app.explorer import CHOICE, NONE, OWN, STRIP, UPLOADED, Explorer, Reading, explorer_figure, first_felt, open_upload, paint_canvas, read_painting, sample_paintings, spotlight, word_attention, word_vad
+from sevlm.models.explainer import Answer, Explainer
+from sevlm.models.sevlm import SEVLM
+from sevlm.synthetic.paint import VALUES
+from sevlm.models.tokenizer import encode, load_tokenizer, special_ids
+from sevlm.lexicon.token_table import VADTable
 
-PAGE = Path(__file__).resolve().parent.parent / 'nbs' / '15_explorer.ipynb'
+PAGE = Path(__file__).resolve().parent.parent / 'nbs' / 'course/15_explorer.ipynb'
 REASON = 'the calm sea and the sky make me feel peaceful'
 
 
@@ -78,8 +79,8 @@ def test_a_word_in_pieces_is_unknown_even_if_its_first_piece_is_known(stub):
 
 def test_attention_of_a_word_is_the_row_that_chose_it(stub):
     "Against the whole text, encoded by the training code."
-    from sevlm.decoder import cross_attention
-    from sevlm.text import segments, span_masks
+    from sevlm.models.decoder import cross_attention
+    from sevlm.models.tokenizer import segments, span_masks
 
     image, text = paint_canvas(sample_paintings(1)[0].scene, 0), 'the unwhistleable sea is calm'
     for emotion in ('awe', 'something else'):

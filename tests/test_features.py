@@ -18,12 +18,13 @@ import torch
 from PIL import Image
 from torch import nn
 
-from sevlm import features as module
-from sevlm.artemis import open_image
-from sevlm.core import ConfigError, DataError, ImageError, SEVLMConfig
-from sevlm.data import _stack
-from sevlm.features import DTYPES, Features, Store, check_features, describe, feature_bytes, keep_features, key_of
-from sevlm.vision import ImageEncoder, load_tower, make_preprocess
+from sevlm.data import features as module
+from sevlm.images import open_image
+from sevlm.errors import ConfigError, DataError, ImageError
+from sevlm.config import SEVLMConfig
+from sevlm.data.batches import _stack
+from sevlm.data.features import DTYPES, Features, Store, check_features, describe, feature_bytes, keep_features, key_of
+from sevlm.models.vision import ImageEncoder, load_tower, make_preprocess
 
 P, D, N = 4, 8, 10
 spawn = multiprocessing.get_context("spawn")

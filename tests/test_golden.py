@@ -14,19 +14,19 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sevlm.artemis import Painting
-from sevlm.callbacks import RecorderCB
-from sevlm.core import EMOTIONS, PUBLISHED, SEVLMConfig, TrainConfig
-from sevlm.decoder import gpt2_config
-from sevlm.data import Batch, collate, pair
-from sevlm.generate import extend, next_logits
-from sevlm.learner import Learner
-from sevlm.lookup import VADTable
-from sevlm.model import SEVLM, load_weights, own_weights
-from sevlm.release import decoder_names, vad_encoder_names
-from sevlm.text import END, Special, encode_all, prompt_ids, read_bpe, segments, span_masks, special_ids
-from sevlm.train import make_optimiser
-from sevlm.vision import ImageEncoder
+from sevlm.data.paintings import Painting
+from sevlm.training.learner import RecorderCB
+from sevlm.config import EMOTIONS, PUBLISHED, SEVLMConfig, TrainConfig
+from sevlm.models.decoder import gpt2_config
+from sevlm.data.batches import Batch, collate, pair
+from sevlm.models.generation import extend, next_logits
+from sevlm.training.learner import Learner
+from sevlm.lexicon.token_table import VADTable
+from sevlm.models.sevlm import SEVLM, load_weights, own_weights
+from sevlm.models.released import decoder_names, vad_encoder_names
+from sevlm.models.tokenizer import END, Special, encode_all, prompt_ids, read_bpe, segments, span_masks, special_ids
+from sevlm.training.run import make_optimiser
+from sevlm.models.vision import ImageEncoder
 
 from ties import same_texts
 

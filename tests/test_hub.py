@@ -2,11 +2,12 @@
 
 import pytest
 
-import sevlm.hub
-from sevlm.core import CheckpointError, SEVLMConfig
-from sevlm.decoder import Decoder, load_gpt2
-from sevlm.corpus import tokenizer_of
-from sevlm.vision import ImageEncoder, load_tower
+from sevlm.models import hub
+from sevlm.errors import CheckpointError
+from sevlm.config import SEVLMConfig
+from sevlm.models.decoder import Decoder, load_gpt2
+from sevlm.training.inputs import tokenizer_of
+from sevlm.models.vision import ImageEncoder, load_tower
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +50,7 @@ def test_a_tower_from_a_whole_clip(tmp_path):
     import torch
     from safetensors.torch import save_file
 
-    from sevlm.vision import create_clip
+    from sevlm.models.vision import create_clip
 
     torch.manual_seed(1)
     clip = {k: v.contiguous() for k, v in create_clip("tiny").state_dict().items()}
@@ -67,4 +68,4 @@ def test_a_mirror_is_asked(monkeypatch):
 
     for endpoint, address in (("https://huggingface.co", ("huggingface.co", 443)), ("http://127.0.0.1:8081", ("127.0.0.1", 8081)), ("http://mirror.example", ("mirror.example", 80))):
         monkeypatch.setattr(constants, "ENDPOINT", endpoint)
-        assert sevlm.hub.hub_address() == address
+        assert hub.hub_address() == address

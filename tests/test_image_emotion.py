@@ -7,10 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
-import sevlm.classifier as classifier
-import sevlm.image_emotion as ie
-from sevlm.artemis import Painting
-from sevlm.core import EMOTIONS, CheckpointError, ConfigError, DataError, SevlmError
+from sevlm.training import classifier
+from sevlm.studies import image_emotion as ie
+from sevlm.data.paintings import Painting
+from sevlm.config import EMOTIONS
+from sevlm.errors import CheckpointError, ConfigError, DataError, SevlmError
 
 MINI = ie.ImageEmotionConfig.preset('mini', device='cpu', epochs=8, batch_size=8, lr=5e-3)
 RESNET = ie.ImageEmotionConfig.preset('published', image_size=32, batch_size=4, epochs=1, device='cpu')

@@ -14,8 +14,8 @@ import pandas as pd
 import pytest
 import torch
 
-from sevlm.core import CheckpointError, DataError, SevlmError
-from sevlm.inert import Inert, array_of, dict_of, frame_of, module_tensors, plain, read_inert, read_torch_inert, tensor_of
+from sevlm.errors import CheckpointError, DataError, SevlmError
+from sevlm.artemis.pickles import Inert, array_of, dict_of, frame_of, module_tensors, plain, read_inert, read_torch_inert, tensor_of
 
 PROTOCOLS = [0, 1, 2, 4, 5]
 TABLE = pd.DataFrame({'art_style': ['Cubism', 'Realism'], 'emotion': [[0, 8, 0], [2, 1]], 'references': [['two jugs', 'a puzzle', 'it is calm'], ['a wide sea', 'so still']],

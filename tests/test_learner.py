@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from sevlm.callbacks import BestCB, CheckpointCB, ClipCB, EarlyStopCB, MeterCB, ProgressCB, RecorderCB, SampleCB, ValidateCB
-from sevlm.core import CheckpointError, ConfigError, SevlmError, seed_everything
-from sevlm.learner import CB, EVENTS, Learner, evaluating, linear_schedule, param_groups
-from sevlm.processes import held_interrupts, rng_state, set_rng_state
+from sevlm.training.learner import BestCB, CheckpointCB, ClipCB, EarlyStopCB, MeterCB, ProgressCB, RecorderCB, SampleCB, ValidateCB
+from sevlm.errors import CheckpointError, ConfigError, SevlmError
+from sevlm.utils import seed_everything
+from sevlm.training.learner import CB, EVENTS, Learner, evaluating, linear_schedule, param_groups
+from sevlm.training.distributed import held_interrupts, rng_state, set_rng_state
 
 
 class Toy(nn.Module):

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-import sevlm.lexfile as lexfile
-from sevlm.core import ConfigError, DataError, LexiconError
-from sevlm.lexfile import KNOWN, Known, ends_of, file_facts, find_scale, read_lexicon_file, recognise, terms, to_bipolar
-from sevlm.lexicons import NltkLemmas, NltkTable, agreement, compare_lexicons, coverage_by_emotion, lookup_shares, nltk_tools, nltk_vad
-from sevlm.lookup import vad_table
-from sevlm.text import add_special_tokens, read_bpe
-from sevlm.vad import Lexicon
-from sevlm.workbench import fact_lines, look_at
+from sevlm.lexicon import files as lexfile
+from sevlm.errors import ConfigError, DataError, LexiconError
+from sevlm.lexicon.files import KNOWN, Known, ends_of, file_facts, find_scale, read_lexicon_file, recognise, terms, to_bipolar
+from sevlm.lexicon.coverage import NltkLemmas, NltkTable, agreement, compare_lexicons, coverage_by_emotion, lookup_shares, nltk_tools, nltk_vad
+from sevlm.lexicon.token_table import vad_table
+from sevlm.models.tokenizer import add_special_tokens, read_bpe
+from sevlm.lexicon.lexicon import Lexicon
+from sevlm.app.inspect import fact_lines, look_at
 
 HERE = Path(__file__).parent
 V1 = 'calm\t0.800\t0.100\t0.575\nstorm\t0.300\t0.875\t0.725\nstill life\t.5\t.2\t.5\n'

@@ -5,10 +5,11 @@ import shutil
 import numpy as np
 import pytest
 
-from sevlm import captions as C
-from sevlm import metrics as M
-from sevlm.artemis import Painting
-from sevlm.core import EMOTIONS, ConfigError, DataError
+from sevlm.metrics import captions as C
+from sevlm.metrics import emotions as M
+from sevlm.data.paintings import Painting
+from sevlm.config import EMOTIONS
+from sevlm.errors import ConfigError, DataError
 
 needs_java = pytest.mark.skipif(shutil.which('java') is None, reason='Java is not installed')
 

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-import sevlm.mini
-from sevlm.artemis import Release
-from sevlm.core import EMOTIONS, DataError
-from sevlm.mini import ANNOTATORS, bayes_ceiling, catalogue, emotion_odds, majority_odds, make_mini, mini_statistics, odds_table, read_truth, vote_counts
-from sevlm.paint import random_scene
-from sevlm.vad import Lexicon
-from sevlm.words import grounded, mini_lexicon, mini_words, surface_forms, things_named, utterance
+from sevlm.synthetic import dataset
+from sevlm.data.paintings import Release
+from sevlm.config import EMOTIONS
+from sevlm.errors import DataError
+from sevlm.synthetic.dataset import ANNOTATORS, bayes_ceiling, catalogue, emotion_odds, majority_odds, make_mini, mini_statistics, odds_table, read_truth, vote_counts
+from sevlm.synthetic.paint import random_scene
+from sevlm.lexicon.lexicon import Lexicon
+from sevlm.synthetic.words import grounded, mini_lexicon, mini_words, surface_forms, things_named, utterance
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -111,7 +112,7 @@ def test_empty_folder_is_filled(tmp_path):
 
 def test_interruption_leaves_nothing(tmp_path, monkeypatch):
     def stop(*args, **kwargs): raise KeyboardInterrupt
-    monkeypatch.setattr(sevlm.mini, 'paint', stop)
+    monkeypatch.setattr(dataset, 'paint', stop)
     with pytest.raises(KeyboardInterrupt): make_mini(tmp_path / 'deep' / 'set', n=3, size=32, workers=1, progress=False)
     assert not list((tmp_path / 'deep').iterdir())
 

@@ -4,12 +4,12 @@ import pytest
 import torch
 from PIL import Image
 
-from sevlm.contrast import contrastive_loss
-from sevlm.core import PUBLISHED, SEVLMConfig
-from sevlm.data import Batch, collate
-from sevlm.model import SEVLM
-from sevlm.text import Special, span_masks
-from sevlm.vision import ImageEncoder, create_clip
+from sevlm.models.contrast import contrastive_loss
+from sevlm.config import PUBLISHED, SEVLMConfig
+from sevlm.data.batches import Batch, collate
+from sevlm.models.sevlm import SEVLM
+from sevlm.models.tokenizer import Special, span_masks
+from sevlm.models.vision import ImageEncoder, create_clip
 
 SPECIAL = Special(bos=0, eos=0, pad=300, emotion=302, explanation=303, because=5)
 UNMOVED = 1e-7  # relative: a stabler way of computing the contrastive loss leaves out an epsilon, which is worth 2e-8

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sevlm.core import DataError
-from sevlm.novelty import Distinct, TextIndex, novelty, unique_share
+from sevlm.errors import DataError
+from sevlm.metrics.novelty import Distinct, TextIndex, novelty, unique_share
 
 
 def lcs(a, b):

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sevlm.core import EMOTIONS, ConfigError
+from sevlm.config import EMOTIONS
+from sevlm.errors import ConfigError
 from sevlm.plot import EMOTION_COLOURS, as_picture, bars, curve, figures_folder, heat, save_figure, show_images, token_row, va_plane
 
 

@@ -13,8 +13,8 @@ sys.path.insert(0, str(ROOT / "tools"))
 import portable  # noqa: E402
 
 LOG = """== 2/3 notebooks run
-Starting /a/nbs/02_vad.ipynb
-- Completed /a/nbs/02_vad.ipynb
+Starting /a/nbs/course/01_lexicon.ipynb
+- Completed /a/nbs/course/01_lexicon.ipynb
 nbdev Tests Failed On The Following Notebooks:
 ==================================================
 \t12c_text_emotion.ipynb
@@ -52,7 +52,7 @@ def test_conditions_of_some_machines():
 
 
 def test_failures_of_a_log():
-    pages = ["12c_text_emotion.ipynb", "analysis/a5_ledger.ipynb"]
+    pages = ["studies/text_emotion.ipynb", "analysis/a5_ledger.ipynb"]
     found = [*pages, "tests/test_cli.py::test_patch_tokens[a b]", "tests/test_model.py::test_forward"]
     assert portable.failures(LOG) == found
     assert portable.failures("- Completed x\n7 passed in 1s\n") == []
@@ -60,18 +60,18 @@ def test_failures_of_a_log():
 
 def test_progress_is_counted_and_readable():
     seen, done = [], 0
-    one = "- Completed /a/nbs/02_vad.ipynb"
-    two = "- Completed /a b/nbs/02_vad.ipynb- Completed /a b/nbs/analysis/a1.ipynb"
+    one = "- Completed /a/nbs/course/01_lexicon.ipynb"
+    two = "- Completed /a b/nbs/course/01_lexicon.ipynb- Completed /a b/nbs/analysis/a1.ipynb"
     for line in LOG.replace(one, two).splitlines(keepends=True):
         shown, done = portable.progress(line, done, 64)
         seen += shown
-    pages = ["page 1 of 64: 02_vad.ipynb", "page 2 of 64: a1.ipynb"]
+    pages = ["page 1 of 64: course/01_lexicon.ipynb", "page 2 of 64: a1.ipynb"]
     assert seen == ["== 2/3 notebooks run", *pages, "tests: 100%", "1 failed, 1 error, 7 passed in 3.2s"]
     assert portable.progress("x = 3 passed\n", 2, 64) == ([], 2)
 
 
 def test_pages_are_found_by_name():
-    assert portable.pages_of("02_vad*") == ["02_vad.ipynb"] and "analysis/a5_ledger.ipynb" in portable.pages_of("")
+    assert portable.pages_of("02_vad*") == ["course/01_lexicon.ipynb"] and "analysis/a5_ledger.ipynb" in portable.pages_of("")
     assert portable.pages_of("nothing*") == []
     with pytest.raises(SystemExit):
         portable.main(["--pages", "nothing*"])
@@ -93,7 +93,7 @@ def test_a_condition_runs_the_makefiles_goals_in_its_own_environment(tmp_path, m
     "With a made-up Makefile: what the caller has set does not count, the failure is found, its log is kept."
     (tmp_path / "Makefile").write_text(
         "notebooks:\n"
-        "\t@echo '- Completed /a/nbs/02_vad.ipynb'\n"
+        "\t@echo '- Completed /a/nbs/course/01_lexicon.ipynb'\n"
         "\t@echo isa=$$ONEDNN_MAX_CPU_ISA mkl=$$MKL_CBWR threads=$(THREADS) pages=$(PAGES)\n"
         "pytest:\n\t@echo 'FAILED tests/test_x.py::test_y - no'; exit 1\n"
     )
@@ -104,7 +104,7 @@ def test_a_condition_runs_the_makefiles_goals_in_its_own_environment(tmp_path, m
     condition = portable.Condition("c", "x", {"ONEDNN_MAX_CPU_ISA": "SSE41", "OMP_NUM_THREADS": "2"})
     done = portable.run(condition, 7, ["PAGES=02*"])
     log = (tmp_path / "c.log").read_text()
-    assert done["failed"] == ["tests/test_x.py::test_y"] and "page 1 of 7: 02_vad.ipynb" in capsys.readouterr().out
+    assert done["failed"] == ["tests/test_x.py::test_y"] and "page 1 of 7: course/01_lexicon.ipynb" in capsys.readouterr().out
     assert "isa=SSE41 mkl= threads=2 pages=02*" in log
     (tmp_path / "Makefile").write_text("notebooks pytest:\n\t@exit 3\n")
     done = portable.run(portable.Condition("c", "x"), 7, [])

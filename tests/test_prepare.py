@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 
 from sevlm.cli import main
-from sevlm.core import ConfigError, DataError, LexiconError, SEVLMConfig
-from sevlm.intake import ENDING, STAMP, check_wikiart, digest_of, find_pictures, listing_digest, look_at_picture, staged
-from sevlm.mini import make_mini
-from sevlm.prepare import Choices, Inputs, page_of, prepare
-from sevlm.protocol import read_preprocessed
-from sevlm.records import load_records
-from sevlm.source import Prepared, describe, open_data, paintings_of, truth_of
+from sevlm.errors import ConfigError, DataError, LexiconError
+from sevlm.config import SEVLMConfig
+from sevlm.artemis.prepare import ENDING, STAMP, check_wikiart, digest_of, find_pictures, listing_digest, look_at_picture, staged
+from sevlm.synthetic.dataset import make_mini
+from sevlm.artemis.prepare import Choices, Inputs, page_of, prepare
+from sevlm.artemis.protocol import read_preprocessed
+from sevlm.artemis.records import load_records
+from sevlm.artemis.folder import Prepared, describe, open_data, paintings_of, truth_of
 
 MOJIBAKE = 'eugène'.encode().decode('latin-1').lower()       # as WikiArt's names went wrong
 
@@ -126,7 +127,7 @@ def test_what_changed_is_made_anew_and_nothing_else(handed, tmp_path):
 
 
 def test_a_run_cut_off_leaves_nothing_half_written(handed, tmp_path, monkeypatch):
-    import sevlm.prepare as module
+    from sevlm.artemis import prepare as module
     def stop(*args, **kwargs): raise KeyboardInterrupt
     monkeypatch.setattr(module, 'write_records', stop)
     with pytest.raises(KeyboardInterrupt): prepare(inputs_of(handed), tmp_path, progress=False)
@@ -202,7 +203,7 @@ def test_an_empty_picture_folder_is_no_mistake_but_told(handed, tmp_path):
 @pytest.mark.parametrize('how, accepted', [('names', (1, 1, 1, 1)), ('quick', (1, 0, 0, 1)), ('full', (1, 0, 0, 1))])
 def test_how_carefully_pictures_are_looked_at(tmp_path, how, accepted):
     from PIL import Image
-    from sevlm.core import ImageError
+    from sevlm.errors import ImageError
     picture = Image.effect_noise((64, 64), 40).convert('RGB')
     picture.save(tmp_path/'whole.jpg')
     (tmp_path/'cut.jpg').write_bytes((tmp_path/'whole.jpg').read_bytes()[:-400])
@@ -226,7 +227,7 @@ def test_digests_know_borders_and_changes(tmp_path):
 
 
 def test_one_door_for_training_and_judging(handed, made):
-    from sevlm.train import load_corpus
+    from sevlm.training.inputs import load_corpus
     out, done = made
     corpus = load_corpus(out/'v1', SEVLMConfig.preset('tiny', max_tokens=40), progress=False)
     assert {k: len(v) for k, v in corpus.parts.items()} == {**done['v1']['paintings'], **{p: done['v1']['paintings'][p] - n for p, n in _lost(out, done).items()}}

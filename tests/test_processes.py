@@ -9,16 +9,18 @@ import pytest
 import torch
 from torch import nn
 
-from sevlm.callbacks import BestCB, CheckpointCB, ClipCB, EarlyStopCB, MeterCB, RecorderCB, ValidateCB
-from sevlm.core import EMOTIONS, ConfigError, SevlmError, SEVLMConfig, seed_everything
-from sevlm.data import Painting, PairBatches
-from sevlm.learner import CB, Learner, linear_schedule
-from sevlm.lookup import vad_table
-from sevlm.model import SEVLM
-from sevlm.processes import (Processes, held_interrupts, noted_interrupts, out_of_memory, parts_of, precision_of, rng_state, seed_process, set_rng_state,
-                             split, start_processes)
-from sevlm.text import train_bpe
-from sevlm.vad import Lexicon
+from sevlm.training.learner import BestCB, CheckpointCB, ClipCB, EarlyStopCB, MeterCB, RecorderCB, ValidateCB
+from sevlm.config import EMOTIONS, SEVLMConfig
+from sevlm.errors import ConfigError, SevlmError
+from sevlm.utils import seed_everything
+from sevlm.data.paintings import Painting
+from sevlm.data.batches import PairBatches
+from sevlm.training.learner import CB, Learner, linear_schedule
+from sevlm.lexicon.token_table import vad_table
+from sevlm.models.sevlm import SEVLM
+from sevlm.training.distributed import Processes, held_interrupts, noted_interrupts, out_of_memory, parts_of, precision_of, rng_state, seed_process, set_rng_state, split, start_processes
+from sevlm.models.tokenizer import train_bpe
+from sevlm.lexicon.lexicon import Lexicon
 
 SIZES = (7, 4, 1, 6)        # rows of the global batches; of one row, the second process gets none
 
@@ -305,7 +307,7 @@ def test_start_alone(monkeypatch, capsys):
 
 
 def test_accelerate_is_imported_by_several_only():
-    code = "import sys; from sevlm.processes import start_processes; start_processes('cpu'); print('accelerate' in sys.modules)"
+    code = "import sys; from sevlm.training.distributed import start_processes; start_processes('cpu'); print('accelerate' in sys.modules)"
     env = {k: v for k, v in os.environ.items() if k not in ('WORLD_SIZE', 'LOCAL_RANK')}
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True, env=env).stdout.strip() == 'False'
 

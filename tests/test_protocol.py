@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from sevlm.artemis import COLUMNS, Painting, split_paintings
-from sevlm.core import EMOTIONS, ConfigError, DataError
-from sevlm.protocol import (ANCHORS, FILES, MADE, RAW, SPLITS, Protocol, Vocabulary, preprocess, read_preprocessed, read_rows, split_rows, token_counts, tokens_of,
-                            write_preprocessed)
+from sevlm.data.paintings import COLUMNS, Painting, split_paintings
+from sevlm.config import EMOTIONS
+from sevlm.errors import ConfigError, DataError
+from sevlm.artemis.protocol import ANCHORS, FILES, MADE, RAW, SPLITS, Protocol, Vocabulary, preprocess, read_preprocessed, read_rows, split_rows, token_counts, tokens_of, write_preprocessed
 
 MINIMAL, DEEP = Protocol.preset('minimal'), Protocol.preset('deep')
 GOOD = ('Cubism', 'lamp', 'awe', 'It glows.', '1')

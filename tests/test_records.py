@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from sevlm.core import EMOTIONS, DataError
-from sevlm.protocol import Vocabulary
-from sevlm.records import (Records, coco_references, coco_results, group_references, grouped_records, histograms, image_id, load_records, make_records, pair_records, read_grouped,
-                           read_histograms, read_records, write_grouped, write_histograms, write_records)
+from sevlm.config import EMOTIONS
+from sevlm.errors import DataError
+from sevlm.artemis.protocol import Vocabulary
+from sevlm.artemis.records import Records, coco_references, coco_results, group_references, grouped_records, histograms, image_id, load_records, make_records, pair_records, read_grouped, read_histograms, read_records, write_grouped, write_histograms, write_records
 
 GOLDEN = Path(__file__).parent / 'golden' / 'dataset.json'
 
@@ -148,7 +148,7 @@ def test_sources_are_checked():
 
 
 def test_two_pictures_with_one_id(monkeypatch):
-    monkeypatch.setattr('sevlm.records.image_id', lambda *key: '1')
+    monkeypatch.setattr('sevlm.artemis.records.image_id', lambda *key: '1')
     with pytest.raises(DataError, match='same id 1'): make_records(FRAME, source='kept')
 
 

@@ -16,14 +16,16 @@ from safetensors.torch import save_file
 
 import sevlm
 from sevlm.cli import main
-from sevlm.core import CheckpointError, DataError, SEVLMConfig, asset
-from sevlm.mini import make_mini
-from sevlm.model import SEVLM, own_weights
-from sevlm.release import Released, find_released, from_hub, read_released, write_released
-from sevlm.text import load_tokenizer
-from sevlm.vad import Lexicon
-from sevlm.vision import ImageEncoder
-from sevlm.words import mini_lexicon
+from sevlm.errors import CheckpointError, DataError
+from sevlm.config import SEVLMConfig
+from sevlm.utils import asset
+from sevlm.synthetic.dataset import make_mini
+from sevlm.models.sevlm import SEVLM, own_weights
+from sevlm.models.released import Released, find_released, from_hub, read_released, write_released
+from sevlm.models.tokenizer import load_tokenizer
+from sevlm.lexicon.lexicon import Lexicon
+from sevlm.models.vision import ImageEncoder
+from sevlm.synthetic.words import mini_lexicon
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -116,7 +118,7 @@ def test_explain_and_evaluate_with_a_local_folder(place, capsys, tmp_path):
 
 def test_the_released_way_of_finding_lemmas(place, capsys, monkeypatch):
     "The tagger sees each text as a whole, and what it and the lemmatiser say reaches the model; without their data the message says what to fetch."
-    from sevlm import lexicons
+    from sevlm.lexicon import coverage as lexicons
     picture = next((place / "data" / "wikiart").rglob("*.jpg"))
     given = ("explain", picture, "--weights", place / "hub", "--lexicon", place / "lexicon.txt", "--device", "cpu", "--lemmas", "nltk", "--json")
     seen = []
@@ -227,7 +229,7 @@ def test_the_visitors_sentence(place, hub):
 def test_a_file_damaged_on_the_way(place, hub):
     server, process = hub
     server.spoiled = True
-    probe = "from sevlm.release import from_hub; from_hub('owner/tiny')"
+    probe = "from sevlm.models.released import from_hub; from_hub('owner/tiny')"
     done = process([sys.executable, "-c", probe])
     assert done.returncode == 1 and "ckpt_stats_best-res.tar is not what the hub announced" in done.stderr
 

@@ -6,13 +6,15 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from sevlm.core import PUBLISHED, SEVLMConfig, asset, seed_everything
-from sevlm.data import Painting, PairBatches, collate, in_rows
-from sevlm.lookup import vad_table
-from sevlm.model import SEVLM
-from sevlm.text import encode_all, load_tokenizer, special_ids
-from sevlm.vad import Lexicon
-from sevlm.vision import ImageEncoder
+from sevlm.config import PUBLISHED, SEVLMConfig
+from sevlm.utils import asset, seed_everything
+from sevlm.data.paintings import Painting
+from sevlm.data.batches import PairBatches, collate, in_rows
+from sevlm.lexicon.token_table import vad_table
+from sevlm.models.sevlm import SEVLM
+from sevlm.models.tokenizer import encode_all, load_tokenizer, special_ids
+from sevlm.lexicon.lexicon import Lexicon
+from sevlm.models.vision import ImageEncoder
 
 TOKENIZER = load_tokenizer(asset('mini'))
 SPECIAL = special_ids(TOKENIZER)

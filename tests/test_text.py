@@ -6,9 +6,10 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from sevlm.core import EMOTIONS, PUNCTUATION, DataError, asset, normalise
-from sevlm.text import (ADDED, END, PROMPT, Special, add_special_tokens, decode, encode, encode_all, load_tokenizer,
-                        prompt_ids, read_bpe, save_tokenizer, segments, span_masks, special_ids, split_answer, train_bpe)
+from sevlm.config import EMOTIONS
+from sevlm.utils import PUNCTUATION, asset, normalise
+from sevlm.errors import DataError
+from sevlm.models.tokenizer import ADDED, END, PROMPT, Special, add_special_tokens, decode, encode, encode_all, load_tokenizer, prompt_ids, read_bpe, save_tokenizer, segments, span_masks, special_ids, split_answer, train_bpe
 
 HERE = Path(__file__).parent
 GPT2 = add_special_tokens(read_bpe(HERE/'gpt2_bpe'))

@@ -12,11 +12,12 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-import sevlm.classifier as classifier
-import sevlm.text_emotion as te
-from sevlm.artemis import Report
-from sevlm.core import EMOTIONS, CheckpointError, ConfigError, DataError, SevlmError
-from sevlm.protocol import Vocabulary
+from sevlm.training import classifier
+from sevlm.studies import text_emotion as te
+from sevlm.data.paintings import Report
+from sevlm.config import EMOTIONS
+from sevlm.errors import CheckpointError, ConfigError, DataError, SevlmError
+from sevlm.artemis.protocol import Vocabulary
 
 WORDS = Vocabulary([*Vocabulary.specials, 'joy', 'gloom', 'the', 'house', 'is', 'full', 'of'])
 TINY = te.TextEmotionConfig.preset('mini', embed=8, width=12, hidden=10, head=6, batch_size=8, epochs=6, lr=2e-2, device='cpu')

@@ -12,12 +12,13 @@ import torch
 
 import sevlm
 from sevlm.cli import main
-from sevlm.core import ConfigError, SEVLMConfig, TrainConfig
-from sevlm.device import SMALL_WIDTH, WAITING, asked_threads, threads_for, threads_set, time_threads
-from sevlm.generate import Explainer
-from sevlm.mini import make_mini
-from sevlm.train import threads_of_run
-from sevlm.workbench import fit_run
+from sevlm.errors import ConfigError
+from sevlm.config import SEVLMConfig, TrainConfig
+from sevlm.utils import SMALL_WIDTH, WAITING, asked_threads, threads_for, threads_set, time_threads
+from sevlm.models.explainer import Explainer
+from sevlm.synthetic.dataset import make_mini
+from sevlm.training.run import threads_of_run
+from sevlm.training.run import fit_run
 
 CONFIG = SEVLMConfig.preset("mini", layers=1, tower_pretrained="")
 SETTINGS = TrainConfig.preset("mini", epochs=2, batch_size=16, device="cpu")
@@ -77,7 +78,7 @@ def test_few_for_nothing_and_all_for_a_large_model(two_threads):
 
 def test_the_quickest_wins_and_a_tie_goes_to_the_fewest(two_threads, monkeypatch):
     for seconds, best in (({1: 2.0, 2: 1.0}, 2), ({1: 1.0, 2: 5.0}, 1), ({1: 1.05, 2: 1.0}, 1)):
-        monkeypatch.setattr("sevlm.device.time_threads", lambda work, most, found=seconds: found)
+        monkeypatch.setattr("sevlm.utils.time_threads", lambda work, most, found=seconds: found)
         assert threads_for(128, 64) == best
 
 

@@ -43,14 +43,14 @@ def run(clone, cache, *command, **env):
     return sorted(set(git(clone, "status", "--porcelain").stdout.splitlines()) - set(before.splitlines()))
 
 
-@pytest.mark.parametrize("page", ["07_fusion", "03a_paint", "analysis/a2_ablations"])
+@pytest.mark.parametrize("page", ["course/07_fusion", "synthetic/paint", "analysis/a2_ablations"])
 def test_a_page_that_draws_changes_nothing(clone, page, tmp_path):
     text = (clone / "nbs" / f"{page}.ipynb").read_text(encoding="utf-8")
     assert "save_figure(" in text or "figures_folder()" in text
     page_runs = [Path(sys.executable).parent / "nbdev_test", "--path", f"nbs/{page}.ipynb"]
     assert run(clone, tmp_path / "cache", *page_runs) == []
     assert list((tmp_path / "cache" / "figures").glob("*.png"))  # it did draw
-    if page == "07_fusion":
+    if page == "course/07_fusion":
         drawn = run(clone, tmp_path / "cache", *page_runs, SEVLM_FIGURES=str(clone / "drawn"))
         assert drawn == ["?? drawn/"]  # so a change is seen
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given, settings, strategies as st
 
-import sevlm.utterances as module
-from sevlm.core import ConfigError, DataError
-from sevlm.utterances import (CONTRACTIONS, ENTRIES, PUNCTUATION, SEEN, Speller, Tables, cut, dictionary, expand, read_known_words, read_tables, spell_utterances,
-                              tokenise, unquote)
+from sevlm.artemis import utterances as module
+from sevlm.errors import ConfigError, DataError
+from sevlm.artemis.utterances import CONTRACTIONS, ENTRIES, SEEN, Speller, Tables, cut, dictionary, expand, read_known_words, read_tables, spell_utterances, tokenise, unquote
+from sevlm.utils import PUNCTUATION
 
 HERE = Path(__file__).parent
 NONE = Tables()

@@ -7,10 +7,11 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from sevlm.core import CheckpointError, LexiconError
-from sevlm.text import add_special_tokens, read_bpe
-from sevlm.lookup import VADTable, vad_table, word_forms
-from sevlm.vad import Lexicon, candidates, coverage, to_bipolar
+from sevlm.errors import CheckpointError, LexiconError
+from sevlm.models.tokenizer import add_special_tokens, read_bpe
+from sevlm.lexicon.token_table import VADTable, vad_table, word_forms
+from sevlm.lexicon.lexicon import Lexicon, candidates, coverage
+from sevlm.lexicon.files import to_bipolar
 
 HERE = Path(__file__).parent
 OK = 'calm\t0.6\t-0.8\t0.15\n'

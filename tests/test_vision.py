@@ -8,12 +8,12 @@ import torch
 from PIL import Image
 from torch import nn
 
-from sevlm.core import ConfigError, SEVLMConfig, asset
-from sevlm.features import describe
-from sevlm.hub import fingerprint, read_tensors
-from sevlm.vision import (
-    CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD, ImageEncoder, VisionTransformer, build_tower, create_clip, image_stats, load_tower, make_preprocess,
-)  # fmt: skip
+from sevlm.errors import ConfigError
+from sevlm.config import SEVLMConfig
+from sevlm.utils import asset
+from sevlm.data.features import describe
+from sevlm.models.hub import fingerprint, read_tensors
+from sevlm.models.vision import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD, ImageEncoder, VisionTransformer, build_tower, create_clip, image_stats, load_tower, make_preprocess  # fmt: skip
 
 
 def noise(size):

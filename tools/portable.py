@@ -177,7 +177,7 @@ def main(argv=None) -> int:
         parser.error(f'no condition {", ".join(sorted(unknown))}; there are {known}.')
     pages = len(pages_of(args.pages))
     if not pages:
-        parser.error(f"no page in nbs/ is called {args.pages!r}; give a name such as '02_vad.ipynb', or '02*'.")
+        parser.error(f"no page in nbs/ is called {args.pages!r}; give a name such as 'course/01_lexicon.ipynb', or '02*'.")
     variables = [f'PAGES={args.pages}'] * bool(args.pages) + [f'TESTS={args.tests}'] * bool(args.tests)
     FOLDER.mkdir(parents=True, exist_ok=True)
     what, results, missing = json.dumps([tree(), variables]), {}, {}
