@@ -1,6 +1,8 @@
 """Installs sevlm. Everything that varies is in settings.ini, the one place nbdev reads too."""
+
 from configparser import ConfigParser
 from pathlib import Path
+
 from setuptools import find_packages, setup
 
 here = Path(__file__).parent

@@ -1,17 +1,23 @@
 """Seconds of two ways in turn, operations counted, and what this machine can do at best."""
-import gc, os, platform, statistics, time
-from datetime import datetime, timezone
+
+import gc
+import os
+import platform
+import statistics
+import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-FORWARD_AND_BACKWARD = 3    # a product of the forward pass has two in the backward pass: to its input and to its weight
+FORWARD_AND_BACKWARD = 3  # a product of the forward pass has two in the backward pass: to its input and to its weight
 
 
 def wait(device: torch.device):
     "Until the device has done all it was told."
-    if device.type == 'cuda': torch.cuda.synchronize(device)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def seconds(action, device) -> float:
@@ -26,63 +32,98 @@ def seconds(action, device) -> float:
 def spread(values: list) -> dict:
     "All values with their median and quartiles."
     values = [float(v) for v in values]
-    low, middle, high = statistics.quantiles(values, n=4, method='inclusive') if len(values) > 1 else values*3
-    return dict(median=middle, low=low, high=high, n=len(values), all=[float(f'{v:.5g}') for v in values])
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
+    return dict(median=middle, low=low, high=high, n=len(values), all=[float(f"{v:.5g}") for v in values])
 
 
 def in_turn(
-    ways: dict,       # name -> function without arguments
-    rounds: int,      # A B A B ...
-    device=torch.device('cpu'),
-    warm: int = 1,    # rounds before, not counted
-) -> dict:            # name -> seconds of each round
+    ways: dict,  # name -> function without arguments
+    rounds: int,  # A B A B ...
+    device=torch.device("cpu"),
+    warm: int = 1,  # rounds before, not counted
+) -> dict:  # name -> seconds of each round
     "Several ways of doing the same, measured one after the other, round by round."
     for _ in range(warm):
-        for action in ways.values(): action()
+        for action in ways.values():
+            action()
     found = {name: [] for name in ways}
     gc.collect()
-    gc.disable()        # it would come when it likes, and to one of them
+    gc.disable()  # it would come when it likes, and to one of them
     try:
         for _ in range(rounds):
-            for name, action in ways.items(): found[name].append(seconds(action, device))
-    finally: gc.enable()
+            for name, action in ways.items():
+                found[name].append(seconds(action, device))
+    finally:
+        gc.enable()
     return found
 
 
 def against(found: dict, base: str) -> dict:
     "Each way's seconds with their spread, and how many times faster than `base` it is: the ratio of each round's pair."
-    return dict(seconds={name: spread(s) for name, s in found.items()},
-                ratio={name: spread([a/b for a, b in zip(found[base], s)]) for name, s in found.items() if name != base})
+    return dict(
+        seconds={name: spread(s) for name, s in found.items()},
+        ratio={name: spread([a / b for a, b in zip(found[base], s)]) for name, s in found.items() if name != base},
+    )
 
 
 def machine(device: torch.device) -> dict:
     "Where this ran."
-    info = Path('/proc/cpuinfo')
-    fields = dict(line.split(':', 1) for line in info.read_text().split('\n\n')[0].splitlines() if ':' in line) if info.is_file() else {}
+    info = Path("/proc/cpuinfo")
+    fields = (
+        dict(line.split(":", 1) for line in info.read_text().split("\n\n")[0].splitlines() if ":" in line)
+        if info.is_file()
+        else {}
+    )
     fields = {k.strip(): v.strip() for k, v in fields.items()}
-    memory = os.sysconf('SC_PAGE_SIZE')*os.sysconf('SC_PHYS_PAGES')/2**30 if hasattr(os, 'sysconf') else None
-    found = dict(cpu=fields.get('model name', platform.processor() or platform.machine()), cpu_family=fields.get('cpu family'), vectors='avx512f' in fields.get('flags', '') and 'avx512' or 'avx2' in fields.get('flags', '') and 'avx2' or None,
-                 cores=os.cpu_count(), threads=torch.get_num_threads(), memory_gb=round(memory, 1) if memory else None, python=platform.python_version(), torch=torch.__version__, system=platform.system(),
-                 device=str(device), load_at_start=round(os.getloadavg()[0], 2) if hasattr(os, 'getloadavg') else None, date=datetime.now(timezone.utc).strftime('%Y-%m-%d %H:%M UTC'))
-    if device.type == 'cuda':
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30 if hasattr(os, "sysconf") else None
+    found = dict(
+        cpu=fields.get("model name", platform.processor() or platform.machine()),
+        cpu_family=fields.get("cpu family"),
+        vectors="avx512f" in fields.get("flags", "")
+        and "avx512"
+        or "avx2" in fields.get("flags", "")
+        and "avx2"
+        or None,
+        cores=os.cpu_count(),
+        threads=torch.get_num_threads(),
+        memory_gb=round(memory, 1) if memory else None,
+        python=platform.python_version(),
+        torch=torch.__version__,
+        system=platform.system(),
+        device=str(device),
+        load_at_start=round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+        date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    )
+    if device.type == "cuda":
         card = torch.cuda.get_device_properties(device)
-        found |= dict(card=card.name, card_memory_gb=round(card.total_memory/1e9, 2), cuda=torch.version.cuda)
+        found |= dict(card=card.name, card_memory_gb=round(card.total_memory / 1e9, 2), cuda=torch.version.cuda)
     return found
 
 
-def _attention(q, k, v, *_, out_shape=None, **__) -> int: return 4*q[0]*q[1]*q[2]*k[2]*q[3]             # shapes [S, H, T, K]
-def _attention_backward(grad, q, k, v, *_, out_shape=None, **__) -> int: return 8*q[0]*q[1]*q[2]*k[2]*q[3]      # that it makes the scores again is its own affair
+def _attention(q, k, v, *_, out_shape=None, **__) -> int:
+    return 4 * q[0] * q[1] * q[2] * k[2] * q[3]  # shapes [S, H, T, K]
+
+
+def _attention_backward(grad, q, k, v, *_, out_shape=None, **__) -> int:
+    return 8 * q[0] * q[1] * q[2] * k[2] * q[3]  # that it makes the scores again is its own affair
 
 
 def counted(action) -> int:
     "Floating-point operations of the matrix products in a call, as PyTorch counts them (a multiplication with its addition is two)."
-    counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
-                                                               torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward})
+    counter = FlopCounterMode(
+        display=False,
+        custom_mapping={
+            torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+            torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+        },
+    )
     fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)      # it would hide the products inside it from the counter
+    torch.backends.mha.set_fastpath_enabled(False)  # it would hide the products inside it from the counter
     try:
-        with counter: action()
-    finally: torch.backends.mha.set_fastpath_enabled(fast)
+        with counter:
+            action()
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
     return counter.get_total_flops()
 
 
@@ -90,26 +131,36 @@ def tower_operations(encoder) -> int:
     "To encode one picture: every weight of a block with every token, and the attention between tokens."
     tower = encoder.visual
     blocks, width, side = tower.transformer.resblocks, tower.conv1.out_channels, tower.grid_size[0]
-    T = side*side + 1
+    T = side * side + 1
     weights = sum(p.numel() for p in blocks.parameters() if p.dim() == 2)
-    return 2*side*side*tower.conv1.weight.numel() + 2*T*weights + len(blocks)*4*T*T*width
+    return 2 * side * side * tower.conv1.weight.numel() + 2 * T * weights + len(blocks) * 4 * T * T * width
 
 
-def step_operations(config, tower: int, S: int, T: int, images: int, grids: int, positions: int, fused: int, row: int = 0) -> dict:
+def step_operations(
+    config, tower: int, S: int, T: int, images: int, grids: int, positions: int, fused: int, row: int = 0
+) -> dict:
     """Operations of a training step by part.
     S texts of T tokens; images encoded, grids whose keys and values are made, positions with scores over all words, positions fused; tokens in the row of a painting, if its texts are laid out in one."""
     D, L, P, V = config.width, config.layers, config.patches, config.vocab_size
-    both, tokens, seen = FORWARD_AND_BACKWARD, grids*row if row else S*T, grids*row*row if row else S*T*T     # tokens run, and pairs of tokens in self-attention
-    parts = {'image encoder': images*tower,
-             'self-attention': both*L*(tokens*8*D*D + seen*4*D),
-             'cross-attention: queries': both*L*tokens*(4*D*D + 4*P*D),
-             'cross-attention: keys and values': (both - 1)*L*grids*P*4*D*D,        # no gradient to the frozen patches
-             'feed-forward': both*L*tokens*16*D*D,
-             'scores of all words': both*2*positions*D*V}
+    both, tokens, seen = (
+        FORWARD_AND_BACKWARD,
+        grids * row if row else S * T,
+        grids * row * row if row else S * T * T,
+    )  # tokens run, and pairs of tokens in self-attention
+    parts = {
+        "image encoder": images * tower,
+        "self-attention": both * L * (tokens * 8 * D * D + seen * 4 * D),
+        "cross-attention: queries": both * L * tokens * (4 * D * D + 4 * P * D),
+        "cross-attention: keys and values": (both - 1) * L * grids * P * 4 * D * D,  # no gradient to the frozen patches
+        "feed-forward": both * L * tokens * 16 * D * D,
+        "scores of all words": both * 2 * positions * D * V,
+    }
     heads = 0
-    if config.use_fusion: heads += 2*fused*(D + 3)*D
-    if config.use_contrast: heads += 3*S*2*(6*D*D + D)
-    return parts | {'three ideas': both*heads}
+    if config.use_fusion:
+        heads += 2 * fused * (D + 3) * D
+    if config.use_contrast:
+        heads += 3 * S * 2 * (6 * D * D + D)
+    return parts | {"three ideas": both * heads}
 
 
 def product_rate(shapes: list, device, rounds: int = 5, dtype=torch.float32) -> dict:
@@ -118,31 +169,44 @@ def product_rate(shapes: list, device, rounds: int = 5, dtype=torch.float32) -> 
     for M, K, N in shapes:
         a, b, out = (torch.randn(*size, device=device).to(dtype) for size in ((M, K), (K, N), (M, N)))
         action = lambda: torch.mm(a, b, out=out)
-        repeats = max(1, round(.1/max(min(seconds(action, device) for _ in range(2)), 1e-6)))
+        repeats = max(1, round(0.1 / max(min(seconds(action, device) for _ in range(2)), 1e-6)))
+
         def many():
-            for _ in range(repeats): action()
-        rates[f'{M} x {K} x {N}'] = 2*M*K*N*repeats/min(seconds(many, device) for _ in range(rounds))
+            for _ in range(repeats):
+                action()
+
+        rates[f"{M} x {K} x {N}"] = 2 * M * K * N * repeats / min(seconds(many, device) for _ in range(rounds))
     return dict(shapes=rates, best=max(rates.values()))
 
 
 def memory_rate(device, rounds: int = 7, megabytes: int = 256) -> dict:
     "Bytes a second: read by a product of matrix and vector, read by a sum, read and written by a copy; the best round of each."
-    rows = megabytes*2**20//4//1024
-    a, v, b = torch.randn(rows, 1024, device=device), torch.randn(1024, device=device), torch.empty(rows, 1024, device=device)
-    size = a.numel()*4
-    ways = {'matrix x vector': (lambda: a @ v, size), 'sum': (lambda: a.sum(), size), 'copy (read and written)': (lambda: b.copy_(a), 2*size)}
-    found = {name: bytes_/min(seconds(action, device) for _ in range(rounds)) for name, (action, bytes_) in ways.items()}
-    return dict(ways=found, read=max(v for k, v in found.items() if 'copy' not in k), best=max(found.values()))
+    rows = megabytes * 2**20 // 4 // 1024
+    a, v, b = (
+        torch.randn(rows, 1024, device=device),
+        torch.randn(1024, device=device),
+        torch.empty(rows, 1024, device=device),
+    )
+    size = a.numel() * 4
+    ways = {
+        "matrix x vector": (lambda: a @ v, size),
+        "sum": (lambda: a.sum(), size),
+        "copy (read and written)": (lambda: b.copy_(a), 2 * size),
+    }
+    found = {
+        name: bytes_ / min(seconds(action, device) for _ in range(rounds)) for name, (action, bytes_) in ways.items()
+    }
+    return dict(ways=found, read=max(v for k, v in found.items() if "copy" not in k), best=max(found.values()))
 
 
 def writing_bytes(config, S: int, T: float) -> float:
     "Bytes that one step of writing must read, in single precision: each weight of the decoder once (keys and values of the patches are kept), and what is kept for each text."
     D, L, P, V = config.width, config.layers, config.patches, config.vocab_size
-    weights = L*(4*D*D + 2*D*D + 8*D*D) + V*D
-    return 4.*(weights + 2*S*L*(T + P)*D)
+    weights = L * (4 * D * D + 2 * D * D + 8 * D * D) + V * D
+    return 4.0 * (weights + 2 * S * L * (T + P) * D)
 
 
 def writing_operations(config, S: int, T: float) -> float:
     "Operations of the same step."
     D, L, P, V = config.width, config.layers, config.patches, config.vocab_size
-    return S*(L*(28*D*D + 4*(T + P)*D) + 2*D*V)
+    return S * (L * (28 * D * D + 4 * (T + P) * D) + 2 * D * V)

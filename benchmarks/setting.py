@@ -1,4 +1,5 @@
 """What is measured on: the paper's sizes with random weights, made-up texts of ArtEmis's length, made-up pictures. Nothing is read but GPT-2's tokenizer and a list of English words."""
+
 import math
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -7,35 +8,44 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from plain import Plain
 
 from sevlm.config import EMOTIONS, PUBLISHED, SEVLMConfig, TrainConfig
-from sevlm.utils import asset, seed_everything
-from sevlm.data.paintings import Painting
 from sevlm.data.batches import PairBatches, collate, in_rows
-from sevlm.models.generation import extend, greedy
+from sevlm.data.paintings import Painting
+from sevlm.lexicon.lexicon import Lexicon
 from sevlm.lexicon.token_table import vad_table
+from sevlm.models.generation import extend, greedy
 from sevlm.models.sevlm import SEVLM
 from sevlm.models.tokenizer import add_special_tokens, load_tokenizer, prompt_ids, read_bpe, special_ids
 from sevlm.training.run import make_optimiser
-from sevlm.lexicon.lexicon import Lexicon
-
-from plain import Plain
+from sevlm.utils import asset, seed_everything
 
 REPO = Path(__file__).resolve().parent.parent
-MEAN_WORDS, MEDIAN_WORDS = 15.920551415928426, 14.0     # nbs/data/published_numbers.csv: ArtEmis v1.0, mean and median tokens per utterance (optas/artemis, analyzing_artemis.ipynb)
-SHORTEST, LONGEST = 5, 30                               # words kept by the preprocessing that SEVLM's texts went through (facts/data.md 2.1, 2.2)
-TRAIN_PAINTINGS = 67_430                                # of the deep-nets split (facts/data.md 2.3); those with two emotions: not known, so an upper bound
-FACTOR = 4.                                             # by which the blocks' random weights are enlarged: about the spread of trained ones
-WORDS, SMALL_WORDS = 20_000, 400                        # entries of the made-up lexicon, about as many as NRC VAD has of one word (20,007 in all: facts/data.md 7)
-PICTURES = 8                                            # different pictures made
-EPOCHS, BATCH = 35, 32                                  # facts/method.md, "Training"
-TEXTS = (f'words drawn from an English word list by frequency; their number log-normal with the mean {MEAN_WORDS:.2f} and median {MEDIAN_WORDS:.0f} of ArtEmis (nbs/data/published_numbers.csv: optas/artemis, '
-         f'analyzing_artemis.ipynb), kept from {SHORTEST} to {LONGEST} words (facts/data.md 2.2), written with GPT-2\'s tokenizer, cut at max_tokens; batches as data.PairBatches makes them')
+MEAN_WORDS, MEDIAN_WORDS = (
+    15.920551415928426,
+    14.0,
+)  # nbs/data/published_numbers.csv: ArtEmis v1.0, mean and median tokens per utterance (optas/artemis, analyzing_artemis.ipynb)
+SHORTEST, LONGEST = 5, 30  # words kept by the preprocessing that SEVLM's texts went through (facts/data.md 2.1, 2.2)
+TRAIN_PAINTINGS = (
+    67_430  # of the deep-nets split (facts/data.md 2.3); those with two emotions: not known, so an upper bound
+)
+FACTOR = 4.0  # by which the blocks' random weights are enlarged: about the spread of trained ones
+WORDS, SMALL_WORDS = (
+    20_000,
+    400,
+)  # entries of the made-up lexicon, about as many as NRC VAD has of one word (20,007 in all: facts/data.md 7)
+PICTURES = 8  # different pictures made
+EPOCHS, BATCH = 35, 32  # facts/method.md, "Training"
+TEXTS = (
+    f"words drawn from an English word list by frequency; their number log-normal with the mean {MEAN_WORDS:.2f} and median {MEDIAN_WORDS:.0f} of ArtEmis (nbs/data/published_numbers.csv: optas/artemis, "
+    f"analyzing_artemis.ipynb), kept from {SHORTEST} to {LONGEST} words (facts/data.md 2.2), written with GPT-2's tokenizer, cut at max_tokens; batches as data.PairBatches makes them"
+)
 
 
 def english() -> tuple:  # words, their counts
     "The word list that comes with symspellpy."
-    lines = (resources.files('symspellpy')/'frequency_dictionary_en_82_765.txt').read_text('utf-8-sig').splitlines()
+    lines = (resources.files("symspellpy") / "frequency_dictionary_en_82_765.txt").read_text("utf-8-sig").splitlines()
     words, counts = zip(*(line.split() for line in lines))
     return np.array(words, object), np.array(counts, float)
 
@@ -51,35 +61,39 @@ def made_up_paintings(n: int, keep=lambda word: True, seed: int = 0, annotations
     rng, (words, counts) = np.random.default_rng(seed), english()
     words, counts = zip(*((w, c) for w, c in zip(words, counts) if keep(w)))
     counts = np.array(counts)
-    spread = math.sqrt(2*math.log(MEAN_WORDS/MEDIAN_WORDS))
-    lengths = np.exp(rng.normal(math.log(MEDIAN_WORDS), spread, 4*n*annotations)).round().astype(int)
-    lengths = lengths[(lengths >= SHORTEST) & (lengths <= LONGEST)][:n*annotations]
-    drawn, at, paintings = rng.choice(words, lengths.sum(), p=counts/counts.sum()), np.cumsum([0, *lengths]), []
+    spread = math.sqrt(2 * math.log(MEAN_WORDS / MEDIAN_WORDS))
+    lengths = np.exp(rng.normal(math.log(MEDIAN_WORDS), spread, 4 * n * annotations)).round().astype(int)
+    lengths = lengths[(lengths >= SHORTEST) & (lengths <= LONGEST)][: n * annotations]
+    drawn, at, paintings = rng.choice(words, lengths.sum(), p=counts / counts.sum()), np.cumsum([0, *lengths]), []
     for i in range(n):
-        texts = tuple(' '.join(drawn[at[k]:at[k+1]]) for k in range(i*annotations, (i + 1)*annotations))
+        texts = tuple(" ".join(drawn[at[k] : at[k + 1]]) for k in range(i * annotations, (i + 1) * annotations))
         felt = rng.permutation(len(EMOTIONS))[:annotations]
-        paintings.append(Painting('Realism', f'painting-{i}', tuple(EMOTIONS[e] for e in felt), texts, texts))
+        paintings.append(Painting("Realism", f"painting-{i}", tuple(EMOTIONS[e] for e in felt), texts, texts))
     return paintings
 
 
 @dataclass
 class Case:
     "A batch before it is one: texts and pictures."
-    rows: list              # ids of 2B texts
-    img: torch.Tensor       # [B, 3, h, w]
-    grid: torch.Tensor      # [B, P, tower width], the same pictures as a cache would give them
+
+    rows: list  # ids of 2B texts
+    img: torch.Tensor  # [B, 3, h, w]
+    grid: torch.Tensor  # [B, P, tower width], the same pictures as a cache would give them
     neg_perm: torch.Tensor  # [2, B]
+
     @property
-    def T(self) -> int: return max(map(len, self.rows))
+    def T(self) -> int:
+        return max(map(len, self.rows))
 
 
 @dataclass
 class Setting:
     "A model in both ways, with all that they need."
+
     config: SEVLMConfig
     tokenizer: object
     lexicon: Lexicon
-    table: object           # on the CPU; `written_with` is on the device
+    table: object  # on the CPU; `written_with` is on the device
     model: SEVLM
     device: torch.device
     paintings: list = field(repr=False)
@@ -88,16 +102,20 @@ class Setting:
         self.special, self.plain = special_ids(self.tokenizer), Plain(self.model, self.tokenizer, self.lexicon)
         self.written_with = self.table.to(self.device)
         self.ends = torch.tensor(sorted(self.tokenizer.get_added_vocab().values()), device=self.device)
-        self.optimiser, _ = make_optimiser(self.model, TrainConfig.preset('paper', schedule='constant'), 10**9)
+        self.optimiser, _ = make_optimiser(self.model, TrainConfig.preset("paper", schedule="constant"), 10**9)
 
     def drop_moments(self):
         "Forget the optimisers' state (three numbers a parameter)."
-        self.optimiser.state.clear(); self.plain.optimiser.state.clear(); self.model.zero_grad(set_to_none=True)
+        self.optimiser.state.clear()
+        self.plain.optimiser.state.clear()
+        self.model.zero_grad(set_to_none=True)
 
     @cached_property
     def texts(self):
         "All texts in pairs; padding and tables come later, in each way as it does it."
-        return PairBatches(self.paintings, self.tokenizer, None, self.config.replace(pad_in_span=False, causal_vad=True))
+        return PairBatches(
+            self.paintings, self.tokenizer, None, self.config.replace(pad_in_span=False, causal_vad=True)
+        )
 
     @cached_property
     def pictures(self) -> tuple:  # img [N, 3, h, w], grid [N, P, D]
@@ -106,82 +124,121 @@ class Setting:
         img = torch.randn(PICTURES, 3, side, side, generator=generator).to(self.device)
         return img, self.model.encoder(img)[0]
 
-    def cases(self, B: int, at=(.5,)) -> list:
+    def cases(self, B: int, at=(0.5,)) -> list:
         "Batches of B paintings as PairBatches makes them, from the given places (0..1) of the range of lengths."
         self.texts.batch_size = B
         rows = [[r[r != self.special.pad].tolist() for r in b.ids] for b in self.texts]
-        rows = sorted((r for r in rows if len(r) == 2*B), key=lambda r: sum(map(len, r)))
+        rows = sorted((r for r in rows if len(r) == 2 * B), key=lambda r: sum(map(len, r)))
         img, grid = (x[torch.arange(B, device=x.device) % PICTURES] for x in self.pictures)
         perm = torch.stack([torch.arange(B).roll(k) for k in (1, B - 1)]) if B > 1 else None
-        return [Case(rows[min(int(q*len(rows)), len(rows) - 1)], img, grid, perm) for q in at]
+        return [Case(rows[min(int(q * len(rows)), len(rows) - 1)], img, grid, perm) for q in at]
 
     def picker(self, tick=lambda: None):
         "Greedy, once an emotion and because are said; both ways pick with one like it."
-        said = iter(self.tokenizer(' awe because').input_ids)
+        said = iter(self.tokenizer(" awe because").input_ids)
+
         def pick(logits):
             tick()
             word = next(said, None)
             return greedy(logits) if word is None else torch.full_like(greedy(logits), word)
+
         return pick
 
-    def prompt(self, S: int): return torch.tensor([prompt_ids(self.tokenizer)], device=self.device).repeat(S, 1)
+    def prompt(self, S: int):
+        return torch.tensor([prompt_ids(self.tokenizer)], device=self.device).repeat(S, 1)
 
     def batch(self, case, cached: bool):
         "The batch of our way, with patches kept or with pixels."
         B = len(case.img)
-        return in_rows(collate(case.rows, self.special, self.config, self.table, image_of=torch.arange(B).repeat_interleave(2),
-                               **(dict(grid=case.grid) if cached else dict(img=case.img)), **({} if case.neg_perm is None else dict(neg_perm=case.neg_perm)))).to(self.device)
+        return in_rows(
+            collate(
+                case.rows,
+                self.special,
+                self.config,
+                self.table,
+                image_of=torch.arange(B).repeat_interleave(2),
+                **(dict(grid=case.grid) if cached else dict(img=case.img)),
+                **({} if case.neg_perm is None else dict(neg_perm=case.neg_perm)),
+            )
+        ).to(self.device)
 
-    def step(self, case, cached: bool, precision: str = 'float32', scaler=None) -> dict:
+    def step(self, case, cached: bool, precision: str = "float32", scaler=None) -> dict:
         "One step of training in our way; the losses before it, as numbers."
         batch = self.batch(case, cached)
-        with torch.autocast(self.device.type, getattr(torch, precision), enabled=precision != 'float32'): losses = self.model(batch).losses
+        with torch.autocast(self.device.type, getattr(torch, precision), enabled=precision != "float32"):
+            losses = self.model(batch).losses
         numbers = {k: v.item() for k, v in losses.items()}
         self.optimiser.zero_grad()
         scaler = scaler or torch.amp.GradScaler(self.device.type, enabled=False)
-        scaler.scale(losses['total']).backward()
+        scaler.scale(losses["total"]).backward()
         scaler.step(self.optimiser)
         scaler.update()
         return numbers
 
     def write(self, grid, steps: int, ends=None, tick=lambda: None) -> torch.Tensor:
         "Texts in our way."
-        return extend(self.model, grid, self.prompt(len(grid)), self.written_with, self.special, self.ends if ends is None else ends, steps, self.picker(tick))
+        return extend(
+            self.model,
+            grid,
+            self.prompt(len(grid)),
+            self.written_with,
+            self.special,
+            self.ends if ends is None else ends,
+            steps,
+            self.picker(tick),
+        )
 
     def write_plain(self, grid, steps: int, ends=None, tick=lambda: None) -> torch.Tensor:
         "The same texts as published."
-        return self.plain.write(grid, self.prompt(len(grid)), self.ends if ends is None else ends, steps, self.picker(tick))
+        return self.plain.write(
+            grid, self.prompt(len(grid)), self.ends if ends is None else ends, steps, self.picker(tick)
+        )
 
     @torch.no_grad()
-    def look(self, img) -> torch.Tensor: return self.model.adapt(self.model.encoder(img)[0])
+    def look(self, img) -> torch.Tensor:
+        return self.model.adapt(self.model.encoder(img)[0])
 
 
 @torch.no_grad()
 def loosen_tongue(model, special_rows: list, factor: float):
     "Random weights repeat one word for ever; with larger ones, and without words for the special tokens, texts vary and do not end at once."
     for name, weight in model.decoder.named_parameters():
-        if '.h.' in name and weight.dim() == 2: weight.mul_(factor)
+        if ".h." in name and weight.dim() == 2:
+            weight.mul_(factor)
     model.decoder.wte.weight[special_rows] = 0
 
 
 def make_setting(
-    mode: str,              # 'corrected' or 'published'
-    quick: bool = False,    # tiny sizes
-    device='cpu',
-    dropout: float = None,  # None: as configured
-    like: Setting = None,   # share its tokenizer, words and texts, and its table where the look-up is the same
+    mode: str,  # 'corrected' or 'published'
+    quick: bool = False,  # tiny sizes
+    device="cpu",
+    dropout: float | None = None,  # None: as configured
+    like: Setting = None,  # share its tokenizer, words and texts, and its table where the look-up is the same
     seed: int = 0,
-    **switches,             # further settings of the model
+    **switches,  # further settings of the model
 ) -> Setting:
-    switches |= {} if mode == 'corrected' else PUBLISHED
-    if dropout is not None: switches['dropout'] = dropout
-    tokenizer = like.tokenizer if like else load_tokenizer(asset('mini')) if quick else add_special_tokens(read_bpe(REPO/'tests'/'gpt2_bpe'))
-    config = SEVLMConfig.preset('tiny' if quick else 'corrected', vocab_size=len(tokenizer), **switches)
+    switches |= {} if mode == "corrected" else PUBLISHED
+    if dropout is not None:
+        switches["dropout"] = dropout
+    tokenizer = (
+        like.tokenizer
+        if like
+        else load_tokenizer(asset("mini"))
+        if quick
+        else add_special_tokens(read_bpe(REPO / "tests" / "gpt2_bpe"))
+    )
+    config = SEVLMConfig.preset("tiny" if quick else "corrected", vocab_size=len(tokenizer), **switches)
     lexicon = like.lexicon if like else made_up_lexicon(SMALL_WORDS if quick else WORDS)
     seed_everything(seed)
     model, device = SEVLM(config), torch.device(device)
     loosen_tongue(model, [*{*special_ids(tokenizer)[:5]}], FACTOR)
     table = like.table if like and like.config.lookup == config.lookup else vad_table(tokenizer, lexicon, config.lookup)
     vocabulary = tokenizer.get_vocab()
-    paintings = like.paintings if like else made_up_paintings(64, lambda w: f'Ġ{w}' in vocabulary) if quick else made_up_paintings(2048)
+    paintings = (
+        like.paintings
+        if like
+        else made_up_paintings(64, lambda w: f"Ġ{w}" in vocabulary)
+        if quick
+        else made_up_paintings(2048)
+    )
     return Setting(config, tokenizer, lexicon, table, model.to(device), device, paintings)

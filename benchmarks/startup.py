@@ -1,6 +1,6 @@
 """How long a command takes from the first letter to the last, and the memory it takes: help, looking at a file, one sentence.
 
-    python benchmarks/startup.py [--rounds N] [--out FILE]      leave the machine alone meanwhile
+python benchmarks/startup.py [--rounds N] [--out FILE]      leave the machine alone meanwhile
 """
 
 import argparse
@@ -15,20 +15,20 @@ from pathlib import Path
 
 REPO = Path(__file__).resolve().parent.parent
 ROUNDS = 5
-KILOBYTE = 1 if sys.platform == 'darwin' else 1024  # the unit of ru_maxrss is not the same everywhere
+KILOBYTE = 1 if sys.platform == "darwin" else 1024  # the unit of ru_maxrss is not the same everywhere
 
 
 def commands(place: Path) -> dict[str, list[str]]:
     "name -> arguments of Python; the last is the floor under every command that computes."
     from sevlm.synthetic.dataset import make_mini
 
-    data = make_mini(place / 'mini', 60, progress=False)
-    sevlm = ['-m', 'sevlm']
+    data = make_mini(place / "mini", 60, progress=False)
+    sevlm = ["-m", "sevlm"]
     return {
-        'sevlm --help': [*sevlm, '--help'],
-        'sevlm inspect FILE.csv': [*sevlm, 'inspect', str(data / 'artemis_dataset_release_v0.csv')],
-        'sevlm explain PICTURE': [*sevlm, 'explain', str(REPO / 'figures' / 'example.jpg')],
-        'import torch': ['-c', 'import torch'],
+        "sevlm --help": [*sevlm, "--help"],
+        "sevlm inspect FILE.csv": [*sevlm, "inspect", str(data / "artemis_dataset_release_v0.csv")],
+        "sevlm explain PICTURE": [*sevlm, "explain", str(REPO / "figures" / "example.jpg")],
+        "import torch": ["-c", "import torch"],
     }
 
 
@@ -39,26 +39,29 @@ def one(arguments: list[str]) -> tuple[float, float]:
     _, status, used = os.wait4(process.pid, 0)
     took = time.perf_counter() - began
     if os.waitstatus_to_exitcode(status) not in (0, 1):  # 1: done in part, such as a file with rows that were dropped
-        raise SystemExit(f'{" ".join(arguments)} failed: {process.stderr.read().decode()}')
+        raise SystemExit(f"{' '.join(arguments)} failed: {process.stderr.read().decode()}")
     return took, used.ru_maxrss * KILOBYTE / 1e6
 
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--rounds', type=int, default=ROUNDS)
-    parser.add_argument('--out', type=Path, help='a JSON file for the figures')
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--out", type=Path, help="a JSON file for the figures")
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as place:
         ways = commands(Path(place))
         for arguments in ways.values():
             one(arguments)  # what is read from disk is in memory from now on
         found = {name: [one(arguments) for _ in range(args.rounds)] for name, arguments in ways.items()}
-    rows = {name: dict(zip(('seconds', 'megabytes'), map(statistics.median, zip(*values)))) for name, values in found.items()}
+    rows = {
+        name: dict(zip(("seconds", "megabytes"), map(statistics.median, zip(*values))))
+        for name, values in found.items()
+    }
     for name, row in rows.items():
-        print(f'{name:24} {row["seconds"]:6.2f} s {row["megabytes"]:7.0f} MB')
+        print(f"{name:24} {row['seconds']:6.2f} s {row['megabytes']:7.0f} MB")
     if args.out:
-        args.out.write_text(json.dumps(rows, indent=1) + '\n')
+        args.out.write_text(json.dumps(rows, indent=1) + "\n")
 
 
-if __name__ == '__main__':
+if __name__ == "__main__":
     main()

@@ -1,4 +1,5 @@
 """The files the analysis pages read are complete and sane, and the pictures the pages name are there."""
+
 import json
 import re
 from pathlib import Path
@@ -7,116 +8,143 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sevlm.studies.ablation import GRIDS, SUMS, differences
 from sevlm.config import EMOTIONS
+from sevlm.studies.ablation import GRIDS, SUMS, differences
 from sevlm.synthetic.dataset import catalogue
 
 REPO = Path(__file__).resolve().parent.parent
-DATA, PAGES, FIGURES = REPO / 'nbs' / 'data', REPO / 'nbs' / 'analysis', REPO / 'figures'
+DATA, PAGES, FIGURES = REPO / "nbs" / "data", REPO / "nbs" / "analysis", REPO / "figures"
 if not DATA.exists():  # e.g. when only the wheel and the tests are at hand: say so, do not pass
-    pytest.skip('the notebooks and their data are not beside the tests', allow_module_level=True)
-COLUMNS = ['dataset', 'split', 'system', 'metric', 'value', 'source_repo', 'source_path', 'note']
+    pytest.skip("the notebooks and their data are not beside the tests", allow_module_level=True)
+COLUMNS = ["dataset", "split", "system", "metric", "value", "source_repo", "source_path", "note"]
 SEED_OF_TEST_SET = 12
 
 
-@pytest.fixture(scope='module')
-def published(): return pd.read_csv(DATA / 'published_numbers.csv', dtype=str, keep_default_na=False)
+@pytest.fixture(scope="module")
+def published():
+    return pd.read_csv(DATA / "published_numbers.csv", dtype=str, keep_default_na=False)
 
 
-@pytest.fixture(scope='module')
-def ideas(): return pd.read_csv(DATA / 'ideas_rows.csv.gz', keep_default_na=False, na_values=dict(right='', grounded=''))
+@pytest.fixture(scope="module")
+def ideas():
+    return pd.read_csv(DATA / "ideas_rows.csv.gz", keep_default_na=False, na_values=dict(right="", grounded=""))
 
 
-def cells(page): return json.loads((PAGES / page).read_text(encoding='utf-8'))['cells']
-def code(page): return '\n'.join(''.join(c['source']) for c in cells(page) if c['cell_type'] == 'code')
+def cells(page):
+    return json.loads((PAGES / page).read_text(encoding="utf-8"))["cells"]
+
+
+def code(page):
+    return "\n".join("".join(c["source"]) for c in cells(page) if c["cell_type"] == "code")
 
 
 def test_every_published_figure_has_a_source(published):
     assert list(published.columns) == COLUMNS and len(published) > 300
-    for column in ('dataset', 'split', 'system', 'metric', 'value', 'source_repo', 'source_path'):
-        assert (published[column].str.strip() != '').all(), published[published[column].str.strip() == '']
-    assert published.source_repo.str.contains(r'[/. ]').all()  # an owner/name, a host, or "arXiv 1234.5678"
+    for column in ("dataset", "split", "system", "metric", "value", "source_repo", "source_path"):
+        assert (published[column].str.strip() != "").all(), published[published[column].str.strip() == ""]
+    assert published.source_repo.str.contains(r"[/. ]").all()  # an owner/name, a host, or "arXiv 1234.5678"
 
 
 def test_a_published_value_is_a_number_or_said_not_to_be_found(published):
-    odd = [v for v in published.value if v != 'not found' and not re.fullmatch(r'-?\d+(\.\d+)?(e-?\d+)?(/\d+(\.\d+)?)*|\d+(\.\d+){2}', v)]
+    odd = [
+        v
+        for v in published.value
+        if v != "not found" and not re.fullmatch(r"-?\d+(\.\d+)?(e-?\d+)?(/\d+(\.\d+)?)*|\d+(\.\d+){2}", v)
+    ]
     assert not odd, odd
 
 
 def test_no_figure_passes_for_the_papers_own(published):
     "Its tables were found in no source: not a single value may appear under its name before that changes."
-    paper = published[published.source_repo.str.startswith('arXiv 2403.11150')]
-    assert len(paper) and (paper.value == 'not found').all()
-    again = published[(published.system == 'SEVLM') & published.dataset.str.startswith('ArtEmis')]
-    assert len(again) and again.note.str.contains('third-party').all()
+    paper = published[published.source_repo.str.startswith("arXiv 2403.11150")]
+    assert len(paper) and (paper.value == "not found").all()
+    again = published[(published.system == "SEVLM") & published.dataset.str.startswith("ArtEmis")]
+    assert len(again) and again.note.str.contains("third-party").all()
 
 
 def test_the_small_file_of_published_figures_is_part_of_the_large_one(published):
-    small = pd.read_csv(DATA / 'published_artemis.csv', dtype=str, keep_default_na=False)
+    small = pd.read_csv(DATA / "published_artemis.csv", dtype=str, keep_default_na=False)
     assert len(small.merge(published, on=COLUMNS[:-1])) == len(small) > 0
 
 
 def test_the_grid_is_complete(ideas):
-    arms = list(GRIDS['ideas'])
+    arms = list(GRIDS["ideas"])
     assert list(ideas.arm.unique()) == arms
-    counts = ideas.groupby(['arm', 'seed']).painting.nunique()
+    counts = ideas.groupby(["arm", "seed"]).painting.nunique()
     assert len(counts) == len(arms) * 5 and counts.nunique() == 1 and len(ideas) == counts.sum()
     assert set(ideas.seed) == set(range(5)) and ideas.steps.nunique() == 1
-    assert not ideas.duplicated(['arm', 'seed', 'painting']).any()
+    assert not ideas.duplicated(["arm", "seed", "painting"]).any()
 
 
 def test_the_grids_rows_are_sane(ideas):
     assert set(ideas.right.dropna()) <= {0, 1} and set(ideas.grounded.dropna()) <= {0, 1}
-    eligible = ideas.groupby('painting').right.count()
-    assert set(eligible) == {0, 25}                               # a majority in the votes is one for every run, or for none
-    assert set(ideas.emotion) <= {*EMOTIONS, ''} and (ideas.explanation != '').mean() > .99
+    eligible = ideas.groupby("painting").right.count()
+    assert set(eligible) == {0, 25}  # a majority in the votes is one for every run, or for none
+    assert set(ideas.emotion) <= {*EMOTIONS, ""} and (ideas.explanation != "").mean() > 0.99
     sums = ideas[SUMS].to_numpy(float)
     assert np.isfinite(sums).all() and (sums >= 0).all() and (sums[:, :4] <= sums[:, 4:8]).all()
     assert (ideas.said == ideas.possible1).all()
-    assert np.allclose(ideas.loss_trained, ideas.loss_written, atol=1e-4)   # causal models are trained as they write
-    assert ideas[ideas.arm == 'all'].right.mean() > .4                      # the models have learnt something
+    assert np.allclose(ideas.loss_trained, ideas.loss_written, atol=1e-4)  # causal models are trained as they write
+    assert ideas[ideas.arm == "all"].right.mean() > 0.4  # the models have learnt something
 
 
 def test_the_grid_is_about_the_synthetic_test_set(ideas):
-    keys = {f'{m.style}/{m.name}' for m in catalogue(ideas.painting.nunique(), SEED_OF_TEST_SET)}
+    keys = {f"{m.style}/{m.name}" for m in catalogue(ideas.painting.nunique(), SEED_OF_TEST_SET)}
     assert set(ideas.painting) == keys
 
 
 def test_the_grid_can_be_compared_and_a_broken_one_cannot(ideas):
-    found = differences(ideas, 'none', draws=200)
-    assert set(found.arm) == set(GRIDS['ideas']) and (found.low <= found.high).all()
-    assert (found[found.arm == 'none'].difference == 0).all()
-    with pytest.raises(Exception, match='every arm needs every seed'):
-        differences(ideas[(ideas.arm != 'all') | (ideas.seed != 2)], 'none', draws=100)
+    found = differences(ideas, "none", draws=200)
+    assert set(found.arm) == set(GRIDS["ideas"]) and (found.low <= found.high).all()
+    assert (found[found.arm == "none"].difference == 0).all()
+    with pytest.raises(Exception, match="every arm needs every seed"):
+        differences(ideas[(ideas.arm != "all") | (ideas.seed != 2)], "none", draws=100)
 
 
-@pytest.mark.parametrize('page', ['a1_main_table.ipynb', 'a2_ablations.ipynb', 'a3_qualitative.ipynb'])
+@pytest.mark.parametrize("page", ["a1_main_table.ipynb", "a2_ablations.ipynb", "a3_qualitative.ipynb"])
 def test_figures_named_on_a_page_are_there(page):
     from PIL import Image
+
     names = re.findall(r"(?:save_figure|show)\(fig, '(\w+)'", code(page))
-    assert names, f'{page} saves no figure'
+    assert names, f"{page} saves no figure"
     for name in names:
-        with Image.open(FIGURES / f'{name}.png') as picture:
-            assert picture.width >= 600 and picture.height >= 200, f'{name}.png is {picture.size}'
-            assert len(np.unique(np.asarray(picture.convert('L')))) > 8, f'{name}.png is nearly empty'
+        with Image.open(FIGURES / f"{name}.png") as picture:
+            assert picture.width >= 600 and picture.height >= 200, f"{name}.png is {picture.size}"
+            assert len(np.unique(np.asarray(picture.convert("L")))) > 8, f"{name}.png is nearly empty"
 
 
-@pytest.mark.parametrize('page', ['a1_main_table.ipynb', 'a2_ablations.ipynb', 'a3_qualitative.ipynb'])
+@pytest.mark.parametrize("page", ["a1_main_table.ipynb", "a2_ablations.ipynb", "a3_qualitative.ipynb"])
 def test_a_page_names_only_pages_that_are_there(page):
-    text = '\n'.join(''.join(c['source']) for c in cells(page) if c['cell_type'] == 'markdown')
-    for link in re.findall(r'\]\(([\w./]+\.ipynb)\)', text): assert (PAGES / link).resolve().is_file(), f'{page}: {link}'
+    text = "\n".join("".join(c["source"]) for c in cells(page) if c["cell_type"] == "markdown")
+    for link in re.findall(r"\]\(([\w./]+\.ipynb)\)", text):
+        assert (PAGES / link).resolve().is_file(), f"{page}: {link}"
 
 
 def test_the_main_table_places_results_by_what_they_say(tmp_path):
     "The page's own functions on files made up here: a real run into its data set, a synthetic one into none."
-    source = next(''.join(c['source']) for c in cells('a1_main_table.ipynb') if 'def why_not' in ''.join(c['source']))
-    page = {'re': re}
+    source = next("".join(c["source"]) for c in cells("a1_main_table.ipynb") if "def why_not" in "".join(c["source"]))
+    page = {"re": re}
     exec(source, page)
-    ok = dict(data='ArtEmis v1.0', synthetic=False, part='test')
-    assert page['why_not'](dict(about=ok, scores={})) == '' and page['dataset_of'](ok) == 'ArtEmis v1.0'
-    for data, expected in (('artemis_v2', 'ArtEmis v2.0'), ('combined', 'ArtEmis v2.0'), ('ArtEmis v2.0', 'ArtEmis v2.0'), ('data/v1', 'ArtEmis v1.0'), ('my paintings', None), ('v1 and v2', None), ('v12', None)):
-        assert page['dataset_of'](dict(data=data)) == expected, data
-    assert page['why_not'](dict(about=ok | dict(synthetic=True, data='mini'), scores={})) == ''
-    for bad, why in ((dict(scores={}), 'no `about`'), (dict(about=ok | dict(part='val'), scores={}), 'val'), (dict(about=ok | dict(synthetic='no'), scores={}), 'synthetic'),
-                     (dict(about=ok | dict(data='my paintings'), scores={}), 'not told'), ({'BLEU-4': {'value': .1}}, 'no `about`'), ([], 'no `about`'), (None, 'no `about`')):
-        assert why in page['why_not'](bad), bad
+    ok = dict(data="ArtEmis v1.0", synthetic=False, part="test")
+    assert page["why_not"](dict(about=ok, scores={})) == "" and page["dataset_of"](ok) == "ArtEmis v1.0"
+    for data, expected in (
+        ("artemis_v2", "ArtEmis v2.0"),
+        ("combined", "ArtEmis v2.0"),
+        ("ArtEmis v2.0", "ArtEmis v2.0"),
+        ("data/v1", "ArtEmis v1.0"),
+        ("my paintings", None),
+        ("v1 and v2", None),
+        ("v12", None),
+    ):
+        assert page["dataset_of"](dict(data=data)) == expected, data
+    assert page["why_not"](dict(about=ok | dict(synthetic=True, data="mini"), scores={})) == ""
+    for bad, why in (
+        (dict(scores={}), "no `about`"),
+        (dict(about=ok | dict(part="val"), scores={}), "val"),
+        (dict(about=ok | dict(synthetic="no"), scores={}), "synthetic"),
+        (dict(about=ok | dict(data="my paintings"), scores={}), "not told"),
+        ({"BLEU-4": {"value": 0.1}}, "no `about`"),
+        ([], "no `about`"),
+        (None, "no `about`"),
+    ):
+        assert why in page["why_not"](bad), bad

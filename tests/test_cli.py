@@ -1,4 +1,5 @@
 """The command line: every way of being wrong has a message and an exit code; train, evaluate, explain, interrupt and resume, end to end."""
+
 import json
 import os
 import shutil
@@ -6,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from functools import partial
 from itertools import takewhile
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,493 +21,735 @@ from safetensors.torch import load_file, save_file
 import sevlm
 from sevlm.cli import main
 from sevlm.config import EMOTIONS, SEVLMConfig
-from sevlm.training.inputs import load_corpus
 from sevlm.data.features import digest_file
 from sevlm.synthetic.dataset import make_mini
+from sevlm.training.inputs import load_corpus
 
-FAST = ['layers=1', 'epochs=2', 'batch_size=16', 'device=cpu']
-CSV = 'artemis_dataset_release_v0.csv'
+FAST = ["layers=1", "epochs=2", "batch_size=16", "device=cpu"]
+CSV = "artemis_dataset_release_v0.csv"
 
 
-@pytest.fixture(scope='module', autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def one_thread():
     "Runs are compared to the last bit, which only the same number of threads promises."
     with pytest.MonkeyPatch.context() as m:
-        m.setenv('SEVLM_THREADS', '1')
+        m.setenv("SEVLM_THREADS", "1")
         yield
 
 
-@pytest.fixture(scope='module')
+@pytest.fixture(scope="module")
 def base(tmp_path_factory):
     "A small synthetic set, a random tower, and a run trained by the command itself."
     from sevlm.models.vision import ImageEncoder
-    folder = tmp_path_factory.mktemp('cli')
+
+    folder = tmp_path_factory.mktemp("cli")
     torch.manual_seed(0)
-    tower = ImageEncoder(SEVLMConfig.preset('mini')).visual.state_dict()
-    save_file({k: v.contiguous() for k, v in tower.items()}, folder/'tower.safetensors')
-    data = make_mini(folder/'mini', n=50, seed=0, workers=1, progress=False)
-    fast = [*FAST, f'tower_pretrained={folder/"tower.safetensors"}']
-    assert main(['train', str(data), '--out', str(folder/'run'), '--set', *fast, '--quiet']) == 0
-    return SimpleNamespace(folder=folder, data=data, run=folder/'run', fast=fast, picture=sorted((data/'wikiart').rglob('*.jpg'))[0])
+    tower = ImageEncoder(SEVLMConfig.preset("mini")).visual.state_dict()
+    save_file({k: v.contiguous() for k, v in tower.items()}, folder / "tower.safetensors")
+    data = make_mini(folder / "mini", n=50, seed=0, workers=1, progress=False)
+    fast = [*FAST, f"tower_pretrained={folder / 'tower.safetensors'}"]
+    assert main(["train", str(data), "--out", str(folder / "run"), "--set", *fast, "--quiet"]) == 0
+    return SimpleNamespace(
+        folder=folder, data=data, run=folder / "run", fast=fast, picture=sorted((data / "wikiart").rglob("*.jpg"))[0]
+    )
 
 
 @pytest.fixture
 def sevlm_(capsys):
     "Runs a command: exit code, output, errors."
+
     def run(*argv):
         capsys.readouterr()
         code = main([str(a) for a in argv])
         out, err = capsys.readouterr()
-        assert type(code) is int and 'Traceback' not in err
+        assert type(code) is int and "Traceback" not in err
         return code, out, err
+
     return run
 
 
 @pytest.fixture
-def data(base, tmp_path): return Path(shutil.copytree(base.data, tmp_path/'data'))
+def data(base, tmp_path):
+    return Path(shutil.copytree(base.data, tmp_path / "data"))
 
 
 def process(*argv, **kw):
     "A real process, whose Ctrl-C works even where the tests are run in the background."
-    env = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(Path(sevlm.__file__).parent.parent)}
-    return subprocess.Popen([sys.executable, '-m', 'sevlm.cli', *map(str, argv)], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), **kw)
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(sevlm.__file__).parent.parent)}
+    return subprocess.Popen(
+        [sys.executable, "-m", "sevlm.cli", *map(str, argv)],
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        **kw,
+    )
 
 
 # ---- help and slips of the finger
 
+
 def test_help_is_quick_because_nothing_large_is_loaded():
-    large = 'torch torchvision numpy pandas PIL matplotlib transformers tokenizers open_clip sklearn nltk tqdm'.split()
+    large = "torch torchvision numpy pandas PIL matplotlib transformers tokenizers open_clip sklearn nltk tqdm".split()
     probe = f'import sys; from sevlm.cli import main; print(main(["--help"]), [m for m in {large} if m in sys.modules])'
-    ended = subprocess.run([sys.executable, '-c', probe], capture_output=True, text=True)
-    assert ended.returncode == 0 and 'exit codes' in ended.stdout and ended.stdout.splitlines()[-1] == '0 []'
+    ended = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True)
+    assert ended.returncode == 0 and "exit codes" in ended.stdout and ended.stdout.splitlines()[-1] == "0 []"
 
 
 def test_version(sevlm_):
-    assert sevlm_('--version')[:2] == (0, f'sevlm {sevlm.__version__}\n')
+    assert sevlm_("--version")[:2] == (0, f"sevlm {sevlm.__version__}\n")
 
 
-@pytest.mark.parametrize('name', ['demo', 'mini', 'inspect', 'train', 'evaluate', 'explain'])
+@pytest.mark.parametrize("name", ["demo", "mini", "inspect", "train", "evaluate", "explain"])
 def test_every_command_has_help_with_examples(name, sevlm_):
-    code, out, _ = sevlm_(name, '--help')
-    assert code == 0 and 'examples:' in out and f'sevlm {name}' in out
-    if name in ('demo', 'mini', 'explain', 'evaluate'): assert 'synthetic' in out
-    if name in ('demo', 'mini'): assert '(default: 4000)' in out
+    code, out, _ = sevlm_(name, "--help")
+    assert code == 0 and "examples:" in out and f"sevlm {name}" in out
+    if name in ("demo", "mini", "explain", "evaluate"):
+        assert "synthetic" in out
+    if name in ("demo", "mini"):
+        assert "(default: 4000)" in out
 
 
-@pytest.mark.parametrize('argv, words', [
-    ([], ['no command']), (['explian', 'x.jpg'], ["Did you mean 'explain'?"]), (['explain'], ['IMAGE']),
-    (['explain', 'x.jpg', '--emotoin', 'awe'], ["'--emotoin'", "Did you mean '--emotion'?"]),
-    (['train', 'd', '--out', 'o', '--epoch=3'], ["'--epoch=3'"]), (['train', 'd'], ['--out']), (['demo', 'extra'], ["'extra'"]),
-    (['demo', '--paintings', 'many'], ['--paintings', "'many'"]), (['evaluate', 'd', '--part', 'tset'], ["Did you mean 'test'?"]),
-    (['train', 'd', '--out', 'o', '--preset', 'minni'], ["Did you mean 'mini'?"]), (['mini'], ['FOLDER', '--remake']),
-    (['mini', 'x', '--remake'], ['FOLDER', '--remake'])])
+@pytest.mark.parametrize(
+    "argv, words",
+    [
+        ([], ["no command"]),
+        (["explian", "x.jpg"], ["Did you mean 'explain'?"]),
+        (["explain"], ["IMAGE"]),
+        (["explain", "x.jpg", "--emotoin", "awe"], ["'--emotoin'", "Did you mean '--emotion'?"]),
+        (["train", "d", "--out", "o", "--epoch=3"], ["'--epoch=3'"]),
+        (["train", "d"], ["--out"]),
+        (["demo", "extra"], ["'extra'"]),
+        (["demo", "--paintings", "many"], ["--paintings", "'many'"]),
+        (["evaluate", "d", "--part", "tset"], ["Did you mean 'test'?"]),
+        (["train", "d", "--out", "o", "--preset", "minni"], ["Did you mean 'mini'?"]),
+        (["mini"], ["FOLDER", "--remake"]),
+        (["mini", "x", "--remake"], ["FOLDER", "--remake"]),
+    ],
+)
 def test_slips(argv, words, sevlm_):
     code, out, err = sevlm_(*argv)
-    assert code == 2 and out == '' and err.startswith('sevlm: ') and all(w in err for w in words), err
+    assert code == 2 and out == "" and err.startswith("sevlm: ") and all(w in err for w in words), err
 
 
-@pytest.mark.parametrize('pair, words', [
-    ('epoch=3', ["Did you mean 'epochs'?"]), ('epochs=three', ["'three' is not a whole number"]), ('epochs=0', ['must be positive']),
-    ('use_fusion=maybe', ['true, yes, on, 1, false, no, off, 0']), ('lr_heads=fast', ['not a number']), ('epochs', ['found no "="']), ('heads=5', ['must divide']),
-    ('schedule=cosine', ['linear, constant']), ('lr_heads=nan', ['finite']), ('device=gpu', ['gpu'])])
+@pytest.mark.parametrize(
+    "pair, words",
+    [
+        ("epoch=3", ["Did you mean 'epochs'?"]),
+        ("epochs=three", ["'three' is not a whole number"]),
+        ("epochs=0", ["must be positive"]),
+        ("use_fusion=maybe", ["true, yes, on, 1, false, no, off, 0"]),
+        ("lr_heads=fast", ["not a number"]),
+        ("epochs", ['found no "="']),
+        ("heads=5", ["must divide"]),
+        ("schedule=cosine", ["linear, constant"]),
+        ("lr_heads=nan", ["finite"]),
+        ("device=gpu", ["gpu"]),
+    ],
+)
 def test_set_with_bad_values(pair, words, base, tmp_path, sevlm_):
-    code, _, err = sevlm_('train', base.data, '--out', tmp_path/'run', '--quiet', '--set', pair)
-    assert code == 2 and err.startswith('sevlm: ') and all(w in err for w in words), err
+    code, _, err = sevlm_("train", base.data, "--out", tmp_path / "run", "--quiet", "--set", pair)
+    assert code == 2 and err.startswith("sevlm: ") and all(w in err for w in words), err
 
 
-@pytest.mark.parametrize('text, value', [('true', True), ('YES', True), ('on', True), ('1', True), ('False', False), ('no', False), ('off', False), ('0', False)])
+@pytest.mark.parametrize(
+    "text, value",
+    [
+        ("true", True),
+        ("YES", True),
+        ("on", True),
+        ("1", True),
+        ("False", False),
+        ("no", False),
+        ("off", False),
+        ("0", False),
+    ],
+)
 def test_booleans_can_be_switched_both_ways(text, value):
     from sevlm.cli import parse_settings
-    assert parse_settings([f'use_vad_head={text}']) == ({'use_vad_head': value}, {})
+
+    assert parse_settings([f"use_vad_head={text}"]) == ({"use_vad_head": value}, {})
 
 
 # ---- annotations, pictures, lexica
 
+
 def changed_csv(data, change):
-    text = (data/CSV).read_text()
-    (data/CSV).write_text(change(text))
-    return data/CSV
+    text = (data / CSV).read_text()
+    (data / CSV).write_text(change(text))
+    return data / CSV
 
 
 def test_missing_column(data, sevlm_):
-    csv = changed_csv(data, lambda t: t.replace('utterance', 'comment', 1))
-    for argv in (['inspect', csv], ['evaluate', data], ['train', data, '--out', data/'run', '--quiet']):
+    csv = changed_csv(data, lambda t: t.replace("utterance", "comment", 1))
+    for argv in (["inspect", csv], ["evaluate", data], ["train", data, "--out", data / "run", "--quiet"]):
         code, out, err = sevlm_(*argv)
-        assert code == 2 and 'Missing or repeated: utterance' in err, argv
+        assert code == 2 and "Missing or repeated: utterance" in err, argv
 
 
 def test_extra_column_is_ignored_and_told(data, sevlm_):
-    csv = changed_csv(data, lambda t: '\n'.join(f'{line},{"mood" if k == 0 else k}' for k, line in enumerate(t.splitlines())))
-    code, out, err = sevlm_('inspect', csv)
-    assert code == 0 and 'columns ignored: mood' in out and err == ''
+    csv = changed_csv(
+        data, lambda t: "\n".join(f"{line},{'mood' if k == 0 else k}" for k, line in enumerate(t.splitlines()))
+    )
+    code, out, err = sevlm_("inspect", csv)
+    assert code == 0 and "columns ignored: mood" in out and err == ""
 
 
-@pytest.mark.parametrize('emotion, utterance, why', [('joy', 'nice', "unknown emotion"), ('awe', '...', 'empty utterance'), ('awe', '', 'empty utterance')])
+@pytest.mark.parametrize(
+    "emotion, utterance, why",
+    [("joy", "nice", "unknown emotion"), ("awe", "...", "empty utterance"), ("awe", "", "empty utterance")],
+)
 def test_bad_rows_are_counted_with_their_line(emotion, utterance, why, data, sevlm_):
-    n = len((data/CSV).read_text().splitlines())
-    csv = changed_csv(data, lambda t: t + f'Cubism,somebody_thing-1900,{emotion},{utterance},1\n')
-    code, out, _ = sevlm_('inspect', csv)
-    assert code == 1 and f'1 rows dropped, {why}: line {n + 1}' in out
-    code, out, _ = sevlm_('inspect', csv, '--json')
-    found, = json.loads(out)
-    assert code == 1 and found['dropped'] == {why: 1} and found['rows'] == n and found['kept'] == n - 1 and sum(found['emotions'].values()) == n - 1
+    n = len((data / CSV).read_text().splitlines())
+    csv = changed_csv(data, lambda t: t + f"Cubism,somebody_thing-1900,{emotion},{utterance},1\n")
+    code, out, _ = sevlm_("inspect", csv)
+    assert code == 1 and f"1 rows dropped, {why}: line {n + 1}" in out
+    code, out, _ = sevlm_("inspect", csv, "--json")
+    (found,) = json.loads(out)
+    assert (
+        code == 1
+        and found["dropped"] == {why: 1}
+        and found["rows"] == n
+        and found["kept"] == n - 1
+        and sum(found["emotions"].values()) == n - 1
+    )
 
 
 def test_painting_without_picture_and_picture_cut_short(data, base, sevlm_):
-    changed_csv(data, lambda t: t + 'Cubism,nobody_nothing-1900,awe,it is grand,1\n')
-    picture = sorted((data/'wikiart').rglob('*.jpg'))[0]
+    changed_csv(data, lambda t: t + "Cubism,nobody_nothing-1900,awe,it is grand,1\n")
+    picture = sorted((data / "wikiart").rglob("*.jpg"))[0]
     picture.write_bytes(picture.read_bytes()[:600])
-    code, out, _ = sevlm_('inspect', data)
-    assert code == 1 and 'Cubism/nobody_nothing-1900' in out and 'cannot be opened' in out and picture.name in out
-    code, out, _ = sevlm_('evaluate', data, '--checkpoint', base.run, '--part', 'all', '--no-meteor', '--quiet')
-    assert code == 0 and 'no picture for the painting' in out and 'picture cannot be opened' in out and '50 paintings read, 49 kept, 1 dropped' in out
+    code, out, _ = sevlm_("inspect", data)
+    assert code == 1 and "Cubism/nobody_nothing-1900" in out and "cannot be opened" in out and picture.name in out
+    code, out, _ = sevlm_("evaluate", data, "--checkpoint", base.run, "--part", "all", "--no-meteor", "--quiet")
+    assert (
+        code == 0
+        and "no picture for the painting" in out
+        and "picture cannot be opened" in out
+        and "50 paintings read, 49 kept, 1 dropped" in out
+    )
 
 
-@pytest.mark.parametrize('text, words', [
-    ('', ['holds no entries']), ('calm\t0.5\t0.1\n', ['line 1', '3 tab-separated fields']), ('calm 0.5 0.1 0.2\n', ['1 tab-separated']),
-    ('calm\t0.5\t0.1\t0.2\nwild\t0.5\t77\t0.2\n', ['line 2', "'wild'", 'off the scale']), ('calm\t0.5\tmuch\t0.2\n', ["'much' is not a number"])])
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("", ["holds no entries"]),
+        ("calm\t0.5\t0.1\n", ["line 1", "3 tab-separated fields"]),
+        ("calm 0.5 0.1 0.2\n", ["1 tab-separated"]),
+        ("calm\t0.5\t0.1\t0.2\nwild\t0.5\t77\t0.2\n", ["line 2", "'wild'", "off the scale"]),
+        ("calm\t0.5\tmuch\t0.2\n", ["'much' is not a number"]),
+    ],
+)
 def test_bad_lexicon(text, words, data, tmp_path, sevlm_):
-    (tmp_path/'lexicon.txt').write_text(text)
-    for argv in (['inspect', tmp_path/'lexicon.txt'], ['train', data, '--out', tmp_path/'run', '--lexicon', tmp_path/'lexicon.txt', '--quiet']):
+    (tmp_path / "lexicon.txt").write_text(text)
+    for argv in (
+        ["inspect", tmp_path / "lexicon.txt"],
+        ["train", data, "--out", tmp_path / "run", "--lexicon", tmp_path / "lexicon.txt", "--quiet"],
+    ):
         code, _, err = sevlm_(*argv)
         assert code == 2 and all(w in err for w in words), err
 
 
 def test_lexicon_that_is_not_there(data, tmp_path, sevlm_):
-    code, _, err = sevlm_('train', data, '--out', tmp_path/'run', '--lexicon', tmp_path/'nothing.txt')
-    assert code == 2 and 'nothing.txt' in err
-    next(data.glob('*lexicon*')).unlink()
-    code, _, err = sevlm_('train', data, '--out', tmp_path/'run', '--quiet')
-    assert code == 2 and '--lexicon' in err
+    code, _, err = sevlm_("train", data, "--out", tmp_path / "run", "--lexicon", tmp_path / "nothing.txt")
+    assert code == 2 and "nothing.txt" in err
+    next(data.glob("*lexicon*")).unlink()
+    code, _, err = sevlm_("train", data, "--out", tmp_path / "run", "--quiet")
+    assert code == 2 and "--lexicon" in err
 
 
-@pytest.mark.parametrize('mode', ['RGBA', 'L', 'CMYK', 'P', 'I;16'])
+@pytest.mark.parametrize("mode", ["RGBA", "L", "CMYK", "P", "I;16"])
 def test_pictures_of_any_mode_are_explained(mode, base, tmp_path, sevlm_):
     im = Image.open(base.picture)
-    im = Image.fromarray(np.arange(64*64, dtype='uint16').reshape(64, 64)*16) if mode == 'I;16' else im.convert(mode)
-    im.save(file := tmp_path/f'picture.{"jpg" if mode == "CMYK" else "png"}')
-    code, out, err = sevlm_('explain', file, '--checkpoint', base.run, '--json')
-    assert code == 0 and err == '' and len(json.loads(out)) == 1
-    code, out, _ = sevlm_('inspect', file)
+    im = (
+        Image.fromarray(np.arange(64 * 64, dtype="uint16").reshape(64, 64) * 16) if mode == "I;16" else im.convert(mode)
+    )
+    im.save(file := tmp_path / f"picture.{'jpg' if mode == 'CMYK' else 'png'}")
+    code, out, err = sevlm_("explain", file, "--checkpoint", base.run, "--json")
+    assert code == 0 and err == "" and len(json.loads(out)) == 1
+    code, out, _ = sevlm_("inspect", file)
     assert code == 0 and mode in out
 
 
 def test_rotation_in_exif_is_obeyed(base, tmp_path, sevlm_):
     "A picture turned by its note equals one turned by hand, up to rounding; one left as it lies is per cents off."
     (exif := Image.Exif())[0x0112] = 6
-    Image.open(base.picture).save(tmp_path/'noted.jpg', exif=exif, quality=95)
-    Image.open(tmp_path/'noted.jpg').transpose(Image.Transpose.ROTATE_270).save(tmp_path/'turned.png')
-    Image.open(tmp_path/'noted.jpg').save(tmp_path/'left.png')
+    Image.open(base.picture).save(tmp_path / "noted.jpg", exif=exif, quality=95)
+    Image.open(tmp_path / "noted.jpg").transpose(Image.Transpose.ROTATE_270).save(tmp_path / "turned.png")
+    Image.open(tmp_path / "noted.jpg").save(tmp_path / "left.png")
     found = {}
-    for name in ('noted.jpg', 'turned.png', 'left.png'):
-        code, out, _ = sevlm_('explain', tmp_path/name, '--checkpoint', base.run, '--json')
-        found[name] = json.loads(out)[0]['probabilities']
+    for name in ("noted.jpg", "turned.png", "left.png"):
+        code, out, _ = sevlm_("explain", tmp_path / name, "--checkpoint", base.run, "--json")
+        found[name] = json.loads(out)[0]["probabilities"]
         assert code == 0
-    assert found['noted.jpg'] == pytest.approx(found['turned.png'], rel=1e-3) != found['left.png']
+    assert found["noted.jpg"] == pytest.approx(found["turned.png"], rel=1e-3) != found["left.png"]
 
 
 def test_explain_in_part_and_not_at_all(base, tmp_path, sevlm_):
-    (tmp_path/'cut.jpg').write_bytes(base.picture.read_bytes()[:600])
-    (tmp_path/'text.png').write_text('not a picture')
-    (tmp_path/'empty').mkdir()
-    code, out, err = sevlm_('explain', tmp_path/'cut.jpg', base.picture, tmp_path/'text.png', tmp_path/'empty', '--checkpoint', base.run)
-    assert code == 1 and out.splitlines()[0] == str(base.picture) and 'cut.jpg' in err and 'is not a picture' in err and '3 of 4' in err
-    for what in (tmp_path/'cut.jpg', tmp_path/'nothing.jpg', tmp_path/'empty'):
-        code, out, err = sevlm_('explain', what, '--checkpoint', base.run, '--json')
+    (tmp_path / "cut.jpg").write_bytes(base.picture.read_bytes()[:600])
+    (tmp_path / "text.png").write_text("not a picture")
+    (tmp_path / "empty").mkdir()
+    code, out, err = sevlm_(
+        "explain",
+        tmp_path / "cut.jpg",
+        base.picture,
+        tmp_path / "text.png",
+        tmp_path / "empty",
+        "--checkpoint",
+        base.run,
+    )
+    assert (
+        code == 1
+        and out.splitlines()[0] == str(base.picture)
+        and "cut.jpg" in err
+        and "is not a picture" in err
+        and "3 of 4" in err
+    )
+    for what in (tmp_path / "cut.jpg", tmp_path / "nothing.jpg", tmp_path / "empty"):
+        code, out, err = sevlm_("explain", what, "--checkpoint", base.run, "--json")
         assert code == 2 and json.loads(out) == [] and what.name in err
 
 
 def test_unknown_emotion(base, sevlm_):
-    code, out, err = sevlm_('explain', base.picture, '--checkpoint', base.run, '--emotion', 'fera')
-    assert code == 2 and out == '' and "Did you mean 'fear'?" in err
+    code, out, err = sevlm_("explain", base.picture, "--checkpoint", base.run, "--emotion", "fera")
+    assert code == 2 and out == "" and "Did you mean 'fear'?" in err
 
 
-@pytest.mark.parametrize('emotion', [None, 'something else'])
+@pytest.mark.parametrize("emotion", [None, "something else"])
 def test_explain_a_folder(emotion, base, sevlm_):
-    argv = ['explain', base.data/'wikiart', '--checkpoint', base.run/'last', '--json'] + (['--emotion', emotion] if emotion else [])
+    argv = ["explain", base.data / "wikiart", "--checkpoint", base.run / "last", "--json"] + (
+        ["--emotion", emotion] if emotion else []
+    )
     code, out, err = sevlm_(*argv)
     answers = json.loads(out)
-    assert code == 0 and err == '' and len(answers) == 50 and all(set(a) == {'image', 'emotion', 'explanation', 'probabilities'} for a in answers)
-    assert all(tuple(a['probabilities']) == EMOTIONS and abs(sum(a['probabilities'].values()) - 1) < 1e-4 for a in answers)
-    if emotion: assert all(a['emotion'] == emotion for a in answers)
+    assert (
+        code == 0
+        and err == ""
+        and len(answers) == 50
+        and all(set(a) == {"image", "emotion", "explanation", "probabilities"} for a in answers)
+    )
+    assert all(
+        tuple(a["probabilities"]) == EMOTIONS and abs(sum(a["probabilities"].values()) - 1) < 1e-4 for a in answers
+    )
+    if emotion:
+        assert all(a["emotion"] == emotion for a in answers)
 
 
 def test_the_shipped_model_says_what_it_was_trained_on(base, sevlm_):
-    code, out, err = sevlm_('explain', base.picture)
-    assert code == 0 and 'because' in out and 'synthetic' in err and out.count('%') == 3
+    code, out, err = sevlm_("explain", base.picture)
+    assert code == 0 and "because" in out and "synthetic" in err and out.count("%") == 3
 
 
 # ---- checkpoints and folders
 
+
 @pytest.fixture
-def checkpoint(base, tmp_path): return Path(shutil.copytree(base.run/'last', tmp_path/'checkpoint'))
+def checkpoint(base, tmp_path):
+    return Path(shutil.copytree(base.run / "last", tmp_path / "checkpoint"))
 
 
-@pytest.mark.parametrize('change, words', [
-    (dict(layers=2), 'another configuration'), (dict(vad_hidden=64), 'another configuration'), (dict(wings=2), "unknown setting 'wings'"),
-    (dict(tower_pretrained='gone.safetensors'), 'no tower weights')])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (dict(layers=2), "another configuration"),
+        (dict(vad_hidden=64), "another configuration"),
+        (dict(wings=2), "unknown setting 'wings'"),
+        (dict(tower_pretrained="gone.safetensors"), "no tower weights"),
+    ],
+)
 def test_checkpoint_of_another_configuration(change, words, base, checkpoint, sevlm_):
-    config = json.loads((checkpoint/'config.json').read_text())
-    (checkpoint/'config.json').write_text(json.dumps({**config, **change}))
-    for argv in (['explain', base.picture], ['evaluate', base.data, '--quiet']):
-        code, _, err = sevlm_(*argv, '--checkpoint', checkpoint)
+    config = json.loads((checkpoint / "config.json").read_text())
+    (checkpoint / "config.json").write_text(json.dumps({**config, **change}))
+    for argv in (["explain", base.picture], ["evaluate", base.data, "--quiet"]):
+        code, _, err = sevlm_(*argv, "--checkpoint", checkpoint)
         assert code == 2 and words in err, err
-    code, out, _ = sevlm_('inspect', checkpoint)
-    assert (code, words in out) == ((0, False) if 'tower_pretrained' in change else (1, True))
+    code, out, _ = sevlm_("inspect", checkpoint)
+    assert (code, words in out) == ((0, False) if "tower_pretrained" in change else (1, True))
 
 
 def test_damaged_checkpoints(base, checkpoint, sevlm_):
-    weights = load_file(checkpoint/'model.safetensors')
-    name = next(k for k in weights if k.startswith('fusion.'))
-    weights[name].view(-1)[0] = float('nan')
-    save_file(weights, checkpoint/'model.safetensors')
-    assert sevlm_('explain', base.picture, '--checkpoint', checkpoint)[0] == 2
-    code, out, _ = sevlm_('inspect', checkpoint)
-    assert code == 1 and f'{name} holds values that are not finite' in out
-    code, out, _ = sevlm_('inspect', checkpoint/'model.safetensors')
-    assert code == 1 and 'not finite' in out
-    (checkpoint/'vad_table.safetensors').unlink()
-    assert 'vad_table.safetensors' in sevlm_('inspect', checkpoint)[1]
-    (checkpoint/'model.safetensors').write_bytes((base.run/'last'/'model.safetensors').read_bytes()[:1000])
-    code, _, err = sevlm_('inspect', checkpoint)
-    assert code == 2 and 'cut off' in err
-    code, _, err = sevlm_('evaluate', base.data, '--checkpoint', checkpoint/'nowhere')
-    assert code == 2 and 'nowhere' in err
+    weights = load_file(checkpoint / "model.safetensors")
+    name = next(k for k in weights if k.startswith("fusion."))
+    weights[name].view(-1)[0] = float("nan")
+    save_file(weights, checkpoint / "model.safetensors")
+    assert sevlm_("explain", base.picture, "--checkpoint", checkpoint)[0] == 2
+    code, out, _ = sevlm_("inspect", checkpoint)
+    assert code == 1 and f"{name} holds values that are not finite" in out
+    code, out, _ = sevlm_("inspect", checkpoint / "model.safetensors")
+    assert code == 1 and "not finite" in out
+    (checkpoint / "vad_table.safetensors").unlink()
+    assert "vad_table.safetensors" in sevlm_("inspect", checkpoint)[1]
+    (checkpoint / "model.safetensors").write_bytes((base.run / "last" / "model.safetensors").read_bytes()[:1000])
+    code, _, err = sevlm_("inspect", checkpoint)
+    assert code == 2 and "cut off" in err
+    code, _, err = sevlm_("evaluate", base.data, "--checkpoint", checkpoint / "nowhere")
+    assert code == 2 and "nowhere" in err
 
 
 def test_output_folder_not_writable_is_told_before_any_work(base, tmp_path, sevlm_):
-    (file := tmp_path/'file').write_text('a regular file')
-    for argv in (['train', base.data, '--out', file/'run'], ['demo', '--out', file/'run', '--data', tmp_path/'data'], ['mini', file/'data'],
-                 ['demo', '--out', tmp_path/'run', '--data', tmp_path/'data', '--figures', file/'figures'],
-                 ['evaluate', base.data, '--out', file/'scores'], ['mini', '--remake', '--out', file/'parts', '--work', tmp_path/'work']):
+    (file := tmp_path / "file").write_text("a regular file")
+    for argv in (
+        ["train", base.data, "--out", file / "run"],
+        ["demo", "--out", file / "run", "--data", tmp_path / "data"],
+        ["mini", file / "data"],
+        ["demo", "--out", tmp_path / "run", "--data", tmp_path / "data", "--figures", file / "figures"],
+        ["evaluate", base.data, "--out", file / "scores"],
+        ["mini", "--remake", "--out", file / "parts", "--work", tmp_path / "work"],
+    ):
         code, out, err = sevlm_(*argv)
-        assert code == 2 and out == '' and 'cannot write' in err, argv
-    assert not any(tmp_path.rglob('*.csv')) and not any(tmp_path.rglob('*.jpg'))
+        assert code == 2 and out == "" and "cannot write" in err, argv
+    assert not any(tmp_path.rglob("*.csv")) and not any(tmp_path.rglob("*.jpg"))
 
 
 def test_mini(tmp_path, sevlm_):
-    argv = ['mini', tmp_path/'set', '--paintings', 8, '--seed', 3, '--size', 64, '--workers', 1, '--quiet']
+    argv = ["mini", tmp_path / "set", "--paintings", 8, "--seed", 3, "--size", 64, "--workers", 1, "--quiet"]
     code, out, _ = sevlm_(*argv)
-    assert code == 0 and 'synthetic' in out and 'Unique paintings: 8' in out
-    assert sevlm_(*argv)[0] == 0                    # the same set: reused
+    assert code == 0 and "synthetic" in out and "Unique paintings: 8" in out
+    assert sevlm_(*argv)[0] == 0  # the same set: reused
     argv[3] = 9
     code, _, err = sevlm_(*argv)
-    assert code == 2 and 'not empty' in err
-    (tmp_path/'full').mkdir(), (tmp_path/'full'/'letter.txt').write_text('dear')
-    code, _, err = sevlm_('mini', tmp_path/'full')
-    assert code == 2 and 'not empty' in err and os.listdir(tmp_path/'full') == ['letter.txt']
-    assert sevlm_('mini', tmp_path/'none', '--paintings', 0)[0] == 2
+    assert code == 2 and "not empty" in err
+    (tmp_path / "full").mkdir(), (tmp_path / "full" / "letter.txt").write_text("dear")
+    code, _, err = sevlm_("mini", tmp_path / "full")
+    assert code == 2 and "not empty" in err and os.listdir(tmp_path / "full") == ["letter.txt"]
+    assert sevlm_("mini", tmp_path / "none", "--paintings", 0)[0] == 2
 
 
 def test_remake_leaves_the_installed_parts_alone(tmp_path, monkeypatch, sevlm_):
     from sevlm.app import remake as remaking
+
     called = {}
+
     def remake(out, work, **kw):
         called.update(out=out, work=work, **kw)
-        return SimpleNamespace(scores={'mean length': dict(value=9., n=14, note='')})
-    monkeypatch.setattr(remaking, 'remake', remake)
+        return SimpleNamespace(scores={"mean length": dict(value=9.0, n=14, note="")})
+
+    monkeypatch.setattr(remaking, "remake", remake)
     monkeypatch.chdir(tmp_path)
-    code, out, _ = sevlm_('mini', '--remake')
-    assert code == 0 and (called['out'], called['paintings'], called['seed']) == ('runs/remake', 4000, 0) and 'diff -rq' in out and 'mean length' in out
+    code, out, _ = sevlm_("mini", "--remake")
+    assert (
+        code == 0
+        and (called["out"], called["paintings"], called["seed"]) == ("runs/remake", 4000, 0)
+        and "diff -rq" in out
+        and "mean length" in out
+    )
 
 
 def test_inspect_says_what_it_expected(tmp_path, base, sevlm_):
-    (tmp_path/'notes.xyz').write_text('?')
-    (tmp_path/'void').mkdir()
-    for path in (tmp_path/'notes.xyz', tmp_path/'void', tmp_path/'nothing'):
-        code, _, err = sevlm_('inspect', path)
+    (tmp_path / "notes.xyz").write_text("?")
+    (tmp_path / "void").mkdir()
+    for path in (tmp_path / "notes.xyz", tmp_path / "void", tmp_path / "nothing"):
+        code, _, err = sevlm_("inspect", path)
         assert code == 2 and path.name in err
-    assert 'Expected' in sevlm_('inspect', tmp_path/'notes.xyz')[2]
-    assert sevlm_('inspect', tmp_path/'void', base.picture)[0] == 1
+    assert "Expected" in sevlm_("inspect", tmp_path / "notes.xyz")[2]
+    assert sevlm_("inspect", tmp_path / "void", base.picture)[0] == 1
 
 
 def test_inspect_knows_everything_that_is_whole(base, sevlm_):
-    code, out, err = sevlm_('inspect', base.data, base.data/CSV, base.data/'mini-vad-lexicon.txt', base.picture, base.data/'wikiart', base.run,
-                            base.run/'last', base.folder/'tower.safetensors', '--json')
+    code, out, err = sevlm_(
+        "inspect",
+        base.data,
+        base.data / CSV,
+        base.data / "mini-vad-lexicon.txt",
+        base.picture,
+        base.data / "wikiart",
+        base.run,
+        base.run / "last",
+        base.folder / "tower.safetensors",
+        "--json",
+    )
     found = json.loads(out)
-    assert code == 0 and err == '' and [f['kind'] for f in found] == [
-        'synthetic mini-ArtEmis', 'annotations in the format of ArtEmis', 'VAD lexicon', 'pictures', 'pictures', 'training run', 'checkpoint of a SEVLM',
-        'weights (safetensors)']
-    assert found[0]['pictures']['files'] == 50 and found[6]['weights fit it'] and found[6]['configuration']['layers'] == 1
+    assert (
+        code == 0
+        and err == ""
+        and [f["kind"] for f in found]
+        == [
+            "synthetic mini-ArtEmis",
+            "annotations in the format of ArtEmis",
+            "VAD lexicon",
+            "pictures",
+            "pictures",
+            "training run",
+            "checkpoint of a SEVLM",
+            "weights (safetensors)",
+        ]
+    )
+    assert (
+        found[0]["pictures"]["files"] == 50 and found[6]["weights fit it"] and found[6]["configuration"]["layers"] == 1
+    )
 
 
 # ---- training, end to end
 
+
 def test_the_trained_run_is_evaluated(base, tmp_path, sevlm_):
-    code, out, err = sevlm_('evaluate', base.data, '--checkpoint', base.run, '--part', 'all', '--no-meteor', '--quiet', '--out', tmp_path/'scores')
-    assert code == 0 and err == '' and 'Bayes ceiling' in out and 'grounding, shuffled' in out and 'the accuracy of one who knows' in out
-    assert len((tmp_path/'scores'/'predictions.jsonl').read_text().splitlines()) == 50
-    code, out, _ = sevlm_('evaluate', base.data, '--checkpoint', base.run, '--part', 'all', '--no-meteor', '--quiet', '--json')
-    assert code == 0 and json.loads(out) == json.loads((tmp_path/'scores'/'metrics.json').read_text())
+    code, out, err = sevlm_(
+        "evaluate",
+        base.data,
+        "--checkpoint",
+        base.run,
+        "--part",
+        "all",
+        "--no-meteor",
+        "--quiet",
+        "--out",
+        tmp_path / "scores",
+    )
+    assert (
+        code == 0
+        and err == ""
+        and "Bayes ceiling" in out
+        and "grounding, shuffled" in out
+        and "the accuracy of one who knows" in out
+    )
+    assert len((tmp_path / "scores" / "predictions.jsonl").read_text().splitlines()) == 50
+    code, out, _ = sevlm_(
+        "evaluate", base.data, "--checkpoint", base.run, "--part", "all", "--no-meteor", "--quiet", "--json"
+    )
+    assert code == 0 and json.loads(out) == json.loads((tmp_path / "scores" / "metrics.json").read_text())
 
 
 def test_a_run_is_not_overwritten(base, sevlm_):
-    before = (base.run/'last'/'model.safetensors').read_bytes()
-    code, _, err = sevlm_('train', base.data, '--out', base.run, '--quiet', '--set', *base.fast)
-    assert code == 2 and '--resume' in err
-    for more in (['seed=4'], ['use_contrast=off']):
-        code, _, err = sevlm_('train', base.data, '--out', base.run, '--quiet', '--resume', '--set', *base.fast, *more)
-        assert code == 2 and 'holds another run' in err and more[0].split('=')[0] in err
-    assert (base.run/'last'/'model.safetensors').read_bytes() == before
+    before = (base.run / "last" / "model.safetensors").read_bytes()
+    code, _, err = sevlm_("train", base.data, "--out", base.run, "--quiet", "--set", *base.fast)
+    assert code == 2 and "--resume" in err
+    for more in (["seed=4"], ["use_contrast=off"]):
+        code, _, err = sevlm_("train", base.data, "--out", base.run, "--quiet", "--resume", "--set", *base.fast, *more)
+        assert code == 2 and "holds another run" in err and more[0].split("=")[0] in err
+    assert (base.run / "last" / "model.safetensors").read_bytes() == before
 
 
 def test_interrupted_and_resumed_equals_unbroken(base, tmp_path, monkeypatch, sevlm_):
     from sevlm.training import run as train
+
     def stop(learner):
-        if learner.step == 4: raise KeyboardInterrupt
+        if learner.step == 4:
+            raise KeyboardInterrupt
+
     whole = train.train_model
-    def broken(*args, callbacks=(), **kw): return whole(*args, callbacks=[*callbacks, SimpleNamespace(keeps=(), before_batch=stop)], **kw)
-    argv = ['train', base.data, '--out', tmp_path/'run', '--quiet', '--set', *base.fast]
+
+    def broken(*args, callbacks=(), **kw):
+        return whole(*args, callbacks=[*callbacks, SimpleNamespace(keeps=(), before_batch=stop)], **kw)
+
+    argv = ["train", base.data, "--out", tmp_path / "run", "--quiet", "--set", *base.fast]
     with monkeypatch.context() as m:
-        m.setattr(train, 'train_model', broken)
+        m.setattr(train, "train_model", broken)
         code, out, err = sevlm_(*argv)
-    assert code == 130 and '--resume' in err and (tmp_path/'run'/'state'/'state.pt').is_file()
+    assert code == 130 and "--resume" in err and (tmp_path / "run" / "state" / "state.pt").is_file()
     assert sevlm_(*argv)[0] == 2
-    code, out, _ = sevlm_(*argv, '--resume')
-    assert code == 0 and 'going on with the unfinished run' in out
-    mine, unbroken = (load_file(run/'last'/'model.safetensors') for run in (tmp_path/'run', base.run))
+    code, out, _ = sevlm_(*argv, "--resume")
+    assert code == 0 and "going on with the unfinished run" in out
+    mine, unbroken = (load_file(run / "last" / "model.safetensors") for run in (tmp_path / "run", base.run))
     assert all(torch.equal(mine[k], unbroken[k]) for k in unbroken)
-    code, out, _ = sevlm_(*argv[:-len(base.fast)], *base.fast, 'epochs=3', '--resume')
-    assert code == 0 and '3 epochs' in out
+    code, out, _ = sevlm_(*argv[: -len(base.fast)], *base.fast, "epochs=3", "--resume")
+    assert code == 0 and "3 epochs" in out
 
 
 def test_ctrl_c_in_a_real_process(base, tmp_path, sevlm_):
-    argv = ['train', base.data, '--out', tmp_path/'run', '--quiet', '--set', *base.fast]
-    p = process(*argv, 'epochs=500', 'patience=500')
+    argv = ["train", base.data, "--out", tmp_path / "run", "--quiet", "--set", *base.fast]
+    p = process(*argv, "epochs=500", "patience=500")
     until = time.time() + 60
-    while not (tmp_path/'run'/'state'/'state.pt').is_file() and p.poll() is None and time.time() < until: time.sleep(.1)
+    while not (tmp_path / "run" / "state" / "state.pt").is_file() and p.poll() is None and time.time() < until:
+        time.sleep(0.1)
     p.send_signal(signal.SIGINT)
     out, err = p.communicate(timeout=60)
-    assert p.returncode == 130 and '--resume' in err and 'Traceback' not in err, err[-2000:]
-    code, out, _ = sevlm_(*argv, 'epochs=1', 'patience=500', '--resume')      # fewer epochs than done: nothing to do, and whole
-    assert code == 0 and 'going on' in out and (tmp_path/'run'/'last'/'model.safetensors').is_file()
+    assert p.returncode == 130 and "--resume" in err and "Traceback" not in err, err[-2000:]
+    code, out, _ = sevlm_(
+        *argv, "epochs=1", "patience=500", "--resume"
+    )  # fewer epochs than done: nothing to do, and whole
+    assert code == 0 and "going on" in out and (tmp_path / "run" / "last" / "model.safetensors").is_file()
 
 
 def test_a_closed_pipe_is_no_error(base):
-    p = process('inspect', base.data/'mini-vad-lexicon.txt')
+    p = process("inspect", base.data / "mini-vad-lexicon.txt")
     p.stdout.close()
     err = p.stderr.read()
-    assert p.wait(60) == 141 and err == ''
+    assert p.wait(60) == 141 and err == ""
 
 
 def test_a_real_process_fails_cleanly(tmp_path):
-    p = process('inspect', tmp_path/'nothing')
+    p = process("inspect", tmp_path / "nothing")
     out, err = p.communicate(timeout=60)
-    assert p.returncode == 2 and out == '' and err.startswith('sevlm: nothing at')
+    assert p.returncode == 2 and out == "" and err.startswith("sevlm: nothing at")
 
 
 def test_demo(tmp_path, monkeypatch, sevlm_):
     monkeypatch.chdir(tmp_path)
-    argv = ['demo', '--paintings', 60, '--epochs', 1, '--quiet']
+    argv = ["demo", "--paintings", 60, "--epochs", 1, "--quiet"]
     code, out, _ = sevlm_(*argv)
-    assert out.index('explained by the shipped model') < out.index('because') < out.index('[1/5]') and not (tmp_path/'figures').exists()
-    assert code == 0 and all(f'[{k}/5]' in out for k in range(1, 6)) and 'Bayes ceiling' in out and 'make lab' in out and 'synthetic' in out
-    for name in ('data/mini-0-60/mini.json', 'runs/demo/first-1.png', 'runs/demo/demo_explanations.png', 'runs/demo/demo_losses.png', 'runs/demo/metrics.json', 'runs/demo/predictions.jsonl'):
-        assert (tmp_path/name).is_file(), name
-    scores = json.loads((tmp_path/'runs/demo/metrics.json').read_text())
+    assert (
+        out.index("explained by the shipped model") < out.index("because") < out.index("[1/5]")
+        and not (tmp_path / "figures").exists()
+    )
+    assert (
+        code == 0
+        and all(f"[{k}/5]" in out for k in range(1, 6))
+        and "Bayes ceiling" in out
+        and "make lab" in out
+        and "synthetic" in out
+    )
+    for name in (
+        "data/mini-0-60/mini.json",
+        "runs/demo/first-1.png",
+        "runs/demo/demo_explanations.png",
+        "runs/demo/demo_losses.png",
+        "runs/demo/metrics.json",
+        "runs/demo/predictions.jsonl",
+    ):
+        assert (tmp_path / name).is_file(), name
+    scores = json.loads((tmp_path / "runs/demo/metrics.json").read_text())
     code, out, _ = sevlm_(*argv)
-    assert code == 0 and 'reused' in out and 'going on' in out and json.loads((tmp_path/'runs/demo/metrics.json').read_text()) == scores
+    assert (
+        code == 0
+        and "reused" in out
+        and "going on" in out
+        and json.loads((tmp_path / "runs/demo/metrics.json").read_text()) == scores
+    )
     argv[4] = 2
     code, _, err = sevlm_(*argv)
-    assert code == 2 and 'epochs is 1 there and 2 now' in err
+    assert code == 2 and "epochs is 1 there and 2 now" in err
 
 
 def test_demo_interrupted_before_training(tmp_path, monkeypatch, sevlm_):
     from sevlm.synthetic import dataset
-    def interrupted(*args, **kw): raise KeyboardInterrupt
-    monkeypatch.setattr(dataset, 'make_mini', interrupted)
+
+    def interrupted(*args, **kw):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(dataset, "make_mini", interrupted)
     monkeypatch.chdir(tmp_path)
-    code, _, err = sevlm_('demo')
-    assert code == 130 and 'same command' in err
+    code, _, err = sevlm_("demo")
+    assert code == 130 and "same command" in err
 
 
 # how a step is computed, and where patch tokens are kept
 
+
 def test_budget_is_planned_and_told(base, tmp_path, sevlm_):
-    code, out, err = sevlm_('train', base.data, '--out', tmp_path/'run', '--set', *base.fast, '--budget', '2GB', '--quiet')
-    assert code == 0 and '16 paintings = 1 x 16' in out and 'of 2.0 GB expected' in out
-    code, out, err = sevlm_('train', base.data, '--out', tmp_path/'small', '--set', *base.fast, '--budget', '100MB', '--quiet')
-    assert code == 2 and 'Give at least' in err and not (tmp_path/'small'/'last').exists()
-    code, out, err = sevlm_('train', base.data, '--out', tmp_path/'slip', '--set', *base.fast, '--budget', '11 gigs', '--quiet')
-    assert code == 2 and '11GB' in err
+    code, out, err = sevlm_(
+        "train", base.data, "--out", tmp_path / "run", "--set", *base.fast, "--budget", "2GB", "--quiet"
+    )
+    assert code == 0 and "16 paintings = 1 x 16" in out and "of 2.0 GB expected" in out
+    code, out, err = sevlm_(
+        "train", base.data, "--out", tmp_path / "small", "--set", *base.fast, "--budget", "100MB", "--quiet"
+    )
+    assert code == 2 and "Give at least" in err and not (tmp_path / "small" / "last").exists()
+    code, out, err = sevlm_(
+        "train", base.data, "--out", tmp_path / "slip", "--set", *base.fast, "--budget", "11 gigs", "--quiet"
+    )
+    assert code == 2 and "11GB" in err
 
 
 def test_the_card_has_a_preset(base, tmp_path, sevlm_):
-    code, out, err = sevlm_('train', base.data, '--out', tmp_path/'run', '--preset', 'rtx2080ti', '--tokenizer', Path(__file__).parent/'gpt2_bpe', '--quiet', '--set', 'tower=mini', 'device=cpu')
-    assert code == 2 and 'patches' in err                                                   # the corrected model's sizes, of which this tower is not
+    code, out, err = sevlm_(
+        "train",
+        base.data,
+        "--out",
+        tmp_path / "run",
+        "--preset",
+        "rtx2080ti",
+        "--tokenizer",
+        Path(__file__).parent / "gpt2_bpe",
+        "--quiet",
+        "--set",
+        "tower=mini",
+        "device=cpu",
+    )
+    assert code == 2 and "patches" in err  # the corrected model's sizes, of which this tower is not
 
 
-def kept_options(folder): return ['--features', folder, '--features-dtype', 'float32', '--quiet']
-def shards_of(folder): return [p for p in folder.rglob('[!.]*.safetensors') if p.parent.name != 'damaged']
-def weights_of(run): return load_file(run/'last'/'model.safetensors')
+def kept_options(folder):
+    return ["--features", folder, "--features-dtype", "float32", "--quiet"]
+
+
+def shards_of(folder):
+    return [p for p in folder.rglob("[!.]*.safetensors") if p.parent.name != "damaged"]
+
+
+def weights_of(run):
+    return load_file(run / "last" / "model.safetensors")
 
 
 def told_of(part, out):
     "The lines about the kept patch tokens of a part: how many, and below it, indented, each damaged file."
     lines = out.splitlines()
-    at, = (n for n, line in enumerate(lines) if line.startswith(f'{part} part: features '))
-    return [lines[at], *takewhile(lambda line: line.startswith('  ') and ' pictures lost: ' in line, lines[at + 1:])]
+    (at,) = (n for n, line in enumerate(lines) if line.startswith(f"{part} part: features "))
+    return [lines[at], *takewhile(lambda line: line.startswith("  ") and " pictures lost: " in line, lines[at + 1 :])]
 
 
-@pytest.fixture(scope='module')
+@pytest.fixture(scope="module")
 def kept_run(base, tmp_path_factory):
     "A run that keeps its patch tokens on disk: the command's exit code is 0, and the folder of the patch tokens."
-    folder = tmp_path_factory.mktemp('kept')
-    keep = map(str, kept_options(folder/'features'))
-    assert main(['train', str(base.data), '--out', str(folder/'run'), '--set', *base.fast, *keep]) == 0
-    return SimpleNamespace(features=folder/'features', run=folder/'run')
+    folder = tmp_path_factory.mktemp("kept")
+    keep = map(str, kept_options(folder / "features"))
+    assert main(["train", str(base.data), "--out", str(folder / "run"), "--set", *base.fast, *keep]) == 0
+    return SimpleNamespace(features=folder / "features", run=folder / "run")
 
 
 def test_patch_tokens_are_kept_and_found_again(base, kept_run, tmp_path, sevlm_):
     written = lambda: {p: p.stat().st_mtime_ns for p in shards_of(kept_run.features)}
     before, keep = written(), kept_options(kept_run.features)
-    code, out, err = sevlm_('train', base.data, '--out', tmp_path/'run', '--set', *base.fast, *keep)
-    assert code == 0 and before and written() == before                                      # read, not made
-    for part in ('training', 'validation'):
-        line, = told_of(part, out)
-        assert ', 0 encoded; ' in line
-    first, again = weights_of(kept_run.run), weights_of(tmp_path/'run')
+    code, out, err = sevlm_("train", base.data, "--out", tmp_path / "run", "--set", *base.fast, *keep)
+    assert code == 0 and before and written() == before  # read, not made
+    for part in ("training", "validation"):
+        (line,) = told_of(part, out)
+        assert ", 0 encoded; " in line
+    first, again = weights_of(kept_run.run), weights_of(tmp_path / "run")
     assert all(torch.equal(first[k], again[k]) for k in first)
 
 
-@pytest.mark.parametrize('part, other, name', [('training', 'validation', 'train'), ('validation', 'training', 'val')])
+@pytest.mark.parametrize("part, other, name", [("training", "validation", "train"), ("validation", "training", "val")])
 def test_damage_to_kept_patch_tokens_is_told_and_mended(part, other, name, base, kept_run, tmp_path, sevlm_):
     "The shard is found by the pictures that its header names: its own name depends on rounding, so on the processor."
-    paintings = load_corpus(base.data, SEVLMConfig.preset('mini'), progress=False).parts[name]
+    paintings = load_corpus(base.data, SEVLMConfig.preset("mini"), progress=False).parts[name]
     digests = {digest_file(p.image).hex() for p in paintings}
-    features = Path(shutil.copytree(kept_run.features, tmp_path/'features'))
+    features = Path(shutil.copytree(kept_run.features, tmp_path / "features"))
     held = {}
     for path in shards_of(features):
-        with safe_open(path, 'pt') as f: held[path] = json.loads(f.metadata()['sevlm'])['digests']
+        with safe_open(path, "pt") as f:
+            held[path] = json.loads(f.metadata()["sevlm"])["digests"]
     shard = next(path for path, ids in held.items() if digests & set(ids))
-    assert set(held[shard]) <= digests                                       # a part's pictures are encoded together
+    assert set(held[shard]) <= digests  # a part's pictures are encoded together
     data = bytearray(shard.read_bytes())
-    data[-100] ^= 1                                                                          # in the last row
+    data[-100] ^= 1  # in the last row
     shard.write_bytes(data)
-    code, out, err = sevlm_('train', base.data, '--out', tmp_path/'run', '--set', *base.fast, *kept_options(features))
+    code, out, err = sevlm_("train", base.data, "--out", tmp_path / "run", "--set", *base.fast, *kept_options(features))
     n = len(held[shard])
     line, damage = told_of(part, out)
-    assert code == 0 and f'{len(digests)} pictures, {len(digests) - n} kept, {n} encoded; ' in line
-    assert damage.split() == f'{n} pictures lost: {shard.name} has 1 damaged rows of {n}'.split()
-    assert len(told_of(other, out)) == 1 and ', 0 encoded; ' in told_of(other, out)[0]
-    aside, = (shard.parent/'damaged').iterdir()
+    assert code == 0 and f"{len(digests)} pictures, {len(digests) - n} kept, {n} encoded; " in line
+    assert damage.split() == f"{n} pictures lost: {shard.name} has 1 damaged rows of {n}".split()
+    assert len(told_of(other, out)) == 1 and ", 0 encoded; " in told_of(other, out)[0]
+    (aside,) = (shard.parent / "damaged").iterdir()
     assert aside.name == shard.name and aside.read_bytes() == data
-    first, mended = weights_of(kept_run.run), weights_of(tmp_path/'run')
+    first, mended = weights_of(kept_run.run), weights_of(tmp_path / "run")
     assert all(torch.allclose(first[k], mended[k], atol=1e-3) for k in first)
 
 
 def test_a_step_in_parts_goes_on_as_a_whole(base, tmp_path, sevlm_):
     "Accumulation may change when a run is resumed; the batch may not."
-    assert sevlm_('train', base.data, '--out', tmp_path/'run', '--set', *base.fast, 'accumulate=2', '--quiet')[0] == 0
-    code, out, err = sevlm_('train', base.data, '--out', tmp_path/'run', '--resume', '--set', *base.fast, 'accumulate=1', 'epochs=3', '--quiet')
-    assert code == 0 and 'going on' in out
-    code, out, err = sevlm_('train', base.data, '--out', tmp_path/'run', '--resume', '--set', *base.fast, 'batch_size=8', '--quiet')
-    assert code == 2 and 'batch_size' in err
+    assert sevlm_("train", base.data, "--out", tmp_path / "run", "--set", *base.fast, "accumulate=2", "--quiet")[0] == 0
+    code, out, err = sevlm_(
+        "train",
+        base.data,
+        "--out",
+        tmp_path / "run",
+        "--resume",
+        "--set",
+        *base.fast,
+        "accumulate=1",
+        "epochs=3",
+        "--quiet",
+    )
+    assert code == 0 and "going on" in out
+    code, out, err = sevlm_(
+        "train", base.data, "--out", tmp_path / "run", "--resume", "--set", *base.fast, "batch_size=8", "--quiet"
+    )
+    assert code == 2 and "batch_size" in err
 
 
 def test_explain_by_beams(base, sevlm_):
-    code, out, err = sevlm_('explain', base.picture, '--checkpoint', base.run, '--beams', 3, '--json')
+    code, out, err = sevlm_("explain", base.picture, "--checkpoint", base.run, "--beams", 3, "--json")
     assert code == 0 and len(json.loads(out)) == 1
-    code, out, err = sevlm_('explain', base.picture, '--checkpoint', base.run, '--beams', 0)
-    assert code == 2 and 'at least 1' in err
+    code, out, err = sevlm_("explain", base.picture, "--checkpoint", base.run, "--beams", 0)
+    assert code == 2 and "at least 1" in err

@@ -1,112 +1,167 @@
 """What the page 00_core cannot check about itself: speed of import, every setting both ways, files under stress."""
-import subprocess, sys
+
+import subprocess
+import sys
 from dataclasses import fields
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from sevlm.config import EMOTIONS, POLARITY, SEVLMConfig, TrainConfig, emotion_id
 from sevlm.errors import ConfigError, DataError, SevlmError, did_you_mean
-from sevlm.utils import asset, check_writable, seed_everything, write_atomic
-from sevlm.utils import device_of
+from sevlm.utils import asset, check_writable, device_of, seed_everything, write_atomic
 
 CONFIGS = [(c, p) for c in (SEVLMConfig, TrainConfig) for p in c.presets]
 
 
 def test_import_is_light():
     code = "import sys, sevlm.core; print([m for m in ('torch', 'numpy', 'pandas', 'matplotlib', 'fastcore', 'nbdev') if m in sys.modules])"
-    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.strip() == '[]'
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    )
 
 
-@pytest.mark.parametrize('cls,preset', CONFIGS)
+@pytest.mark.parametrize("cls,preset", CONFIGS)
 def test_round_trip(cls, preset, tmp_path):
     config = cls.preset(preset)
-    config.save(tmp_path/'deep'/'config.json')
-    assert cls.load(tmp_path/'deep'/'config.json') == config == cls.from_dict(config.to_dict()) and config.name == preset
-    assert [p.name for p in (tmp_path/'deep').iterdir()] == ['config.json']
+    config.save(tmp_path / "deep" / "config.json")
+    assert (
+        cls.load(tmp_path / "deep" / "config.json") == config == cls.from_dict(config.to_dict())
+        and config.name == preset
+    )
+    assert [p.name for p in (tmp_path / "deep").iterdir()] == ["config.json"]
 
 
-@pytest.mark.parametrize('cls', [SEVLMConfig, TrainConfig])
+@pytest.mark.parametrize("cls", [SEVLMConfig, TrainConfig])
 def test_every_setting_refuses_the_wrong_type(cls):
-    wrong = {int: [1.5, '3', True, None], float: ['1', None, True, float('nan'), float('inf')], bool: ['False', 0, 1, None], str: [3, None, True]}
+    wrong = {
+        int: [1.5, "3", True, None],
+        float: ["1", None, True, float("nan"), float("inf")],
+        bool: ["False", 0, 1, None],
+        str: [3, None, True],
+    }
     for f in fields(cls):
         for value in wrong[f.type]:
-            with pytest.raises(ConfigError, match=f.name): cls.from_dict({f.name: value})
+            with pytest.raises(ConfigError, match=f.name):
+                cls.from_dict({f.name: value})
 
 
 def test_every_switch_both_ways():
     switches = [f.name for f in fields(SEVLMConfig) if f.type is bool]
     assert len(switches) >= 6
     for k in switches:
-        for v in (True, False): assert getattr(SEVLMConfig.preset('tiny', **{k: v}), k) is v
-    for k, options in dict(boundary=('because', 'fixed'), image_stats=('tower', 'imagenet')).items():
-        for v in options: assert getattr(SEVLMConfig.preset('tiny', **{k: v}), k) == v
+        for v in (True, False):
+            assert getattr(SEVLMConfig.preset("tiny", **{k: v}), k) is v
+    for k, options in dict(boundary=("because", "fixed"), image_stats=("tower", "imagenet")).items():
+        for v in options:
+            assert getattr(SEVLMConfig.preset("tiny", **{k: v}), k) == v
 
 
-@pytest.mark.parametrize('bad', [dict(heads=5), dict(vad_heads=2), dict(patches=195), dict(image_size=225), dict(layers=0), dict(dropout=1.0),
-                                 dict(max_tokens=2000), dict(vad_positions=8), dict(vad_weight=-1), dict(boundary='six')])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        dict(heads=5),
+        dict(vad_heads=2),
+        dict(patches=195),
+        dict(image_size=225),
+        dict(layers=0),
+        dict(dropout=1.0),
+        dict(max_tokens=2000),
+        dict(vad_positions=8),
+        dict(vad_weight=-1),
+        dict(boundary="six"),
+    ],
+)
 def test_impossible_models(bad):
-    with pytest.raises(ConfigError): SEVLMConfig.preset('paper', **bad)
-    with pytest.raises(ConfigError): SEVLMConfig().replace(**bad)
+    with pytest.raises(ConfigError):
+        SEVLMConfig.preset("paper", **bad)
+    with pytest.raises(ConfigError):
+        SEVLMConfig().replace(**bad)
 
 
-@pytest.mark.parametrize('bad', [dict(epochs=0), dict(lr_vad=-1e-5), dict(schedule='cosine'), dict(precision='float8'), dict(accumulate=0), dict(budget=-1.0), dict(warmup_steps=-1)])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        dict(epochs=0),
+        dict(lr_vad=-1e-5),
+        dict(schedule="cosine"),
+        dict(precision="float8"),
+        dict(accumulate=0),
+        dict(budget=-1.0),
+        dict(warmup_steps=-1),
+    ],
+)
 def test_impossible_runs(bad):
-    with pytest.raises(ConfigError): TrainConfig.preset('mini', **bad)
+    with pytest.raises(ConfigError):
+        TrainConfig.preset("mini", **bad)
 
 
 def test_frozen_and_hashable():
-    with pytest.raises(AttributeError): SEVLMConfig().width = 3
-    assert len({SEVLMConfig(), SEVLMConfig.preset('corrected'), SEVLMConfig.preset('paper')}) == 2
+    with pytest.raises(AttributeError):
+        SEVLMConfig().width = 3
+    assert len({SEVLMConfig(), SEVLMConfig.preset("corrected"), SEVLMConfig.preset("paper")}) == 2
 
 
 def test_unknown_names():
-    with pytest.raises(ConfigError, match="Did you mean 'vad_weight'"): SEVLMConfig.from_dict({'vad_wieght': 1.0})
-    with pytest.raises(ConfigError, match="Did you mean 'mini'"): TrainConfig.preset('mni')
-    with pytest.raises(DataError, match="Did you mean 'sadness'"): emotion_id('sadnes')
-    with pytest.raises(DataError): asset('../core.pyc')
+    with pytest.raises(ConfigError, match="Did you mean 'vad_weight'"):
+        SEVLMConfig.from_dict({"vad_wieght": 1.0})
+    with pytest.raises(ConfigError, match="Did you mean 'mini'"):
+        TrainConfig.preset("mni")
+    with pytest.raises(DataError, match="Did you mean 'sadness'"):
+        emotion_id("sadnes")
+    with pytest.raises(DataError):
+        asset("../core.pyc")
     assert issubclass(DataError, SevlmError) and len(POLARITY) == len(EMOTIONS) == 9
 
 
 @given(st.text(max_size=20))
 @settings(max_examples=50, deadline=None)
 def test_did_you_mean_takes_anything(name):
-    assert did_you_mean(name, EMOTIONS).endswith('Valid: ' + ', '.join(EMOTIONS) + '.')
+    assert did_you_mean(name, EMOTIONS).endswith("Valid: " + ", ".join(EMOTIONS) + ".")
 
 
-@pytest.mark.parametrize('text', ['', '[]', '3', '{"heads": 5}', '{"a": 1}', 'nonsense', '{"layers": NaN}', '{"dropout": Infinity}'])
+@pytest.mark.parametrize(
+    "text", ["", "[]", "3", '{"heads": 5}', '{"a": 1}', "nonsense", '{"layers": NaN}', '{"dropout": Infinity}']
+)
 def test_bad_files(tmp_path, text):
-    (tmp_path/'c.json').write_text(text)
-    with pytest.raises(ConfigError): SEVLMConfig.load(tmp_path/'c.json')
+    (tmp_path / "c.json").write_text(text)
+    with pytest.raises(ConfigError):
+        SEVLMConfig.load(tmp_path / "c.json")
 
 
 def test_binary_file(tmp_path):
-    (tmp_path/'c.json').write_bytes(b'\xff\xfe\x00')
-    with pytest.raises(ConfigError): TrainConfig.load(tmp_path/'c.json')
-    with pytest.raises(ConfigError): TrainConfig.load(tmp_path)
+    (tmp_path / "c.json").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError):
+        TrainConfig.load(tmp_path / "c.json")
+    with pytest.raises(ConfigError):
+        TrainConfig.load(tmp_path)
 
 
 def test_write_atomic_keeps_the_old_file(tmp_path):
-    (tmp_path/'f.bin').write_bytes(b'old')
+    (tmp_path / "f.bin").write_bytes(b"old")
     with pytest.raises(ValueError):
-        with write_atomic(tmp_path/'f.bin') as tmp:
-            assert tmp.parent == tmp_path and tmp.suffix == '.bin'
-            tmp.write_bytes(b'ne')
+        with write_atomic(tmp_path / "f.bin") as tmp:
+            assert tmp.parent == tmp_path and tmp.suffix == ".bin"
+            tmp.write_bytes(b"ne")
             raise ValueError
-    assert (tmp_path/'f.bin').read_bytes() == b'old' and len(list(tmp_path.iterdir())) == 1
+    assert (tmp_path / "f.bin").read_bytes() == b"old" and len(list(tmp_path.iterdir())) == 1
 
 
 def test_check_writable(tmp_path):
-    assert check_writable(tmp_path/'a'/'b').is_dir()
-    (tmp_path/'file').write_text('')
-    with pytest.raises(ConfigError, match='Choose another folder'): check_writable(tmp_path/'file'/'x')
+    assert check_writable(tmp_path / "a" / "b").is_dir()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="Choose another folder"):
+        check_writable(tmp_path / "file" / "x")
 
 
 def test_devices_and_seeds():
     import torch
-    assert device_of('cpu') == torch.device('cpu')
-    for name in ('gpu', '', 'cuda:99', 'meta'):
-        with pytest.raises(ConfigError): device_of(name)
+
+    assert device_of("cpu") == torch.device("cpu")
+    for name in ("gpu", "", "cuda:99", "meta"):
+        with pytest.raises(ConfigError):
+            device_of(name)
     seed_everything(2**32 + 1)
     a = torch.rand(3)
     seed_everything(2**32 + 1)

@@ -1,58 +1,68 @@
 """A text that grows is read as if it were read anew at every step, whatever is kept; searches find what can be found by trying all; tables are made once."""
+
 import warnings
 
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ties import same_texts
 
 from sevlm.config import PUBLISHED, SEVLMConfig
 from sevlm.errors import ConfigError
-from sevlm.utils import asset, seed_everything
-from sevlm.models.generation import Reader, next_logits
-from sevlm.models.generation import SHRINK, beam_search, extend, greedy, sampler, write
+from sevlm.lexicon.lexicon import Lexicon
 from sevlm.lexicon.token_table import VADTable, kept_table, vad_table
+from sevlm.models.generation import SHRINK, Reader, beam_search, extend, greedy, next_logits, sampler, write
 from sevlm.models.sevlm import SEVLM
 from sevlm.models.tokenizer import load_tokenizer, prompt_ids, special_ids
-from sevlm.lexicon.lexicon import Lexicon
+from sevlm.utils import asset, seed_everything
 
-from ties import same_texts
-
-MODES = {'corrected': {}, 'published': PUBLISHED, 'no mask, but at the word': dict(causal_vad=False), 'without fusion': dict(use_fusion=False)}
-WORDS = {w: (.1*i - .4, .3, -.2) for i, w in enumerate('sky dark light calm storm water old fear the is'.split())}
-
-
-@pytest.fixture(scope='module')
-def tokenizer(): return load_tokenizer(asset('mini'))
-
-
-@pytest.fixture(scope='module')
-def special(tokenizer): return special_ids(tokenizer)
+MODES = {
+    "corrected": {},
+    "published": PUBLISHED,
+    "no mask, but at the word": dict(causal_vad=False),
+    "without fusion": dict(use_fusion=False),
+}
+WORDS = {w: (0.1 * i - 0.4, 0.3, -0.2) for i, w in enumerate("sky dark light calm storm water old fear the is".split())}
 
 
-@pytest.fixture(scope='module')
+@pytest.fixture(scope="module")
+def tokenizer():
+    return load_tokenizer(asset("mini"))
+
+
+@pytest.fixture(scope="module")
+def special(tokenizer):
+    return special_ids(tokenizer)
+
+
+@pytest.fixture(scope="module")
 def models(tokenizer):
     "The same random weights in four modes, with livelier blocks than a fresh model has, so that texts vary."
     found = {}
     for mode, changes in MODES.items():
-        config = SEVLMConfig.preset('tiny', vocab_size=len(tokenizer), **changes)
+        config = SEVLMConfig.preset("tiny", vocab_size=len(tokenizer), **changes)
         seed_everything(1)
         model = SEVLM(config).eval()
         with torch.no_grad():
             for p in model.decoder.transformer.h.parameters():
-                if p.dim() == 2: p.mul_(4)
+                if p.dim() == 2:
+                    p.mul_(4)
         table = vad_table(tokenizer, Lexicon(WORDS), config.lookup)
         found[mode] = model, table
     return found
 
 
-def grids(n, model): return torch.randn(n, model.config.patches, model.config.width, generator=torch.Generator().manual_seed(n))
+def grids(n, model):
+    return torch.randn(n, model.config.patches, model.config.width, generator=torch.Generator().manual_seed(n))
 
 
 def random_texts(tokenizer, special, S, T, seed):
     ids = torch.randint(len(tokenizer), (S, T), generator=torch.Generator().manual_seed(seed))
     ids[:, :4] = torch.tensor(prompt_ids(tokenizer))
     for row in range(S):
-        if (at := 5 + (seed + 3*row) % T) < T: ids[row, at] = special.because      # at different places, in some texts not at all
+        if (at := 5 + (seed + 3 * row) % T) < T:
+            ids[row, at] = special.because  # at different places, in some texts not at all
     return ids
 
 
@@ -61,103 +71,127 @@ def anew(model, table, special, grid):
     return lambda n, words: next_logits(model, words[None], table(words[None])[0], grid[n][None], special)[0]
 
 
-@pytest.mark.parametrize('mode', MODES)
+@pytest.mark.parametrize("mode", MODES)
 @settings(deadline=None, max_examples=12)
 @given(cuts=st.lists(st.integers(1, 5), min_size=2, max_size=8), seed=st.integers(0, 99), tagger=st.booleans())
 def test_read_in_any_pieces(models, tokenizer, special, mode, cuts, seed, tagger):
     "Also with a look-up that needs the whole text at once."
     (model, table), cuts = models[mode], list(cuts)
-    cuts[0] += 4                                                                            # the prompt
-    grid, ids = grids(2, model), random_texts(tokenizer, special, 4, sum(cuts), seed)      # two texts a painting
+    cuts[0] += 4  # the prompt
+    grid, ids = grids(2, model), random_texts(tokenizer, special, 4, sum(cuts), seed)  # two texts a painting
     looked_up = (lambda ids: table(ids)) if tagger else table
     reader, at = Reader(model, grid, looked_up, special), 0
     for n in cuts:
-        ours = reader(ids[:, at:at + n])
+        ours = reader(ids[:, at : at + n])
         at += n
-        torch.testing.assert_close(ours, next_logits(model, ids[:, :at], table(ids[:, :at])[0], grid, special), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            ours, next_logits(model, ids[:, :at], table(ids[:, :at])[0], grid, special), rtol=1e-4, atol=1e-4
+        )
 
 
-@pytest.mark.parametrize('mode', MODES)
+@pytest.mark.parametrize("mode", MODES)
 def test_kept_and_reordered(models, tokenizer, special, mode):
     model, table = models[mode]
     grid, ids = grids(3, model), random_texts(tokenizer, special, 6, 14, 5)
     reader = Reader(model, grid, table, special)
     reader(ids[:, :11])
-    texts, paintings = torch.tensor([5, 4, 1, 0]), torch.tensor([2, 0])                   # paintings in another order, their texts turned round, one left out
+    texts, paintings = (
+        torch.tensor([5, 4, 1, 0]),
+        torch.tensor([2, 0]),
+    )  # paintings in another order, their texts turned round, one left out
     reader.keep(texts, paintings)
     for t in (11, 12):
-        ours = reader(ids[texts, t:t + 1])
-        torch.testing.assert_close(ours, next_logits(model, ids[texts, :t + 1], table(ids[texts, :t + 1])[0], grid[paintings], special), rtol=1e-4, atol=1e-4)
+        ours = reader(ids[texts, t : t + 1])
+        torch.testing.assert_close(
+            ours,
+            next_logits(model, ids[texts, : t + 1], table(ids[texts, : t + 1])[0], grid[paintings], special),
+            rtol=1e-4,
+            atol=1e-4,
+        )
 
 
-@pytest.mark.parametrize('mode', MODES)
+@pytest.mark.parametrize("mode", MODES)
 def test_texts_that_end_at_different_times(models, tokenizer, special, mode):
     "The batch shrinks, and every text is what it would be alone and without anything kept."
     model, table = models[mode]
-    grid, start = grids(8, model), torch.tensor([prompt_ids(tokenizer)]*8)
+    grid, start = grids(8, model), torch.tensor([prompt_ids(tokenizer)] * 8)
     free = extend(model, grid, start, table, special, torch.empty(0, dtype=torch.long), 20)
     words = free[:, 4:]
-    ends = torch.unique(torch.cat([words[0, 3:4], words[3, 8:9], words[6, 1:2]]))          # words that some texts come to say become their ends
+    ends = torch.unique(
+        torch.cat([words[0, 3:4], words[3, 8:9], words[6, 1:2]])
+    )  # words that some texts come to say become their ends
     sizes = []
+
     def pick(logits):
         sizes.append(len(logits))
         return greedy(logits)
+
     ours = extend(model, grid, start, table, special, ends, 20, pick)
     plain = extend(model, grid, start, table, special, ends, 20, cached=False)
     scores = anew(model, table, special, grid)
     same_texts(ours, plain, special.pad, scores)
-    assert min(sizes) < 8 and all(b == a or b <= SHRINK*a for a, b in zip(sizes, sizes[1:]))
+    assert min(sizes) < 8 and all(b == a or b <= SHRINK * a for a, b in zip(sizes, sizes[1:]))
     for n, (row, g) in enumerate(zip(ours, grid)):
         alone = extend(model, g[None], start[:1], table, special, ends, 20)
         same_texts(row[None], alone, special.pad, lambda _, words: scores(n, words))
         said = row[4:]
         end = torch.isin(said, ends).nonzero()
-        assert not len(end) or (said[end[0, 0] + 1:] == special.pad).all()
+        assert not len(end) or (said[end[0, 0] + 1 :] == special.pad).all()
 
 
 def test_sampling_is_reproducible(models, tokenizer, special):
-    model, table = models['corrected']
-    drawn = [write(model, grids(3, model), tokenizer, table, steps=9, pick=sampler(1.5, torch.Generator().manual_seed(seed))) for seed in (0, 0, 1)]
+    model, table = models["corrected"]
+    drawn = [
+        write(model, grids(3, model), tokenizer, table, steps=9, pick=sampler(1.5, torch.Generator().manual_seed(seed)))
+        for seed in (0, 0, 1)
+    ]
     assert drawn[0] == drawn[1] != drawn[2]
 
 
 # beams
 
-EQUALLY_GOOD = 1e-4     # log-probabilities nearer to each other than this differ by rounding (about 1e-6)
+EQUALLY_GOOD = 1e-4  # log-probabilities nearer to each other than this differ by rounding (about 1e-6)
 
 
 def score_of(words, model, start, table, special, grid, ends, power):
     "log-probability / length ** power of the words after the prompt, up to the first that ends the text."
-    total, text = 0., start[0]
+    total, text = 0.0, start[0]
     for n, word in enumerate(words.tolist(), 1):
         total += float(anew(model, table, special, grid)(0, text).log_softmax(-1)[word])
         text = torch.cat([text, torch.tensor([word])])
         if word in ends:
             assert (words[n:] == special.pad).all()
             break
-    return total/n**power
+    return total / n**power
 
 
 def best_by_trying_all(model, start, table, special, grid, ends, power):
     "The score of the best text of at most two more words."
-    first = next_logits(model, start, table(start)[0], grid, special).log_softmax(-1)[0]                     # [V]
+    first = next_logits(model, start, table(start)[0], grid, special).log_softmax(-1)[0]  # [V]
     V = len(first)
     ids = torch.cat([start.repeat(V, 1), torch.arange(V)[:, None]], 1)
-    second = next_logits(model, ids, table(ids)[0], grid, special).log_softmax(-1)                          # [V, V]
-    total = (first[:, None] + second)/2**power
-    total[ends] = -torch.inf                                                                                # these have ended
+    second = next_logits(model, ids, table(ids)[0], grid, special).log_softmax(-1)  # [V, V]
+    total = (first[:, None] + second) / 2**power
+    total[ends] = -torch.inf  # these have ended
     return max(float(first[ends].max()), float(total.max()))
 
 
 def test_one_beam_is_greedy(models, tokenizer, special):
     for model, table in models.values():
-        grid, start, ends = grids(3, model), torch.tensor([prompt_ids(tokenizer)]*3), torch.tensor([special.eos, special.pad])
-        a, b = extend(model, grid, start, table, special, ends, 8), beam_search(model, grid, start, table, special, ends, 8, beams=1)
+        grid, start, ends = (
+            grids(3, model),
+            torch.tensor([prompt_ids(tokenizer)] * 3),
+            torch.tensor([special.eos, special.pad]),
+        )
+        a, b = (
+            extend(model, grid, start, table, special, ends, 8),
+            beam_search(model, grid, start, table, special, ends, 8, beams=1),
+        )
         same_texts(a, b, special.pad, anew(model, table, special, grid))
 
 
-@pytest.mark.parametrize('mode', ['corrected', 'published'])
-@pytest.mark.parametrize('power', [0., 1.])
+@pytest.mark.parametrize("mode", ["corrected", "published"])
+@pytest.mark.parametrize("power", [0.0, 1.0])
 def test_as_many_beams_as_words_find_the_best(models, tokenizer, special, mode, power):
     "Some of the likely words end a text, so that texts of one and of two words compete."
     model, table = models[mode]
@@ -165,60 +199,83 @@ def test_as_many_beams_as_words_find_the_best(models, tokenizer, special, mode, 
     for g in grids(3, model):
         likely = next_logits(model, start, table(start)[0], g[None], special)[0].topk(4).indices
         ends = torch.unique(torch.cat([torch.tensor([special.eos]), likely[1:3]]))
-        found = beam_search(model, g[None], start, table, special, ends, 2, beams=len(tokenizer), length_power=power)[0, 4:]
+        found = beam_search(model, g[None], start, table, special, ends, 2, beams=len(tokenizer), length_power=power)[
+            0, 4:
+        ]
         score = score_of(found, model, start, table, special, g[None], ends, power)
         best = best_by_trying_all(model, start, table, special, g[None], ends, power)
         assert score == pytest.approx(best, abs=EQUALLY_GOOD)
 
 
 def test_beams_of_several_paintings_do_not_mix(models, tokenizer, special):
-    model, table = models['published']
-    grid, start, ends = grids(3, model), torch.tensor([prompt_ids(tokenizer)]*3), torch.tensor([special.eos])
+    model, table = models["published"]
+    grid, start, ends = grids(3, model), torch.tensor([prompt_ids(tokenizer)] * 3), torch.tensor([special.eos])
     together = beam_search(model, grid, start, table, special, ends, 7, beams=5)[:, 4:]
-    score = lambda words, g: score_of(words, model, start[:1], table, special, g[None], ends, 1.)
+    score = lambda words, g: score_of(words, model, start[:1], table, special, g[None], ends, 1.0)
     for row, g in zip(together, grid):
         alone = beam_search(model, g[None], start[:1], table, special, ends, 7, beams=5)[0, 4:]
-        same = row[:len(alone)].tolist() == alone.tolist()
+        same = row[: len(alone)].tolist() == alone.tolist()
         assert same or score(row, g) == pytest.approx(score(alone, g), abs=EQUALLY_GOOD)
-        assert (row[len(alone):] == special.pad).all()
+        assert (row[len(alone) :] == special.pad).all()
     worst = max(abs(score(a, g) - score(b, g)) for a in together for b, g in zip(together, grid))
-    assert worst > 100*EQUALLY_GOOD                                 # another painting's text would show
+    assert worst > 100 * EQUALLY_GOOD  # another painting's text would show
 
 
-@pytest.mark.parametrize('beams', [0, -1])
+@pytest.mark.parametrize("beams", [0, -1])
 def test_no_beams(models, special, beams):
-    model, table = models['corrected']
-    with pytest.raises(ConfigError, match='at least 1'): beam_search(model, grids(1, model), torch.zeros(1, 4, dtype=torch.long), table, special, torch.tensor([0]), 2, beams=beams)
+    model, table = models["corrected"]
+    with pytest.raises(ConfigError, match="at least 1"):
+        beam_search(
+            model,
+            grids(1, model),
+            torch.zeros(1, 4, dtype=torch.long),
+            table,
+            special,
+            torch.tensor([0]),
+            2,
+            beams=beams,
+        )
 
 
 # tables made once
 
+
 def test_a_table_is_made_once_and_never_served_for_another_lexicon(tokenizer, tmp_path, monkeypatch):
     from sevlm.lexicon import token_table as module
+
     made = []
-    monkeypatch.setattr(module, 'vad_table', lambda *how: made.append(how) or vad_table(*how))
-    lexicons = [Lexicon(WORDS), Lexicon({**WORDS, 'sky': (.9, .3, -.2)}), Lexicon({w: WORDS[w] for w in list(WORDS)[1:]})]
-    for lexicon in lexicons*2:
-        assert kept_table(tokenizer, lexicon, 'word', tmp_path).digest() == vad_table(tokenizer, lexicon, 'word').digest()
-    assert len(made) == 3 and len(list(tmp_path.glob('*.safetensors'))) == 3
-    kept_table(tokenizer, lexicons[0], 'piece', tmp_path)
+    monkeypatch.setattr(module, "vad_table", lambda *how: made.append(how) or vad_table(*how))
+    lexicons = [
+        Lexicon(WORDS),
+        Lexicon({**WORDS, "sky": (0.9, 0.3, -0.2)}),
+        Lexicon({w: WORDS[w] for w in list(WORDS)[1:]}),
+    ]
+    for lexicon in lexicons * 2:
+        assert (
+            kept_table(tokenizer, lexicon, "word", tmp_path).digest() == vad_table(tokenizer, lexicon, "word").digest()
+        )
+    assert len(made) == 3 and len(list(tmp_path.glob("*.safetensors"))) == 3
+    kept_table(tokenizer, lexicons[0], "piece", tmp_path)
     assert len(made) == 4
 
 
-@pytest.mark.parametrize('at', [3, 60, -1, -2000])
+@pytest.mark.parametrize("at", [3, 60, -1, -2000])
 def test_a_damaged_table_is_made_anew_and_told(tokenizer, tmp_path, at):
-    right = kept_table(tokenizer, Lexicon(WORDS), 'word', tmp_path)
-    (file,) = tmp_path.glob('*.safetensors')
-    data = bytearray(file.read_bytes()); data[at] ^= 4
+    right = kept_table(tokenizer, Lexicon(WORDS), "word", tmp_path)
+    (file,) = tmp_path.glob("*.safetensors")
+    data = bytearray(file.read_bytes())
+    data[at] ^= 4
     file.write_bytes(data)
-    with pytest.warns(UserWarning, match='made anew'): again = kept_table(tokenizer, Lexicon(WORDS), 'word', tmp_path)
+    with pytest.warns(UserWarning, match="made anew"):
+        again = kept_table(tokenizer, Lexicon(WORDS), "word", tmp_path)
     assert again.digest() == right.digest()
     with warnings.catch_warnings():
-        warnings.simplefilter('error')
+        warnings.simplefilter("error")
         assert VADTable.load(file).digest() == right.digest()
 
 
 def test_a_folder_that_cannot_be_written_to_is_no_obstacle(tokenizer, tmp_path):
-    (tmp_path/'file').write_text('')
-    with pytest.warns(UserWarning, match='SEVLM_CACHE'): table = kept_table(tokenizer, Lexicon(WORDS), 'piece', tmp_path/'file'/'below')
-    assert table.digest() == vad_table(tokenizer, Lexicon(WORDS), 'piece').digest()
+    (tmp_path / "file").write_text("")
+    with pytest.warns(UserWarning, match="SEVLM_CACHE"):
+        table = kept_table(tokenizer, Lexicon(WORDS), "piece", tmp_path / "file" / "below")
+    assert table.digest() == vad_table(tokenizer, Lexicon(WORDS), "piece").digest()

@@ -18,12 +18,12 @@ import torch
 from PIL import Image
 from torch import nn
 
-from sevlm.data import features as module
-from sevlm.images import open_image
-from sevlm.errors import ConfigError, DataError, ImageError
 from sevlm.config import SEVLMConfig
+from sevlm.data import features as module
 from sevlm.data.batches import _stack
 from sevlm.data.features import DTYPES, Features, Store, check_features, describe, feature_bytes, keep_features, key_of
+from sevlm.errors import ConfigError, DataError, ImageError
+from sevlm.images import open_image
 from sevlm.models.vision import ImageEncoder, load_tower, make_preprocess
 
 P, D, N = 4, 8, 10
@@ -108,7 +108,11 @@ def test_every_way_of_asking(paths, folder):
     features = keep(paths, folder)
     all_rows = features[:]
     assert features.many is True and all_rows.shape == (N, P, D) and all_rows.dtype == torch.float32
-    assert features[2].shape == (P, D) and torch.equal(features[-1], all_rows[-1]) and torch.equal(features[np.int64(3)], all_rows[3])
+    assert (
+        features[2].shape == (P, D)
+        and torch.equal(features[-1], all_rows[-1])
+        and torch.equal(features[np.int64(3)], all_rows[3])
+    )
     for index in ([7, 0, 7], np.array([7, 0, 7]), torch.tensor([7, 0, 7])):
         assert torch.equal(features[index], all_rows[[7, 0, 7]])
     assert torch.equal(features[torch.tensor([3])], all_rows[[3]]) and torch.equal(features[2:9:3], all_rows[2:9:3])
@@ -184,8 +188,16 @@ def test_the_key_sees_every_ingredient():
     def key(opener=open_image, given=None, **changes):
         return key_of(describe(load_tower(ImageEncoder(config.replace(**changes)), "mini"), opener, **(given or {})))
 
-    keys = [key(), key(image_stats="imagenet"), key(resize="bilinear"), key(pool=2, patches=16), key(given={"dtype": "float32"}),
-            key(given={"precision": "bfloat16"}), key(opener=draw), key_of(describe(ImageEncoder(config), open_image))]
+    keys = [
+        key(),
+        key(image_stats="imagenet"),
+        key(resize="bilinear"),
+        key(pool=2, patches=16),
+        key(given={"dtype": "float32"}),
+        key(given={"precision": "bfloat16"}),
+        key(opener=draw),
+        key_of(describe(ImageEncoder(config), open_image)),
+    ]
     assert len(set(keys)) == len(keys) and key() == keys[0]
 
 
@@ -208,7 +220,9 @@ def test_what_has_no_description_is_refused(paths, folder):
 def test_another_tower_has_another_folder(paths, folder):
     one, two = keep(paths, folder), keep(paths, folder, Toy(seed=1))
     assert one.report.folder != two.report.folder and two.report.encoded == N
-    assert torch.allclose(two[:], exact(paths, Toy(seed=1)), rtol=2**-10, atol=1e-4) and right(keep(paths, folder), paths)
+    assert torch.allclose(two[:], exact(paths, Toy(seed=1)), rtol=2**-10, atol=1e-4) and right(
+        keep(paths, folder), paths
+    )
 
 
 def test_a_folder_that_says_otherwise_is_refused(paths, folder):
@@ -234,7 +248,10 @@ def test_bytes_are_foretold(paths, folder):
     encoder = load_tower(ImageEncoder(SEVLMConfig.preset("mini")), "mini")
     for dtype in DTYPES:
         features = keep_features(encoder, paths, open_image, folder, dtype=dtype, progress=False)
-        real, foretold = sum(p.stat().st_size for p in features.report.folder.iterdir()), feature_bytes(N, 64, 128, dtype)
+        real, foretold = (
+            sum(p.stat().st_size for p in features.report.folder.iterdir()),
+            feature_bytes(N, 64, 128, dtype),
+        )
         assert features.report.bytes <= real and abs(real - foretold) < 0.03 * foretold
 
 
@@ -279,7 +296,12 @@ def test_an_exception_keeps_the_shards_that_are_done(paths, folder):
     with pytest.raises(Cut):
         keep(paths, folder, opener=opener, batch_size=2)
     features = keep(paths, folder, opener=opener, batch_size=2)
-    assert features.report.kept == 6 and features.report.encoded == 4 and not features.report.damaged and right(features, paths)
+    assert (
+        features.report.kept == 6
+        and features.report.encoded == 4
+        and not features.report.damaged
+        and right(features, paths)
+    )
 
 
 @pytest.mark.parametrize("after", [False, True])
@@ -305,7 +327,10 @@ def test_cut_at_any_write(paths, folder, monkeypatch, after):
                 keep(paths, here)
         features = keep(paths, here)
         assert right(features, paths) and not features.report.damaged, at
-        assert not list(features.report.folder.glob(".*-*")) and not check_features(features.report.folder, progress=False).damaged
+        assert (
+            not list(features.report.folder.glob(".*-*"))
+            and not check_features(features.report.folder, progress=False).damaged
+        )
 
 
 PATIENCE = [None]  # how many pictures this process opens before it waits for its end; None: all
@@ -364,7 +389,9 @@ def pool():
 
 def read(features, meeting):
     meet(meeting, 2)
-    return [torch.equal(features[(order := random.sample(range(N), N))], features[:][order]) for _ in range(20)], features[:]
+    return [
+        torch.equal(features[(order := random.sample(range(N), N))], features[:][order]) for _ in range(20)
+    ], features[:]
 
 
 def test_two_fill_at_once(paths, folder, pool, tmp_path):
@@ -381,7 +408,9 @@ def test_two_fill_at_once(paths, folder, pool, tmp_path):
 def test_two_fill_different_pictures_at_once(paths, folder, pool, tmp_path):
     pool.starmap(fill, [(part, folder, tmp_path / "meeting") for part in (paths[:6], paths[4:])], chunksize=1)
     features = keep(paths, folder, opener=slowly)
-    assert (features.report.kept, features.report.encoded, features.report.damaged) == (N, 0, {}) and right(features, paths)
+    assert (features.report.kept, features.report.encoded, features.report.damaged) == (N, 0, {}) and right(
+        features, paths
+    )
 
 
 def test_several_read_at_once(paths, folder, pool, tmp_path):
@@ -395,7 +424,10 @@ def test_a_lock_that_stays_taken_is_told(paths, folder):
     store = Store(folder, describe(Toy(), open_image))
     with store.changing():
         pass
-    with filelock.FileLock(store.folder / ".lock", is_singleton=False), pytest.raises(ConfigError, match="lock.*could not be acquired"):
+    with (
+        filelock.FileLock(store.folder / ".lock", is_singleton=False),
+        pytest.raises(ConfigError, match="lock.*could not be acquired"),
+    ):
         with Store(folder, store.about).changing(patience=0.1):
             pass
 
@@ -413,7 +445,9 @@ def test_any_flipped_byte_is_told_and_mended(paths, folder, tmp_path):
     first = keep(paths, folder)
     sound, want, rng = shutil.copytree(folder, tmp_path / "sound"), first[:], random.Random(0)
     positions = [(p.name, at) for p in files(first) for at in range(p.stat().st_size)]
-    for name, at in rng.sample(positions, 150) + [(p.name, at) for p in files(first) for at in (0, 7, 8, p.stat().st_size - 1)]:
+    for name, at in rng.sample(positions, 150) + [
+        (p.name, at) for p in files(first) for at in (0, 7, 8, p.stat().st_size - 1)
+    ]:
         shutil.rmtree(folder)
         shutil.copytree(sound, folder)
         spoil(first.report.folder / name, at, rng.randrange(1, 256))
@@ -430,7 +464,10 @@ def test_any_flipped_byte_is_told_and_mended(paths, folder, tmp_path):
         again = keep(paths, folder)
         assert set(again.report.damaged) == set(checked.damaged) == {name}, (name, at)
         lost = again.report.damaged[name][1]
-        assert lost == (0 if name == "manifest.txt" else again.report.encoded) and again.report.encoded + again.report.kept == N
+        assert (
+            lost == (0 if name == "manifest.txt" else again.report.encoded)
+            and again.report.encoded + again.report.kept == N
+        )
         assert torch.equal(again[:], want) and not keep(paths, folder).report.damaged
 
 
@@ -471,7 +508,11 @@ def test_a_missing_manifest_is_told(paths, folder):
     features = keep(paths, folder)
     (features.report.folder / "manifest.txt").unlink()
     again = keep(paths, folder)
-    assert set(again.report.damaged) == {"manifest.txt"} and again.report.encoded == 0 and not keep(paths, folder).report.damaged
+    assert (
+        set(again.report.damaged) == {"manifest.txt"}
+        and again.report.encoded == 0
+        and not keep(paths, folder).report.damaged
+    )
 
 
 @pytest.mark.parametrize("over", [False, True])
@@ -492,7 +533,7 @@ def test_rows_of_one_shard_exchanged(paths, folder):
     path, size = shards(features)[0], P * D * 2
     a, b = (features.rows[i].at for i in (2, 7))
     raw = bytearray(path.read_bytes())
-    raw[a:a + size], raw[b:b + size] = raw[b:b + size], raw[a:a + size]
+    raw[a : a + size], raw[b : b + size] = raw[b : b + size], raw[a : a + size]
     path.write_bytes(raw)
     with pytest.raises(DataError, match="not served"):
         features[2]
@@ -514,7 +555,11 @@ def test_what_another_process_has_mended_is_left_alone(paths, folder):
 
 
 def test_a_disk_that_reads_otherwise_ends(paths, folder, monkeypatch):
-    monkeypatch.setattr(Store, "_write", lambda self, name, data: (self.folder / name).write_bytes(data[:-1] if name.endswith("s") else data))
+    monkeypatch.setattr(
+        Store,
+        "_write",
+        lambda self, name, data: (self.folder / name).write_bytes(data[:-1] if name.endswith("s") else data),
+    )
     with pytest.raises(DataError, match="reads otherwise"):
         keep(paths, folder)
 
@@ -575,7 +620,9 @@ def test_a_limit_of_the_system(paths, folder, pool):
     with pytest.raises(DataError, match=r"is full \(File too large\)\. 2 pictures are kept"):
         pool.apply(fill_limited, (paths, folder, 1500))
     features = keep(paths, folder)
-    assert (features.report.kept, features.report.encoded, features.report.damaged) == (2, N - 2, {}) and right(features, paths)
+    assert (features.report.kept, features.report.encoded, features.report.damaged) == (2, N - 2, {}) and right(
+        features, paths
+    )
 
 
 def test_a_folder_that_cannot_be_written(paths, tmp_path):

@@ -13,22 +13,20 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-
-from sevlm.data.paintings import Painting
-from sevlm.training.learner import RecorderCB
-from sevlm.config import EMOTIONS, PUBLISHED, SEVLMConfig, TrainConfig
-from sevlm.models.decoder import gpt2_config
-from sevlm.data.batches import Batch, collate, pair
-from sevlm.models.generation import extend, next_logits
-from sevlm.training.learner import Learner
-from sevlm.lexicon.token_table import VADTable
-from sevlm.models.sevlm import SEVLM, load_weights, own_weights
-from sevlm.models.released import decoder_names, vad_encoder_names
-from sevlm.models.tokenizer import END, Special, encode_all, prompt_ids, read_bpe, segments, span_masks, special_ids
-from sevlm.training.run import make_optimiser
-from sevlm.models.vision import ImageEncoder
-
 from ties import same_texts
+
+from sevlm.config import EMOTIONS, PUBLISHED, SEVLMConfig, TrainConfig
+from sevlm.data.batches import Batch, collate, pair
+from sevlm.data.paintings import Painting
+from sevlm.lexicon.token_table import VADTable
+from sevlm.models.decoder import gpt2_config
+from sevlm.models.generation import extend, next_logits
+from sevlm.models.released import decoder_names, vad_encoder_names
+from sevlm.models.sevlm import SEVLM, load_weights, own_weights
+from sevlm.models.tokenizer import END, Special, encode_all, prompt_ids, read_bpe, segments, span_masks, special_ids
+from sevlm.models.vision import ImageEncoder
+from sevlm.training.learner import Learner, RecorderCB
+from sevlm.training.run import make_optimiser
 
 HERE = Path(__file__).parent
 GOLDEN = Path(os.environ.get("SEVLM_GOLDEN") or HERE / "golden")
@@ -36,7 +34,11 @@ META = json.loads((GOLDEN / "meta.json").read_text())
 DATASET = json.loads((GOLDEN / "dataset.json").read_text())
 SIZES, CASES = META["config"], META["cases"]
 SPECIAL = Special(*(SIZES[k] for k in ("bos", "eos", "pad", "emotion", "explanation", "because")))
-UNUSED = {"decoder.lm_head.weight", "emo_encoder.decoder.weight", "emo_encoder.decoder.bias"}  # tied to the word embedding; never called
+UNUSED = {
+    "decoder.lm_head.weight",
+    "emo_encoder.decoder.weight",
+    "emo_encoder.decoder.bias",
+}  # tied to the word embedding; never called
 OUTPUT, LOSS, GRADIENT, TRAINING = 1e-5, 1e-5, 1e-4, 1e-4  # relative
 SMALLEST_GRADIENT = 1e-6  # below it a norm is rounding (a key's bias moves no softmax)
 PROMPT = len(DATASET["eval"][0]["input_ids"])  # tokens from which greedy decoding started: <bos> the emotion is
@@ -55,22 +57,48 @@ def equal(ours: torch.Tensor, theirs: torch.Tensor, what: str):
 
 def names(config: SEVLMConfig) -> dict[str, str]:
     "The reference's names of the trained tensors, as the recording has them, and ours."
-    return {**{f"decoder.{k}": v for k, v in decoder_names(config).items()}, **{f"emo_encoder.{k}": v for k, v in vad_encoder_names(config).items()}}
+    return {
+        **{f"decoder.{k}": v for k, v in decoder_names(config).items()},
+        **{f"emo_encoder.{k}": v for k, v in vad_encoder_names(config).items()},
+    }
 
 
 def published_model(golden: dict, case: str, **changed) -> SEVLM:
     "The model of one case, set as published, with the reference's weights."
     on = CASES[case]
-    config = SEVLMConfig.preset("tiny", **{
-        **PUBLISHED, "width": SIZES["d"], "layers": SIZES["layers"], "heads": SIZES["heads"], "vocab_size": SIZES["vocab"], "max_positions": SIZES["npos"],
-        "max_tokens": SIZES["seq_len"], "new_tokens": SIZES["npos"], "vad_positions": len(golden["w.emo_encoder.pos_encoder.weight"]), "vad_hidden": SIZES["vad_ff"],
-        "vad_layers": SIZES["vad_layers"], "vad_heads": SIZES["vad_heads"], "dropout": SIZES["dropout"], "use_fusion": on["vad_fusion"],
-        "use_vad_head": on["vad_loss"], "use_contrast": on["contrastive"], **changed})
+    config = SEVLMConfig.preset(
+        "tiny",
+        **{
+            **PUBLISHED,
+            "width": SIZES["d"],
+            "layers": SIZES["layers"],
+            "heads": SIZES["heads"],
+            "vocab_size": SIZES["vocab"],
+            "max_positions": SIZES["npos"],
+            "max_tokens": SIZES["seq_len"],
+            "new_tokens": SIZES["npos"],
+            "vad_positions": len(golden["w.emo_encoder.pos_encoder.weight"]),
+            "vad_hidden": SIZES["vad_ff"],
+            "vad_layers": SIZES["vad_layers"],
+            "vad_heads": SIZES["vad_heads"],
+            "dropout": SIZES["dropout"],
+            "use_fusion": on["vad_fusion"],
+            "use_vad_head": on["vad_loss"],
+            "use_contrast": on["contrastive"],
+            **changed,
+        },
+    )
     model = SEVLM(config)
     model.adapt = torch.nn.Identity()  # the recording begins behind the tower, at the decoder's own width
     gpt2 = gpt2_config(config)  # transformers' settings of the same decoder
-    assert (gpt2.activation_function, SIZES["activation"]) == ("gelu_pytorch_tanh", "gelu_new")  # one function under two names, the first computed in one pass
-    assert {gpt2.layer_norm_epsilon, *(m.eps for m in model.decoder.modules() if isinstance(m, torch.nn.LayerNorm))} == {SIZES["ln_eps"]}
+    assert (gpt2.activation_function, SIZES["activation"]) == (
+        "gelu_pytorch_tanh",
+        "gelu_new",
+    )  # one function under two names, the first computed in one pass
+    assert {
+        gpt2.layer_norm_epsilon,
+        *(m.eps for m in model.decoder.modules() if isinstance(m, torch.nn.LayerNorm)),
+    } == {SIZES["ln_eps"]}
     theirs = {ours: golden[f"w.{k}"] for k, ours in names(config).items()}
     assert own_weights(model).keys() == theirs.keys()
     return load_weights(model, theirs)
@@ -82,9 +110,18 @@ def batch_of(golden: dict, inputs: str, perms: str) -> Batch:
     ids = golden[f"{inputs}.input_ids"]
     emo_span, exp_span = span_masks(ids, SPECIAL, boundary="fixed", include_pad=True)
     drawn = [golden[k] for k in (f"{perms}.neg_perm_first", f"{perms}.neg_perm_second") if k in golden]
-    return Batch(ids=ids, segs=golden[f"{inputs}.token_type_ids"], labels=golden[f"{inputs}.labels"], vad=vad, known=vad.ne(0).any(-1),
-                 emo_span=emo_span, exp_span=exp_span, image_of=torch.arange(len(ids)) // 2, grid=golden[f"{inputs}.image_features"][::2].contiguous(),
-                 neg_perm=torch.stack(drawn) if drawn else None)
+    return Batch(
+        ids=ids,
+        segs=golden[f"{inputs}.token_type_ids"],
+        labels=golden[f"{inputs}.labels"],
+        vad=vad,
+        known=vad.ne(0).any(-1),
+        emo_span=emo_span,
+        exp_span=exp_span,
+        image_of=torch.arange(len(ids)) // 2,
+        grid=golden[f"{inputs}.image_features"][::2].contiguous(),
+        neg_perm=torch.stack(drawn) if drawn else None,
+    )
 
 
 def test_every_recorded_weight_is_used(golden):
@@ -119,7 +156,11 @@ def test_outputs_losses_and_gradients(golden, case):
 def test_the_baseline_preset_is_the_baseline_case():
     "NLX-GPT's architecture: the same code with the three ideas off, by its name."
     preset, case = SEVLMConfig.preset("baseline"), CASES["baseline"]
-    assert (preset.use_fusion, preset.use_vad_head, preset.use_contrast) == (case["vad_fusion"], case["vad_loss"], case["contrastive"]) == (False,) * 3
+    assert (
+        (preset.use_fusion, preset.use_vad_head, preset.use_contrast)
+        == (case["vad_fusion"], case["vad_loss"], case["contrastive"])
+        == (False,) * 3
+    )
     assert all(getattr(preset, k) == v == getattr(SEVLMConfig.preset("paper"), k) for k, v in PUBLISHED.items())
 
 
@@ -134,8 +175,18 @@ def test_training_steps(golden):
     "The project's own optimiser, schedule and loop, over the recorded batches."
     train = META["train"]
     recorded = torch.tensor(train["losses_total_xe_contrastive_vad"], dtype=torch.float64)
-    eps, decay, *betas = map(float, re.fullmatch(r"AdamW\(eps=(.+?), weight_decay=(.+?), betas=\((.+?),(.+?)\)\)", train["optimizer"]).groups())
-    settings = TrainConfig(lr_decoder=train["lr_decoder"], lr_heads=train["lr_decoder"], lr_vad=train["lr_emo_encoder"], adam_eps=eps, weight_decay=decay, device="cpu")
+    eps, decay, *betas = map(
+        float,
+        re.fullmatch(r"AdamW\(eps=(.+?), weight_decay=(.+?), betas=\((.+?),(.+?)\)\)", train["optimizer"]).groups(),
+    )
+    settings = TrainConfig(
+        lr_decoder=train["lr_decoder"],
+        lr_heads=train["lr_decoder"],
+        lr_vad=train["lr_emo_encoder"],
+        adam_eps=eps,
+        weight_decay=decay,
+        device="cpu",
+    )
     model = published_model(golden, "full")
     optimiser, schedule = make_optimiser(model, settings, len(recorded))
     assert all(list(g["betas"]) == betas for g in optimiser.param_groups)
@@ -156,7 +207,15 @@ def test_greedy_tokens(golden, case):
     model, special = published_model(golden, case).eval(), SPECIAL._replace(because=META["greedy_because"][case])
     tokens, vad = golden[f"greedy.{case}.tokens"], golden["in.vad_table"]
     table, grid = VADTable(vad, vad.ne(0).any(-1)), golden["in.image_features"][::2][: len(tokens)].contiguous()
-    ours = extend(model, grid, tokens[:, :PROMPT], table, special, ends=torch.tensor([], dtype=torch.long), steps=tokens.shape[1] - PROMPT)
+    ours = extend(
+        model,
+        grid,
+        tokens[:, :PROMPT],
+        table,
+        special,
+        ends=torch.tensor([], dtype=torch.long),
+        steps=tokens.shape[1] - PROMPT,
+    )
     assert torch.equal(ours, tokens)
     assert torch.equal(segments(ours, special), golden[f"greedy.{case}.segments"])
     last = next_logits(model, ours[:, :-1], table(ours[:, :-1])[0], grid, special)
@@ -172,7 +231,19 @@ def test_greedy_with_cache_equals_without_in_the_corrected_mode(golden, case, bo
     special = SPECIAL._replace(because=META["greedy_because"][case])
     scores = lambda n, words: next_logits(model, words[None], table(words[None])[0], grid[n][None], special)[0]
     for ends in ([], [SPECIAL.eos, SPECIAL.pad, SPECIAL.emotion, SPECIAL.explanation]):
-        said = [extend(model, grid, tokens[:, :PROMPT], table, special, torch.tensor(ends, dtype=torch.long), SIZES["npos"] - PROMPT, cached=c) for c in (True, False)]
+        said = [
+            extend(
+                model,
+                grid,
+                tokens[:, :PROMPT],
+                table,
+                special,
+                torch.tensor(ends, dtype=torch.long),
+                SIZES["npos"] - PROMPT,
+                cached=c,
+            )
+            for c in (True, False)
+        ]
         same_texts(*said, SPECIAL.pad, scores)
     assert said[0].shape[1] > PROMPT
 
@@ -182,9 +253,21 @@ def test_patch_tokens(golden):
     import open_clip
 
     v = META["vision"]
-    clip = open_clip.CLIP(embed_dim=v["output_dim"], quick_gelu=v["activation"] == "quick_gelu", text_cfg=dict(context_length=8, vocab_size=16, width=16, heads=2, layers=1),
-                          vision_cfg=dict(image_size=v["image_size"], patch_size=v["patch"], width=v["width"], layers=v["layers"], head_width=v["width"] // v["heads"]))
-    clip.visual.load_state_dict({k.removeprefix("vision.w."): t for k, t in golden.items() if k.startswith("vision.w.")})
+    clip = open_clip.CLIP(
+        embed_dim=v["output_dim"],
+        quick_gelu=v["activation"] == "quick_gelu",
+        text_cfg=dict(context_length=8, vocab_size=16, width=16, heads=2, layers=1),
+        vision_cfg=dict(
+            image_size=v["image_size"],
+            patch_size=v["patch"],
+            width=v["width"],
+            layers=v["layers"],
+            head_width=v["width"] // v["heads"],
+        ),
+    )
+    clip.visual.load_state_dict(
+        {k.removeprefix("vision.w."): t for k, t in golden.items() if k.startswith("vision.w.")}
+    )
     encoder = ImageEncoder(SEVLMConfig.preset("tiny"))
     encoder.visual = clip.visual.eval()
     grid, cls = encoder(golden["vision.pixels"])
@@ -198,7 +281,9 @@ def tokenizer():
     bpe = read_bpe(HERE / "gpt2_bpe")
     added = sorted((i, t) for t, i in DATASET["special_ids"].items() if t != END)
     bpe.add_tokens([t for _, t in added], special_tokens=True)
-    assert {t: bpe.convert_tokens_to_ids(t) for t in DATASET["special_ids"]} == DATASET["special_ids"] and len(bpe) == DATASET["vocab_size"]
+    assert {t: bpe.convert_tokens_to_ids(t) for t in DATASET["special_ids"]} == DATASET["special_ids"] and len(
+        bpe
+    ) == DATASET["vocab_size"]
     return bpe
 
 

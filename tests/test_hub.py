@@ -2,12 +2,12 @@
 
 import pytest
 
-from sevlm.models import hub
-from sevlm.errors import CheckpointError
 from sevlm.config import SEVLMConfig
+from sevlm.errors import CheckpointError
+from sevlm.models import hub
 from sevlm.models.decoder import Decoder, load_gpt2
-from sevlm.training.inputs import tokenizer_of
 from sevlm.models.vision import ImageEncoder, load_tower
+from sevlm.training.inputs import tokenizer_of
 
 
 @pytest.fixture(autouse=True)
@@ -20,7 +20,9 @@ def nowhere(monkeypatch, tmp_path):
 
 def test_tower_weights():
     encoder = ImageEncoder(SEVLMConfig.preset("tiny", tower="ViT-S-32-alt", patches=49, image_size=224))
-    with pytest.raises(CheckpointError, match=r"could not get the weights 'openai' of the tower 'ViT-S-32-alt'.*copy its cache folder"):
+    with pytest.raises(
+        CheckpointError, match=r"could not get the weights 'openai' of the tower 'ViT-S-32-alt'.*copy its cache folder"
+    ):
         load_tower(encoder, "openai")
 
 
@@ -59,13 +61,19 @@ def test_a_tower_from_a_whole_clip(tmp_path):
     assert any(k.startswith("transformer.") for k in clip)
     assert all(torch.equal(v, clip[f"visual.{k}"]) for k, v in encoder.visual.state_dict().items())
     save_file({k: v for k, v in clip.items() if k != "visual.conv1.weight"}, tmp_path / "cut.safetensors")
-    with pytest.raises(CheckpointError, match=r"cut\.safetensors: tensor 'conv1\.weight' is missing, the tower 'tiny' expects"):
+    with pytest.raises(
+        CheckpointError, match=r"cut\.safetensors: tensor 'conv1\.weight' is missing, the tower 'tiny' expects"
+    ):
         load_tower(ImageEncoder(SEVLMConfig.preset("tiny")), str(tmp_path / "cut.safetensors"))
 
 
 def test_a_mirror_is_asked(monkeypatch):
     from huggingface_hub import constants
 
-    for endpoint, address in (("https://huggingface.co", ("huggingface.co", 443)), ("http://127.0.0.1:8081", ("127.0.0.1", 8081)), ("http://mirror.example", ("mirror.example", 80))):
+    for endpoint, address in (
+        ("https://huggingface.co", ("huggingface.co", 443)),
+        ("http://127.0.0.1:8081", ("127.0.0.1", 8081)),
+        ("http://mirror.example", ("mirror.example", 80)),
+    ):
         monkeypatch.setattr(constants, "ENDPOINT", endpoint)
         assert hub.hub_address() == address

@@ -1,4 +1,5 @@
 """Pickles are read without running them, and what is read equals what a real unpickling would have given."""
+
 import base64
 import collections
 import datetime
@@ -14,31 +15,51 @@ import pandas as pd
 import pytest
 import torch
 
+from sevlm.artemis.pickles import (
+    Inert,
+    array_of,
+    dict_of,
+    frame_of,
+    module_tensors,
+    plain,
+    read_inert,
+    read_torch_inert,
+    tensor_of,
+)
 from sevlm.errors import CheckpointError, DataError, SevlmError
-from sevlm.artemis.pickles import Inert, array_of, dict_of, frame_of, module_tensors, plain, read_inert, read_torch_inert, tensor_of
 
 PROTOCOLS = [0, 1, 2, 4, 5]
-TABLE = pd.DataFrame({'art_style': ['Cubism', 'Realism'], 'emotion': [[0, 8, 0], [2, 1]], 'references': [['two jugs', 'a puzzle', 'it is calm'], ['a wide sea', 'so still']],
-                      'votes': [3, 2], 'share': [.5, .25], 'good': [True, False]})
-WRITTEN = {   # TABLE as other versions of pandas pickle it (protocol 2, zlib, base 85)
-    '1.5.3': (
-        'c-nQ8*_zul6vv%plFpc|l$Np+pn%H~7}fy_18pg^qA7^YEJ4V&61yWWe@kwfp@DMIna&-Lz`O8ZASs#7R|>kY&ymjZJLl8U^>$qGBH?Nfm$ev-Yn}`LEZ6*;li;2F9j!UqLAc_19?K^+I=6Xbg%)+e'
-        'r5fbC;1f|R|FkUQt&0oI$4ano&tw*<0|%cqMU}-{Qn1K+_~^z(lUK7v;JlGK<8{qvKC4As7E0GmtbOzrR=$bpPH~8MH?SJBxJ*Q>d{J1z$6DAj$PxUoXa17wtXRigJGh(To?YBaabG}Mq(j;}IJ^v*'
-        '=viev?+@F?<I)C>?A_eO0~ALC(s9wQ;n;9EyzsYK?n5>;9*p)zI3BnxXPPKeIUWiR8HEZit@iK;j|9XctHcu{JQ|QTX&K?MAY3(8dRq1`Hxq@&oyz-Fv%M_^o(O%TX1brLe#~W#Cyh@(aJ#%e%@Wa9'
-        'g5xRYrOLk2nUr{12#sf=n6aqIOalwXd?mBkRCU52bVzF#&r&=`+Piq3B1pSwFLez(nVPP=K=GpOO3QZTrF7AVYy&UbMhqxk*>A)tyn1^hJdO2eFI@`{o70ZBSncH>ucfB(uT#9C@n)2sFdQqE<SmM~'
-        'Ey)JOI|n51T9WrDPTeATe@Qalzz3FOlj1`|lHSSikz+XG?XSQ7+*}HOY~r+~I74w(<6}#)Lb{gX9K|P=;!}$A2NV}91)=!t7RALSMYN8grMN`#xurOE2gMhT!rHbxP@DBjimx=jwpqKRXS04o@vY4o'
-        'QhcZJ{Rlq<{~D}BToq~%aV30Kh$%a7cYOT#|7J^z(HuW51~xI147Oj=&$c8^5!sS@HxQ>s&DBkUaLwMSS~I0*=H>}^dqrOAtSm5gH?9_AQJcvU3X`yFHm;P~$f=W6%4>nlWt@~{g3IO-ZbeQn%rgQx'
-        'Y<7@S6zPA%*SwerpW5%TgmR85Nab)5UmG}pcrK#SWrdowmx`#MNXx|66ph%y6^iNNu`<JqtFAWN2KTgK=5&?|&0TM{NBG6%;9A!T*XEeJL1tsg%}o9}$8X_rdn{!+RV-;LGfZ3yCV3>J!u6Y~i3a}w'
-        '6U3}D'),
-    '2.2.3': (
-        'c-nQ8*_zul6vv%plFpc|l$Np+pn%H~7}fy_18pg^qA7^YEJ4V&61yWWe@kwfp@DMIna&-Lz`O8ZASs#7R|>kY&ymjZJLl8U^>$qGBH?Nfm$ev-Yn}`LEZ6*;li;2F9j!UqLAc_19?K^+I=6Xbg%)+e'
-        'r5fbC;1f|R|FkUQt&0oI$4ano&tw*<0|%cqMU}-{Qn1K+_~^z(lUK6=bCL5#>WtSlpZTm7aakx`H?j87TbTJKs5`|W;@!Y%Y}^tND_;~=@Ua%Q408lO?3ushIxE(3*ADKcxMvslQrs7i7U_`o4h}Cv'
-        'CVEyG&-=r+@wl{sBYQV@@c_lqfOK56YdAI>4ln#|miv%RjR&K>5sn8g%b6z1RE~$jLq?&3ORGIR!Xp9k$SU!~2#*G&O<G2HEC^SPm7bRU%gsdLai{Wr)ogD|fhR)WsG06(svmQi<4NPw58N*APqRey'
-        'mEd^Fd8x9mbS5R97DD5hC}u2bGSk3<F<;3nHdUQ42p!Ve#j_O8k@ha0rwGz++DlynPo}0TFHpQ_yV9~<c`02qBHO^rwh;r0SN0om3a{SY2v1`@+Dq5M!{)T(EmnK^$7`u+{Oc5NXuKJvCk)4mC3%bD'
-        'ZA-F2@y-FsyO!iVic_~p-d~c8H}HWa*`)Z;kfe7qeB>C8c>C+GKR1`cADcLBDb7%w)%e&_tdOpyI7jh`rTCQM`~k%UOF<|;yG3zvNfE7MXelmHd~PX@-9hn%qp-Fu57cJ;lHx0kuWi;Y>DjE`P<(5%'
-        'h7{jvd_Teu!M`Re5m$v8L|h4<6=KTH+Z`W2{=eDMVl>B3i-}FlD1+^n^s_CAQ$)6;-VMa*QFC>ZAY8L|s@6>DnYnqw-CmKGIx7o|-HofoSkz{+gu*23nvE-^Hgf7@mGW93a~UUPnc%Xygj<o*3-gXZ'
-        '4x1h16h->q@HH<c!l(ATETNpE3Q{>-#McH6AfAh;bXlP$?WH0rDAF?VHAN$KaD`&Jc&*GZ<EpF8w!yt^m^q#0LUY%f?Gb))Ik?uf!nHZ(Zjjknax;^^&hcA#+#X9=P8Ca<$_x|Nf=M0;sc`+KYNEkE'
-        '1^KL!'),
+TABLE = pd.DataFrame(
+    {
+        "art_style": ["Cubism", "Realism"],
+        "emotion": [[0, 8, 0], [2, 1]],
+        "references": [["two jugs", "a puzzle", "it is calm"], ["a wide sea", "so still"]],
+        "votes": [3, 2],
+        "share": [0.5, 0.25],
+        "good": [True, False],
+    }
+)
+WRITTEN = {  # TABLE as other versions of pandas pickle it (protocol 2, zlib, base 85)
+    "1.5.3": (
+        "c-nQ8*_zul6vv%plFpc|l$Np+pn%H~7}fy_18pg^qA7^YEJ4V&61yWWe@kwfp@DMIna&-Lz`O8ZASs#7R|>kY&ymjZJLl8U^>$qGBH?Nfm$ev-Yn}`LEZ6*;li;2F9j!UqLAc_19?K^+I=6Xbg%)+e"
+        "r5fbC;1f|R|FkUQt&0oI$4ano&tw*<0|%cqMU}-{Qn1K+_~^z(lUK7v;JlGK<8{qvKC4As7E0GmtbOzrR=$bpPH~8MH?SJBxJ*Q>d{J1z$6DAj$PxUoXa17wtXRigJGh(To?YBaabG}Mq(j;}IJ^v*"
+        "=viev?+@F?<I)C>?A_eO0~ALC(s9wQ;n;9EyzsYK?n5>;9*p)zI3BnxXPPKeIUWiR8HEZit@iK;j|9XctHcu{JQ|QTX&K?MAY3(8dRq1`Hxq@&oyz-Fv%M_^o(O%TX1brLe#~W#Cyh@(aJ#%e%@Wa9"
+        "g5xRYrOLk2nUr{12#sf=n6aqIOalwXd?mBkRCU52bVzF#&r&=`+Piq3B1pSwFLez(nVPP=K=GpOO3QZTrF7AVYy&UbMhqxk*>A)tyn1^hJdO2eFI@`{o70ZBSncH>ucfB(uT#9C@n)2sFdQqE<SmM~"
+        "Ey)JOI|n51T9WrDPTeATe@Qalzz3FOlj1`|lHSSikz+XG?XSQ7+*}HOY~r+~I74w(<6}#)Lb{gX9K|P=;!}$A2NV}91)=!t7RALSMYN8grMN`#xurOE2gMhT!rHbxP@DBjimx=jwpqKRXS04o@vY4o"
+        "QhcZJ{Rlq<{~D}BToq~%aV30Kh$%a7cYOT#|7J^z(HuW51~xI147Oj=&$c8^5!sS@HxQ>s&DBkUaLwMSS~I0*=H>}^dqrOAtSm5gH?9_AQJcvU3X`yFHm;P~$f=W6%4>nlWt@~{g3IO-ZbeQn%rgQx"
+        "Y<7@S6zPA%*SwerpW5%TgmR85Nab)5UmG}pcrK#SWrdowmx`#MNXx|66ph%y6^iNNu`<JqtFAWN2KTgK=5&?|&0TM{NBG6%;9A!T*XEeJL1tsg%}o9}$8X_rdn{!+RV-;LGfZ3yCV3>J!u6Y~i3a}w"
+        "6U3}D"
+    ),
+    "2.2.3": (
+        "c-nQ8*_zul6vv%plFpc|l$Np+pn%H~7}fy_18pg^qA7^YEJ4V&61yWWe@kwfp@DMIna&-Lz`O8ZASs#7R|>kY&ymjZJLl8U^>$qGBH?Nfm$ev-Yn}`LEZ6*;li;2F9j!UqLAc_19?K^+I=6Xbg%)+e"
+        "r5fbC;1f|R|FkUQt&0oI$4ano&tw*<0|%cqMU}-{Qn1K+_~^z(lUK6=bCL5#>WtSlpZTm7aakx`H?j87TbTJKs5`|W;@!Y%Y}^tND_;~=@Ua%Q408lO?3ushIxE(3*ADKcxMvslQrs7i7U_`o4h}Cv"
+        "CVEyG&-=r+@wl{sBYQV@@c_lqfOK56YdAI>4ln#|miv%RjR&K>5sn8g%b6z1RE~$jLq?&3ORGIR!Xp9k$SU!~2#*G&O<G2HEC^SPm7bRU%gsdLai{Wr)ogD|fhR)WsG06(svmQi<4NPw58N*APqRey"
+        "mEd^Fd8x9mbS5R97DD5hC}u2bGSk3<F<;3nHdUQ42p!Ve#j_O8k@ha0rwGz++DlynPo}0TFHpQ_yV9~<c`02qBHO^rwh;r0SN0om3a{SY2v1`@+Dq5M!{)T(EmnK^$7`u+{Oc5NXuKJvCk)4mC3%bD"
+        "ZA-F2@y-FsyO!iVic_~p-d~c8H}HWa*`)Z;kfe7qeB>C8c>C+GKR1`cADcLBDb7%w)%e&_tdOpyI7jh`rTCQM`~k%UOF<|;yG3zvNfE7MXelmHd~PX@-9hn%qp-Fu57cJ;lHx0kuWi;Y>DjE`P<(5%"
+        "h7{jvd_Teu!M`Re5m$v8L|h4<6=KTH+Z`W2{=eDMVl>B3i-}FlD1+^n^s_CAQ$)6;-VMa*QFC>ZAY8L|s@6>DnYnqw-CmKGIx7o|-HofoSkz{+gu*23nvE-^Hgf7@mGW93a~UUPnc%Xygj<o*3-gXZ"
+        "4x1h16h->q@HH<c!l(ATETNpE3Q{>-#McH6AfAh;bXlP$?WH0rDAF?VHAN$KaD`&Jc&*GZ<EpF8w!yt^m^q#0LUY%f?Gb))Ik?uf!nHZ(Zjjknax;^^&hcA#+#X9=P8Ca<$_x|Nf=M0;sc`+KYNEkE"
+        "1^KL!"
+    ),
 }
 
 
@@ -49,171 +70,268 @@ def put(path, thing, protocol=4):
 
 class Calls:
     "Pickles as a call of `function`."
-    def __init__(self, function, *args, state=None): self.how = (function, args) if state is None else (function, args, state)
-    def __reduce__(self): return self.how
+
+    def __init__(self, function, *args, state=None):
+        self.how = (function, args) if state is None else (function, args, state)
+
+    def __reduce__(self):
+        return self.how
 
 
-@pytest.mark.parametrize('protocol', PROTOCOLS)
+@pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_nothing_is_run(tmp_path, protocol):
-    trace = tmp_path / 'trace'
-    evil = {'a': Calls(os.system, f'echo x > "{trace}"'), 'b': [Calls(open, str(trace), 'w')], 'c': Calls(exec, f"open({str(trace)!r}, 'w')"),
-            'd': Calls(Calls, Calls(os.mkdir, str(trace)))}
-    evil['d'] = Calls(collections.OrderedDict, Calls(os.mkdir, str(trace)))
-    found = read_inert(put(tmp_path / 'evil.pkl', evil, protocol))[0]
+    trace = tmp_path / "trace"
+    evil = {
+        "a": Calls(os.system, f'echo x > "{trace}"'),
+        "b": [Calls(open, str(trace), "w")],
+        "c": Calls(exec, f"open({str(trace)!r}, 'w')"),
+        "d": Calls(Calls, Calls(os.mkdir, str(trace))),
+    }
+    evil["d"] = Calls(collections.OrderedDict, Calls(os.mkdir, str(trace)))
+    found = read_inert(put(tmp_path / "evil.pkl", evil, protocol))[0]
     assert not trace.exists()
-    assert found['a'].what in ('posix.system', 'nt.system') and found['a'].args == (f'echo x > "{trace}"',) and 'system' in repr(found['a'])
-    assert found['b'][0].what in ('io.open', '_io.open') and found['c'].what == 'builtins.exec'
-    with pytest.raises(DataError, match='system'): plain(found)
-    pickle.loads(pickle.dumps(evil['a'], protocol))     # the same thing opened the usual way does harm
+    assert (
+        found["a"].what in ("posix.system", "nt.system")
+        and found["a"].args == (f'echo x > "{trace}"',)
+        and "system" in repr(found["a"])
+    )
+    assert found["b"][0].what in ("io.open", "_io.open") and found["c"].what == "builtins.exec"
+    with pytest.raises(DataError, match="system"):
+        plain(found)
+    pickle.loads(pickle.dumps(evil["a"], protocol))  # the same thing opened the usual way does harm
     assert trace.exists()
 
 
 def test_states_items_and_calls_of_results_are_only_written_down(tmp_path):
-    class Bag(list): __reduce__ = lambda self: (collections.deque, (), {'x': 1}, iter([1, 2]), iter([('k', 3)]))
-    found = read_inert(put(tmp_path / 'a.pkl', Bag()))[0]
-    assert isinstance(found, Inert) and (found.what, found.state, found.items, found.mapping) == ('collections.deque', {'x': 1}, [1, 2], {'k': 3})
-    (tmp_path / 'b.pkl').write_bytes(b'cfunctools\npartial\n(cos\nsystem\ntR(S"ls"\ntR.')
-    again = read_inert(tmp_path / 'b.pkl')[0]
-    assert again.what == 'functools.partial' and again.args[1] == 'ls' and again.args[0].args[0].what == 'os.system'
+    class Bag(list):
+        __reduce__ = lambda self: (collections.deque, (), {"x": 1}, iter([1, 2]), iter([("k", 3)]))
+
+    found = read_inert(put(tmp_path / "a.pkl", Bag()))[0]
+    assert isinstance(found, Inert) and (found.what, found.state, found.items, found.mapping) == (
+        "collections.deque",
+        {"x": 1},
+        [1, 2],
+        {"k": 3},
+    )
+    (tmp_path / "b.pkl").write_bytes(b'cfunctools\npartial\n(cos\nsystem\ntR(S"ls"\ntR.')
+    again = read_inert(tmp_path / "b.pkl")[0]
+    assert again.what == "functools.partial" and again.args[1] == "ls" and again.args[0].args[0].what == "os.system"
 
 
 def test_several_pickles_in_a_file(tmp_path):
-    (tmp_path / 'a.pkl').write_bytes(pickle.dumps(1, 2) + pickle.dumps({'x': [1, None]}, 2) + pickle.dumps('end', 4))
-    assert read_inert(tmp_path / 'a.pkl') == [1, {'x': [1, None]}, 'end']
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps(1, 2) + pickle.dumps({"x": [1, None]}, 2) + pickle.dumps("end", 4))
+    assert read_inert(tmp_path / "a.pkl") == [1, {"x": [1, None]}, "end"]
 
 
-@pytest.mark.parametrize('data, message', [
-    (b'', 'cut off'), (b'hello, world', 'not a pickle'), (pickle.dumps(TABLE, 4)[:-1], 'cut off'), (pickle.dumps('x' * 100, 2)[:20], 'cut off'),
-    (pickle.dumps(TABLE, 4) + b'rest', 'not a pickle|cut off'), (b'PK\3\4 and more', 'zip archive.*read_torch_inert'),
-    (b'\x80\x02]r\xff\xff\xff\x7f.', 'not a pickle'), (b'(lp99999999999\n.', 'not a pickle'),           # a memo of 2**31 and 10**11 entries
-    (b'\x80\x04\x8e\xff\xff\xff\xff\xff\xff\xff\x00.', 'cut off'), (b'\x80\x05\x96\0\0\0\0\0\1\0\0.', 'cut off'),     # bytes that are not there
-    (b'\x80\x02\x82\x01.', 'not a pickle'), (b'\x80\x05\x97.', 'cannot be read'), (b'Pabc\n.', 'lie outside'), (b'0.', 'cannot be read'), (b'\x80\x77N.', 'cannot be read'),
-    (b''.join(b'ca\n%d\n0' % i for i in range(10_001)) + b'N.', '10000 different names')])
+@pytest.mark.parametrize(
+    "data, message",
+    [
+        (b"", "cut off"),
+        (b"hello, world", "not a pickle"),
+        (pickle.dumps(TABLE, 4)[:-1], "cut off"),
+        (pickle.dumps("x" * 100, 2)[:20], "cut off"),
+        (pickle.dumps(TABLE, 4) + b"rest", "not a pickle|cut off"),
+        (b"PK\3\4 and more", "zip archive.*read_torch_inert"),
+        (b"\x80\x02]r\xff\xff\xff\x7f.", "not a pickle"),
+        (b"(lp99999999999\n.", "not a pickle"),  # a memo of 2**31 and 10**11 entries
+        (b"\x80\x04\x8e\xff\xff\xff\xff\xff\xff\xff\x00.", "cut off"),
+        (b"\x80\x05\x96\0\0\0\0\0\1\0\0.", "cut off"),  # bytes that are not there
+        (b"\x80\x02\x82\x01.", "not a pickle"),
+        (b"\x80\x05\x97.", "cannot be read"),
+        (b"Pabc\n.", "lie outside"),
+        (b"0.", "cannot be read"),
+        (b"\x80\x77N.", "cannot be read"),
+        (b"".join(b"ca\n%d\n0" % i for i in range(10_001)) + b"N.", "10000 different names"),
+    ],
+)
 def test_what_is_no_whole_pickle_is_refused(tmp_path, data, message):
-    (tmp_path / 'a.pkl').write_bytes(data)
-    with pytest.raises(DataError, match=message): read_inert(tmp_path / 'a.pkl')
+    (tmp_path / "a.pkl").write_bytes(data)
+    with pytest.raises(DataError, match=message):
+        read_inert(tmp_path / "a.pkl")
 
 
 def test_missing_file(tmp_path):
-    with pytest.raises(DataError, match='cannot read.*Give the path'): read_inert(tmp_path / 'no.pkl')
-    with pytest.raises(CheckpointError, match='cannot read.*Give the path'): read_torch_inert(tmp_path / 'no.pt')
+    with pytest.raises(DataError, match="cannot read.*Give the path"):
+        read_inert(tmp_path / "no.pkl")
+    with pytest.raises(CheckpointError, match="cannot read.*Give the path"):
+        read_torch_inert(tmp_path / "no.pt")
 
 
-ARRAYS = {'int': np.arange(6, dtype=np.int32).reshape(2, 3), 'fortran': np.asfortranarray(np.arange(6.).reshape(2, 3)), 'big-endian': np.arange(3, dtype='>f4'), 'bool': np.array([True, False]),
-          'complex': np.array([1 + 2j]), 'text': np.array(['a', 'bcd']), 'bytes': np.array([b'a', b'bc']), 'empty': np.zeros((0, 3)), 'scalar array': np.array(3.5), 'not contiguous': np.arange(12).reshape(3, 4)[::2, ::2],
-          'days': np.array(['2020-01-01', 'NaT'], 'M8[D]'), 'durations': np.array([3], 'm8[us]'),
-          'objects': np.array([['a', None], [1.5, float('inf')]], object), 'lists': np.array([[1], [2, 3], 0], object)[:2]}
+ARRAYS = {
+    "int": np.arange(6, dtype=np.int32).reshape(2, 3),
+    "fortran": np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+    "big-endian": np.arange(3, dtype=">f4"),
+    "bool": np.array([True, False]),
+    "complex": np.array([1 + 2j]),
+    "text": np.array(["a", "bcd"]),
+    "bytes": np.array([b"a", b"bc"]),
+    "empty": np.zeros((0, 3)),
+    "scalar array": np.array(3.5),
+    "not contiguous": np.arange(12).reshape(3, 4)[::2, ::2],
+    "days": np.array(["2020-01-01", "NaT"], "M8[D]"),
+    "durations": np.array([3], "m8[us]"),
+    "objects": np.array([["a", None], [1.5, float("inf")]], object),
+    "lists": np.array([[1], [2, 3], 0], object)[:2],
+}
 
 
-@pytest.mark.parametrize('protocol', PROTOCOLS)
-@pytest.mark.parametrize('name', ARRAYS)
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("name", ARRAYS)
 def test_arrays(tmp_path, name, protocol):
-    want, found = ARRAYS[name], array_of(read_inert(put(tmp_path / 'a.pkl', ARRAYS[name], protocol))[0])
-    assert found.dtype == want.dtype and found.shape == want.shape and (np.array_equal(found, want) or name == 'days' and found[0] == want[0] and np.isnat(found[1]))
+    want, found = ARRAYS[name], array_of(read_inert(put(tmp_path / "a.pkl", ARRAYS[name], protocol))[0])
+    assert (
+        found.dtype == want.dtype
+        and found.shape == want.shape
+        and (np.array_equal(found, want) or name == "days" and found[0] == want[0] and np.isnat(found[1]))
+    )
 
 
 def test_names_of_numpy_1(tmp_path):
-    data = pickle.dumps(np.arange(3), 2).replace(b'numpy._core', b'numpy.core')
-    assert b'numpy.core.multiarray' in data
-    (tmp_path / 'a.pkl').write_bytes(data)
-    assert array_of(read_inert(tmp_path / 'a.pkl')[0]).tolist() == [0, 1, 2]
+    data = pickle.dumps(np.arange(3), 2).replace(b"numpy._core", b"numpy.core")
+    assert b"numpy.core.multiarray" in data
+    (tmp_path / "a.pkl").write_bytes(data)
+    assert array_of(read_inert(tmp_path / "a.pkl")[0]).tolist() == [0, 1, 2]
 
 
-@pytest.mark.parametrize('protocol', PROTOCOLS)
+@pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_plain_things(tmp_path, protocol):
-    thing = {'a': np.float32(1.5), 'b': np.int64(7), 'c': collections.OrderedDict(x=1), 'd': collections.defaultdict(int, y=2), 'e': {1, 2}, 'f': frozenset('a'), 'g': b'\xff\0', 'h': b'', 'i': bytearray(b'q'),
-             'j': (1, [None, True]), 'k': collections.Counter('aab'), 'l': np.bool_(True), 3: 2**100}
-    found = plain(read_inert(put(tmp_path / 'a.pkl', thing, protocol))[0])
-    assert found == thing and all(type(found[k]) is dict for k in 'cdk') and type(found['b']) is int
-    assert dict_of(read_inert(put(tmp_path / 'b.pkl', thing['c'], protocol))[0]) == {'x': 1}
+    thing = {
+        "a": np.float32(1.5),
+        "b": np.int64(7),
+        "c": collections.OrderedDict(x=1),
+        "d": collections.defaultdict(int, y=2),
+        "e": {1, 2},
+        "f": frozenset("a"),
+        "g": b"\xff\0",
+        "h": b"",
+        "i": bytearray(b"q"),
+        "j": (1, [None, True]),
+        "k": collections.Counter("aab"),
+        "l": np.bool_(True),
+        3: 2**100,
+    }
+    found = plain(read_inert(put(tmp_path / "a.pkl", thing, protocol))[0])
+    assert found == thing and all(type(found[k]) is dict for k in "cdk") and type(found["b"]) is int
+    assert dict_of(read_inert(put(tmp_path / "b.pkl", thing["c"], protocol))[0]) == {"x": 1}
 
 
 def test_plain_names_what_it_does_not_know(tmp_path):
-    for thing, name in ((datetime.date(2020, 1, 1), 'datetime.date'), (np.zeros(2, [('a', int)]), 'numpy.dtype'), (pd.array([1, None], dtype='Int64'), 'IntegerArray'), (len, 'the name builtins.len')):
-        with pytest.raises(DataError, match=f'{name}.*not understood'): plain([read_inert(put(tmp_path / 'a.pkl', thing))[0]])
+    for thing, name in (
+        (datetime.date(2020, 1, 1), "datetime.date"),
+        (np.zeros(2, [("a", int)]), "numpy.dtype"),
+        (pd.array([1, None], dtype="Int64"), "IntegerArray"),
+        (len, "the name builtins.len"),
+    ):
+        with pytest.raises(DataError, match=f"{name}.*not understood"):
+            plain([read_inert(put(tmp_path / "a.pkl", thing))[0]])
 
 
 def test_sharing_does_not_multiply(tmp_path):
     "Thirty lists, each holding the one before twice: thirty lists, not 2**30."
     deep = []
-    for _ in range(30): deep = [deep, deep]
-    found = plain(read_inert(put(tmp_path / 'a.pkl', deep))[0])
+    for _ in range(30):
+        deep = [deep, deep]
+    found = plain(read_inert(put(tmp_path / "a.pkl", deep))[0])
     assert found[0] is found[1] and found[0][0] is found[0][1]
     round_ = []
     round_.append(round_)
-    with pytest.raises(DataError): plain(read_inert(put(tmp_path / 'b.pkl', round_))[0])
+    with pytest.raises(DataError):
+        plain(read_inert(put(tmp_path / "b.pkl", round_))[0])
 
 
-@pytest.mark.parametrize('shape', [b'J\xff\xff\xff\x7f', b'K\x02', b'J\xff\xff\xff\xff'])
+@pytest.mark.parametrize("shape", [b"J\xff\xff\xff\x7f", b"K\x02", b"J\xff\xff\xff\xff"])
 def test_an_array_that_lies_about_its_size(tmp_path, shape):
     data = pickle.dumps(np.zeros(3), 2)
-    assert data.count(b'K\x03\x85') == 1
-    (tmp_path / 'a.pkl').write_bytes(data.replace(b'K\x03\x85', shape + b'\x85'))
-    with pytest.raises(DataError, match='damaged'): array_of(read_inert(tmp_path / 'a.pkl')[0])
+    assert data.count(b"K\x03\x85") == 1
+    (tmp_path / "a.pkl").write_bytes(data.replace(b"K\x03\x85", shape + b"\x85"))
+    with pytest.raises(DataError, match="damaged"):
+        array_of(read_inert(tmp_path / "a.pkl")[0])
 
 
 def same(found, want):
     assert list(found.columns) == list(want.columns) and found.index.equals(want.index)
-    for c in want: assert found[c].tolist() == want[c].tolist(), c
+    for c in want:
+        assert found[c].tolist() == want[c].tolist(), c
 
 
-@pytest.mark.parametrize('protocol', PROTOCOLS)
+@pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_tables(tmp_path, protocol):
-    for table in (TABLE, TABLE.set_index('art_style'), TABLE[TABLE.votes > 2], TABLE.astype({'art_style': object}), TABLE.assign(again=TABLE.votes * 2), TABLE[['votes']], TABLE.iloc[:0]):
-        found = frame_of(read_inert(put(tmp_path / 'a.pkl', table, protocol))[0])
+    for table in (
+        TABLE,
+        TABLE.set_index("art_style"),
+        TABLE[TABLE.votes > 2],
+        TABLE.astype({"art_style": object}),
+        TABLE.assign(again=TABLE.votes * 2),
+        TABLE[["votes"]],
+        TABLE.iloc[:0],
+    ):
+        found = frame_of(read_inert(put(tmp_path / "a.pkl", table, protocol))[0])
         same(found, table)
-        assert all(found[c].dtype == table[c].dtype for c in table if table[c].dtype.kind in 'ifb')
-    gaps = pd.DataFrame({'t': ['a', None], 'd': pd.to_datetime(['2020-01-01', '2021-05-05'])})
-    found = frame_of(read_inert(put(tmp_path / 'a.pkl', gaps, protocol))[0])
-    assert found.t[0] == 'a' and pd.isna(found.t[1]) and found.d.equals(gaps.d)
-    found = frame_of(read_inert(put(tmp_path / 'a.pkl', gaps.astype({'t': 'string'}), protocol))[0])
-    assert found.t[0] == 'a' and pd.isna(found.t[1])
+        assert all(found[c].dtype == table[c].dtype for c in table if table[c].dtype.kind in "ifb")
+    gaps = pd.DataFrame({"t": ["a", None], "d": pd.to_datetime(["2020-01-01", "2021-05-05"])})
+    found = frame_of(read_inert(put(tmp_path / "a.pkl", gaps, protocol))[0])
+    assert found.t[0] == "a" and pd.isna(found.t[1]) and found.d.equals(gaps.d)
+    found = frame_of(read_inert(put(tmp_path / "a.pkl", gaps.astype({"t": "string"}), protocol))[0])
+    assert found.t[0] == "a" and pd.isna(found.t[1])
 
 
-@pytest.mark.parametrize('version', WRITTEN)
+@pytest.mark.parametrize("version", WRITTEN)
 def test_tables_of_other_versions(tmp_path, version):
-    (tmp_path / 'a.pkl').write_bytes(zlib.decompress(base64.b85decode(WRITTEN[version])))
-    found = frame_of(read_inert(tmp_path / 'a.pkl')[0])
+    (tmp_path / "a.pkl").write_bytes(zlib.decompress(base64.b85decode(WRITTEN[version])))
+    found = frame_of(read_inert(tmp_path / "a.pkl")[0])
     same(found, TABLE)
-    assert [found[c].dtype for c in ('votes', 'share', 'good')] == [np.int64, np.float64, bool]
+    assert [found[c].dtype for c in ("votes", "share", "good")] == [np.int64, np.float64, bool]
 
 
-@pytest.mark.parametrize('places', [slice(0, 2), np.array([1, 0])])
+@pytest.mark.parametrize("places", [slice(0, 2), np.array([1, 0])])
 def test_a_table_of_pandas_0_25(tmp_path, places):
     "Its block manager's state, by hand: axes, values, items, and all again under the key 0.14.1."
     from pandas.core.internals.managers import BlockManager
-    axes = [pd.Index(np.array(['a', 'b', 'n'], object), dtype=object), pd.RangeIndex(2)]
-    values = [np.array([['x', 'y'], [[1], [2, 3]]], object), np.array([[5, 6]])]
-    blocks = [{'values': values[0], 'mgr_locs': places}, {'values': values[1], 'mgr_locs': slice(2, 3, 1)}]
-    manager = Calls(BlockManager, state=(axes, values, [axes[0][:2], axes[0][2:]], {'0.14.1': {'axes': axes, 'blocks': blocks}}))
-    table = Calls(pd.DataFrame, state={'_data': manager, '_typ': 'dataframe', '_metadata': []})
-    first, second = ('a', 'b') if isinstance(places, slice) else ('b', 'a')
-    found = frame_of(read_inert(put(tmp_path / 'a.pkl', table, 2))[0])
-    assert found.to_dict('list') == {first: ['x', 'y'], second: [[1], [2, 3]], 'n': [5, 6]} and list(found) == ['a', 'b', 'n']
+
+    axes = [pd.Index(np.array(["a", "b", "n"], object), dtype=object), pd.RangeIndex(2)]
+    values = [np.array([["x", "y"], [[1], [2, 3]]], object), np.array([[5, 6]])]
+    blocks = [{"values": values[0], "mgr_locs": places}, {"values": values[1], "mgr_locs": slice(2, 3, 1)}]
+    manager = Calls(
+        BlockManager, state=(axes, values, [axes[0][:2], axes[0][2:]], {"0.14.1": {"axes": axes, "blocks": blocks}})
+    )
+    table = Calls(pd.DataFrame, state={"_data": manager, "_typ": "dataframe", "_metadata": []})
+    first, second = ("a", "b") if isinstance(places, slice) else ("b", "a")
+    found = frame_of(read_inert(put(tmp_path / "a.pkl", table, 2))[0])
+    assert found.to_dict("list") == {first: ["x", "y"], second: [[1], [2, 3]], "n": [5, 6]} and list(found) == [
+        "a",
+        "b",
+        "n",
+    ]
 
 
 def test_what_is_no_table(tmp_path):
-    twice = pd.DataFrame([[1, 2]], columns=['a', 'a'])
-    for thing, message in ((TABLE.votes, 'expected a pandas DataFrame'), ({'a': 1}, "found 'dict'"), (twice, 'expected one each'), (pd.DataFrame([[1]], columns=pd.MultiIndex.from_tuples([('a', 'b')])), 'MultiIndex'),
-                           (TABLE.assign(votes=pd.Categorical(TABLE.votes)), 'Categorical')):
-        with pytest.raises(DataError, match=message): frame_of(read_inert(put(tmp_path / 'a.pkl', thing))[0])
+    twice = pd.DataFrame([[1, 2]], columns=["a", "a"])
+    for thing, message in (
+        (TABLE.votes, "expected a pandas DataFrame"),
+        ({"a": 1}, "found 'dict'"),
+        (twice, "expected one each"),
+        (pd.DataFrame([[1]], columns=pd.MultiIndex.from_tuples([("a", "b")])), "MultiIndex"),
+        (TABLE.assign(votes=pd.Categorical(TABLE.votes)), "Categorical"),
+    ):
+        with pytest.raises(DataError, match=message):
+            frame_of(read_inert(put(tmp_path / "a.pkl", thing))[0])
 
 
 class Net(torch.nn.Module):
     def __init__(self):
         super().__init__()
-        self.text = torch.nn.ModuleDict({'emb': torch.nn.Embedding(5, 4, padding_idx=0), 'rnn': torch.nn.LSTM(4, 3)})
+        self.text = torch.nn.ModuleDict({"emb": torch.nn.Embedding(5, 4, padding_idx=0), "rnn": torch.nn.LSTM(4, 3)})
         self.head = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2), torch.nn.ReLU())
         self.tied = torch.nn.Linear(4, 5, bias=False)
-        self.tied.weight = self.text['emb'].weight
-        self.register_buffer('small', torch.arange(6).half().reshape(2, 3).t())
-        self.register_buffer('mask', torch.ones(3, 3, dtype=torch.bool))
-        self.register_buffer('brain', torch.tensor([1.5], dtype=torch.bfloat16))
-        self.register_buffer('not_saved', torch.ones(1), persistent=False)
-        self.register_parameter('nothing', None)
+        self.tied.weight = self.text["emb"].weight
+        self.register_buffer("small", torch.arange(6).half().reshape(2, 3).t())
+        self.register_buffer("mask", torch.ones(3, 3, dtype=torch.bool))
+        self.register_buffer("brain", torch.tensor([1.5], dtype=torch.bfloat16))
+        self.register_buffer("not_saved", torch.ones(1), persistent=False)
+        self.register_parameter("nothing", None)
 
 
-@pytest.fixture(scope='module')
+@pytest.fixture(scope="module")
 def net():
     torch.manual_seed(0)
     return Net()
@@ -221,88 +339,143 @@ def net():
 
 def equal(found, want):
     assert list(found) == list(want)
-    for k in want: assert found[k].dtype == want[k].dtype and torch.equal(found[k], want[k]), k
+    for k in want:
+        assert found[k].dtype == want[k].dtype and torch.equal(found[k], want[k]), k
 
 
-@pytest.mark.parametrize('zipped', [True, False])
+@pytest.mark.parametrize("zipped", [True, False])
 def test_a_whole_module(tmp_path, net, zipped, monkeypatch):
-    torch.save(net, tmp_path / 'a.pt', _use_new_zipfile_serialization=zipped)
-    monkeypatch.setattr(Net, '__init__', None)      # the class is not needed
-    monkeypatch.setattr(Net, '__setstate__', None, raising=False)
-    found = read_torch_inert(tmp_path / 'a.pt')
-    assert found.what.endswith('.Net') and found.state['training'] is True
+    torch.save(net, tmp_path / "a.pt", _use_new_zipfile_serialization=zipped)
+    monkeypatch.setattr(Net, "__init__", None)  # the class is not needed
+    monkeypatch.setattr(Net, "__setstate__", None, raising=False)
+    found = read_torch_inert(tmp_path / "a.pt")
+    assert found.what.endswith(".Net") and found.state["training"] is True
     equal(module_tensors(found), net.state_dict())
-    torch.save({'epoch': 3, 'model': net, 'other': {'w': torch.arange(3)}}, tmp_path / 'b.pt', _use_new_zipfile_serialization=zipped)
-    equal(module_tensors(read_torch_inert(tmp_path / 'b.pt')), {**{f'model.{k}': v for k, v in net.state_dict().items()}, 'other.w': torch.arange(3)})
+    torch.save(
+        {"epoch": 3, "model": net, "other": {"w": torch.arange(3)}},
+        tmp_path / "b.pt",
+        _use_new_zipfile_serialization=zipped,
+    )
+    equal(
+        module_tensors(read_torch_inert(tmp_path / "b.pt")),
+        {**{f"model.{k}": v for k, v in net.state_dict().items()}, "other.w": torch.arange(3)},
+    )
 
 
-@pytest.mark.parametrize('zipped', [True, False])
+@pytest.mark.parametrize("zipped", [True, False])
 def test_a_state_dict_and_views(tmp_path, net, zipped):
-    torch.save(net.state_dict(), tmp_path / 'a.pt', _use_new_zipfile_serialization=zipped)
-    equal(module_tensors(read_torch_inert(tmp_path / 'a.pt')), net.state_dict())
-    base = torch.arange(12.)
-    views = {'all': base, 'some': base[3:7], 'turned': base.reshape(3, 4).t()[1:], 'none': base[:0], 'one': torch.tensor(2), 'wide': torch.ones(2, dtype=torch.float64), 'u': torch.tensor([1, 2], dtype=torch.uint16)}
-    if not zipped: del views['u']
-    torch.save(views, tmp_path / 'b.pt', _use_new_zipfile_serialization=zipped)
-    equal(module_tensors(read_torch_inert(tmp_path / 'b.pt')), views)
+    torch.save(net.state_dict(), tmp_path / "a.pt", _use_new_zipfile_serialization=zipped)
+    equal(module_tensors(read_torch_inert(tmp_path / "a.pt")), net.state_dict())
+    base = torch.arange(12.0)
+    views = {
+        "all": base,
+        "some": base[3:7],
+        "turned": base.reshape(3, 4).t()[1:],
+        "none": base[:0],
+        "one": torch.tensor(2),
+        "wide": torch.ones(2, dtype=torch.float64),
+        "u": torch.tensor([1, 2], dtype=torch.uint16),
+    }
+    if not zipped:
+        del views["u"]
+    torch.save(views, tmp_path / "b.pt", _use_new_zipfile_serialization=zipped)
+    equal(module_tensors(read_torch_inert(tmp_path / "b.pt")), views)
 
 
 def test_a_torch_file_is_not_run(tmp_path):
-    trace = tmp_path / 'trace'
+    trace = tmp_path / "trace"
     for zipped in (True, False):
-        torch.save({'w': torch.ones(1), 'x': Calls(os.system, f'echo x > "{trace}"')}, tmp_path / 'a.pt', _use_new_zipfile_serialization=zipped)
-        found = read_torch_inert(tmp_path / 'a.pt')
-        assert found['x'].what in ('posix.system', 'nt.system') and tensor_of(found['w']).item() == 1 and list(module_tensors(found)) == ['w']
+        torch.save(
+            {"w": torch.ones(1), "x": Calls(os.system, f'echo x > "{trace}"')},
+            tmp_path / "a.pt",
+            _use_new_zipfile_serialization=zipped,
+        )
+        found = read_torch_inert(tmp_path / "a.pt")
+        assert (
+            found["x"].what in ("posix.system", "nt.system")
+            and tensor_of(found["w"]).item() == 1
+            and list(module_tensors(found)) == ["w"]
+        )
     assert not trace.exists()
 
 
 def rezip(source, target, change):
-    with zipfile.ZipFile(source) as a, zipfile.ZipFile(target, 'w') as b:
+    with zipfile.ZipFile(source) as a, zipfile.ZipFile(target, "w") as b:
         for i in a.infolist():
-            if (new := change(i.filename, a.read(i))) is not None: b.writestr(i.filename, *(new if isinstance(new, tuple) else (new,)))
+            if (new := change(i.filename, a.read(i))) is not None:
+                b.writestr(i.filename, *(new if isinstance(new, tuple) else (new,)))
 
 
-@pytest.mark.parametrize('change, message', [
-    (lambda n, d: None if n.endswith('data/0') else d, 'data/0 is missing'), (lambda n, d: d[:-4] if n.endswith('data/0') else d, r'data/0 has 8 bytes.*expected 12'),
-    (lambda n, d: (d, zipfile.ZIP_DEFLATED) if n.endswith('data/0') else d, 'compressed'), (lambda n, d: b'big' if n.endswith('byteorder') else d, 'big-endian'),
-    (lambda n, d: None if n.endswith('data.pkl') else d, '0 files data.pkl'), (lambda n, d: d[:-5] if n.endswith('data.pkl') else d, 'cut off'),
-    (lambda n, d: d.replace(b'FloatStorage', b'ThinkStorage') if n.endswith('data.pkl') else d, 'ThinkStorage'),
-    (lambda n, d: d.replace(b'K\x03\x85', b'K\x04\x85') if n.endswith('data.pkl') else d, r'size \(4,\) in a storage of 3')])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda n, d: None if n.endswith("data/0") else d, "data/0 is missing"),
+        (lambda n, d: d[:-4] if n.endswith("data/0") else d, r"data/0 has 8 bytes.*expected 12"),
+        (lambda n, d: (d, zipfile.ZIP_DEFLATED) if n.endswith("data/0") else d, "compressed"),
+        (lambda n, d: b"big" if n.endswith("byteorder") else d, "big-endian"),
+        (lambda n, d: None if n.endswith("data.pkl") else d, "0 files data.pkl"),
+        (lambda n, d: d[:-5] if n.endswith("data.pkl") else d, "cut off"),
+        (lambda n, d: d.replace(b"FloatStorage", b"ThinkStorage") if n.endswith("data.pkl") else d, "ThinkStorage"),
+        (
+            lambda n, d: d.replace(b"K\x03\x85", b"K\x04\x85") if n.endswith("data.pkl") else d,
+            r"size \(4,\) in a storage of 3",
+        ),
+    ],
+)
 def test_damaged_torch_files(tmp_path, change, message):
-    torch.save({'w': torch.arange(3.)}, tmp_path / 'a.pt')
-    rezip(tmp_path / 'a.pt', tmp_path / 'b.pt', change)
-    with pytest.raises(CheckpointError, match=message): module_tensors(read_torch_inert(tmp_path / 'b.pt'))
+    torch.save({"w": torch.arange(3.0)}, tmp_path / "a.pt")
+    rezip(tmp_path / "a.pt", tmp_path / "b.pt", change)
+    with pytest.raises(CheckpointError, match=message):
+        module_tensors(read_torch_inert(tmp_path / "b.pt"))
 
 
 def test_what_is_no_torch_file(tmp_path, net):
-    with pytest.raises(CheckpointError, match='not from torch.save'): read_torch_inert(put(tmp_path / 'a.pt', {'a': 1}))
-    (tmp_path / 'b.pt').write_text('hello')
-    with pytest.raises(CheckpointError, match='is no pickle'): read_torch_inert(tmp_path / 'b.pt')
-    torch.save(net, tmp_path / 'c.pt', _use_new_zipfile_serialization=False)
-    whole = (tmp_path / 'c.pt').read_bytes()
-    (tmp_path / 'c.pt').write_bytes(whole[:-3])
-    with pytest.raises(CheckpointError, match='cut off'): read_torch_inert(tmp_path / 'c.pt')
-    with pytest.raises(CheckpointError, match='no tensors'): module_tensors({'a': 1})
-    torch.save({'w': torch.ones(2, 2).to_sparse()}, tmp_path / 'd.pt')
-    with pytest.raises(DataError, match='_rebuild_sparse_tensor'): module_tensors(read_torch_inert(tmp_path / 'd.pt'))
+    with pytest.raises(CheckpointError, match="not from torch.save"):
+        read_torch_inert(put(tmp_path / "a.pt", {"a": 1}))
+    (tmp_path / "b.pt").write_text("hello")
+    with pytest.raises(CheckpointError, match="is no pickle"):
+        read_torch_inert(tmp_path / "b.pt")
+    torch.save(net, tmp_path / "c.pt", _use_new_zipfile_serialization=False)
+    whole = (tmp_path / "c.pt").read_bytes()
+    (tmp_path / "c.pt").write_bytes(whole[:-3])
+    with pytest.raises(CheckpointError, match="cut off"):
+        read_torch_inert(tmp_path / "c.pt")
+    with pytest.raises(CheckpointError, match="no tensors"):
+        module_tensors({"a": 1})
+    torch.save({"w": torch.ones(2, 2).to_sparse()}, tmp_path / "d.pt")
+    with pytest.raises(DataError, match="_rebuild_sparse_tensor"):
+        module_tensors(read_torch_inert(tmp_path / "d.pt"))
 
 
 def test_damage_of_any_kind_is_told(tmp_path):
     "Bytes changed at random: a result or an error of ours, never another exception."
-    rng, files = random.Random(0), [pickle.dumps(TABLE, 2), pickle.dumps(TABLE, 5), zlib.decompress(base64.b85decode(WRITTEN['1.5.3'])), pickle.dumps({'a': np.arange(4), 'b': np.float64(2), 'c': collections.OrderedDict(x=b'1')}, 2)]
+    rng, files = (
+        random.Random(0),
+        [
+            pickle.dumps(TABLE, 2),
+            pickle.dumps(TABLE, 5),
+            zlib.decompress(base64.b85decode(WRITTEN["1.5.3"])),
+            pickle.dumps({"a": np.arange(4), "b": np.float64(2), "c": collections.OrderedDict(x=b"1")}, 2),
+        ],
+    )
     told, buffer = 0, io.BytesIO()
     for k in range(600):
         data = bytearray(files[k % len(files)])
-        for _ in range(rng.choice((1, 1, 3))): data[rng.randrange(len(data))] = rng.randrange(256)
-        (tmp_path / 'a.pkl').write_bytes(data)
+        for _ in range(rng.choice((1, 1, 3))):
+            data[rng.randrange(len(data))] = rng.randrange(256)
+        (tmp_path / "a.pkl").write_bytes(data)
         try:
-            for thing in read_inert(tmp_path / 'a.pkl'): frame_of(thing) if k % len(files) < 3 else plain(thing)
-        except SevlmError: told += 1
+            for thing in read_inert(tmp_path / "a.pkl"):
+                frame_of(thing) if k % len(files) < 3 else plain(thing)
+        except SevlmError:
+            told += 1
     assert 150 < told < 600
-    torch.save({'m': torch.nn.Linear(2, 2), 's': torch.arange(3)}, buffer, _use_new_zipfile_serialization=False)
+    torch.save({"m": torch.nn.Linear(2, 2), "s": torch.arange(3)}, buffer, _use_new_zipfile_serialization=False)
     for _ in range(200):
         data = bytearray(buffer.getvalue())
         data[rng.randrange(len(data))] = rng.randrange(256)
-        (tmp_path / 'a.pt').write_bytes(data)
-        try: module_tensors(read_torch_inert(tmp_path / 'a.pt'))
-        except SevlmError: pass
+        (tmp_path / "a.pt").write_bytes(data)
+        try:
+            module_tensors(read_torch_inert(tmp_path / "a.pt"))
+        except SevlmError:
+            pass

@@ -4,16 +4,19 @@ import pytest
 import torch
 from PIL import Image
 
-from sevlm.models.contrast import contrastive_loss
 from sevlm.config import PUBLISHED, SEVLMConfig
 from sevlm.data.batches import Batch, collate
+from sevlm.models.contrast import contrastive_loss
 from sevlm.models.sevlm import SEVLM
 from sevlm.models.tokenizer import Special, span_masks
 from sevlm.models.vision import ImageEncoder, create_clip
 
 SPECIAL = Special(bos=0, eos=0, pad=300, emotion=302, explanation=303, because=5)
 UNMOVED = 1e-7  # relative: a stabler way of computing the contrastive loss leaves out an epsilon, which is worth 2e-8
-TEXTS = [[0, 1, 2, 3, 4, 5, 10, 11, 12, 0], [0, 1, 2, 3, 6, 7, 5, 13, 0]]  # one-piece emotion; two-piece emotion, shorter
+TEXTS = [
+    [0, 1, 2, 3, 4, 5, 10, 11, 12, 0],
+    [0, 1, 2, 3, 6, 7, 5, 13, 0],
+]  # one-piece emotion; two-piece emotion, shorter
 
 
 def model_of(**switches) -> SEVLM:
@@ -25,8 +28,15 @@ def batch_of(model: SEVLM, paintings: int = 2, known: bool = True) -> Batch:
     generator = torch.Generator().manual_seed(1)
     table = torch.randn(304, 3, generator=generator)
     look = lambda ids: (table[ids] * known, (ids > 9) & (ids < 300) & known)
-    return collate(TEXTS * paintings, SPECIAL, model.config, look, image_of=torch.arange(2 * paintings) // 2,
-                   grid=torch.randn(paintings, 16, 48, generator=generator), neg_perm=torch.tensor([[1, 0], [1, 0]]) if paintings == 2 else None)
+    return collate(
+        TEXTS * paintings,
+        SPECIAL,
+        model.config,
+        look,
+        image_of=torch.arange(2 * paintings) // 2,
+        grid=torch.randn(paintings, 16, 48, generator=generator),
+        neg_perm=torch.tensor([[1, 0], [1, 0]]) if paintings == 2 else None,
+    )
 
 
 def losses(paintings: int = 2, known: bool = True, **switches) -> dict[str, float]:
@@ -37,7 +47,10 @@ def losses(paintings: int = 2, known: bool = True, **switches) -> dict[str, floa
     return {k: v.item() for k, v in model(batch).losses.items()}
 
 
-@pytest.mark.parametrize("switch, moved", [("causal_vad", {"lm", "vad", "con"}), ("boundary", {"lm", "vad", "con"}), ("pad_in_span", {"con"})])
+@pytest.mark.parametrize(
+    "switch, moved",
+    [("causal_vad", {"lm", "vad", "con"}), ("boundary", {"lm", "vad", "con"}), ("pad_in_span", {"con"})],
+)
 def test_switches_that_move_the_losses_of_an_ordinary_batch(switch, moved):
     "And no other loss: padding in a mean, for one, is nothing to the words."
     ours, theirs = losses(), losses(**{switch: PUBLISHED[switch]})
@@ -82,7 +95,9 @@ def test_fixed_boundary_counts_padding_on_both_sides():
 @pytest.mark.parametrize("switch", ["image_stats", "resize"])
 def test_switches_of_the_picture(switch):
     picture = Image.effect_noise((90, 70), 60).convert("RGB")
-    ours, theirs = (ImageEncoder(SEVLMConfig.preset("tiny", **s)).preprocess(picture) for s in ({}, {switch: PUBLISHED[switch]}))
+    ours, theirs = (
+        ImageEncoder(SEVLMConfig.preset("tiny", **s)).preprocess(picture) for s in ({}, {switch: PUBLISHED[switch]})
+    )
     assert ours.shape == theirs.shape and not torch.allclose(ours, theirs, atol=1e-2)
 
 
@@ -90,8 +105,15 @@ def test_bilinear_is_what_pillow_does():
     "The reference resizes with torchvision's default on a PIL picture, which is Pillow's bilinear filter."
     picture = Image.effect_noise((90, 70), 60).convert("RGB")
     encoder = ImageEncoder(SEVLMConfig.preset("tiny", resize="bilinear", image_stats="imagenet"))
-    pixels = torch.tensor(list(picture.resize((32, 32), Image.Resampling.BILINEAR).tobytes())).view(32, 32, 3).permute(2, 0, 1) / 255
-    expected = (pixels - torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)) / torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+    pixels = (
+        torch.tensor(list(picture.resize((32, 32), Image.Resampling.BILINEAR).tobytes()))
+        .view(32, 32, 3)
+        .permute(2, 0, 1)
+        / 255
+    )
+    expected = (pixels - torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)) / torch.tensor([0.229, 0.224, 0.225]).view(
+        3, 1, 1
+    )
     torch.testing.assert_close(encoder.preprocess(picture), expected, rtol=0, atol=1e-5)
 
 

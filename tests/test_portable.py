@@ -71,7 +71,9 @@ def test_progress_is_counted_and_readable():
 
 
 def test_pages_are_found_by_name():
-    assert portable.pages_of("02_vad*") == ["course/01_lexicon.ipynb"] and "analysis/a5_ledger.ipynb" in portable.pages_of("")
+    assert portable.pages_of("02_vad*") == [
+        "course/01_lexicon.ipynb"
+    ] and "analysis/a5_ledger.ipynb" in portable.pages_of("")
     assert portable.pages_of("nothing*") == []
     with pytest.raises(SystemExit):
         portable.main(["--pages", "nothing*"])
@@ -104,7 +106,10 @@ def test_a_condition_runs_the_makefiles_goals_in_its_own_environment(tmp_path, m
     condition = portable.Condition("c", "x", {"ONEDNN_MAX_CPU_ISA": "SSE41", "OMP_NUM_THREADS": "2"})
     done = portable.run(condition, 7, ["PAGES=02*"])
     log = (tmp_path / "c.log").read_text()
-    assert done["failed"] == ["tests/test_x.py::test_y"] and "page 1 of 7: course/01_lexicon.ipynb" in capsys.readouterr().out
+    assert (
+        done["failed"] == ["tests/test_x.py::test_y"]
+        and "page 1 of 7: course/01_lexicon.ipynb" in capsys.readouterr().out
+    )
     assert "isa=SSE41 mkl= threads=2 pages=02*" in log
     (tmp_path / "Makefile").write_text("notebooks pytest:\n\t@exit 3\n")
     done = portable.run(portable.Condition("c", "x"), 7, [])

@@ -16,16 +16,16 @@ from safetensors.torch import save_file
 
 import sevlm
 from sevlm.cli import main
-from sevlm.errors import CheckpointError, DataError
 from sevlm.config import SEVLMConfig
-from sevlm.utils import asset
-from sevlm.synthetic.dataset import make_mini
-from sevlm.models.sevlm import SEVLM, own_weights
-from sevlm.models.released import Released, find_released, from_hub, read_released, write_released
-from sevlm.models.tokenizer import load_tokenizer
+from sevlm.errors import CheckpointError, DataError
 from sevlm.lexicon.lexicon import Lexicon
+from sevlm.models.released import Released, find_released, from_hub, read_released, write_released
+from sevlm.models.sevlm import SEVLM, own_weights
+from sevlm.models.tokenizer import load_tokenizer
 from sevlm.models.vision import ImageEncoder
+from sevlm.synthetic.dataset import make_mini
 from sevlm.synthetic.words import mini_lexicon
+from sevlm.utils import asset
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -38,8 +38,19 @@ def place(tmp_path_factory):
     tower = ImageEncoder(SEVLMConfig.preset("tiny")).visual.state_dict()
     save_file({k: v.contiguous() for k, v in tower.items()}, folder / "tower.safetensors")
     tokenizer = load_tokenizer(asset("mini"))
-    config = SEVLMConfig.preset("tiny", causal_vad=False, boundary="fixed", pad_in_span=True, image_stats="imagenet", resize="bilinear", lookup="piece",
-                                vocab_size=len(tokenizer), tower_pretrained=str(folder / "tower.safetensors"), max_tokens=40, new_tokens=8)
+    config = SEVLMConfig.preset(
+        "tiny",
+        causal_vad=False,
+        boundary="fixed",
+        pad_in_span=True,
+        image_stats="imagenet",
+        resize="bilinear",
+        lookup="piece",
+        vocab_size=len(tokenizer),
+        tower_pretrained=str(folder / "tower.safetensors"),
+        max_tokens=40,
+        new_tokens=8,
+    )
     write_released(Released(SEVLM(config).eval(), tokenizer), folder / "hub" / "SELVM_on_artEmis-V2")
     write_released(Released(SEVLM(config).eval(), tokenizer, tag="best-acc"), folder / "hub" / "SELVM_on_artEmis-V2")
     Lexicon(mini_lexicon()).write(folder / "lexicon.txt")
@@ -48,7 +59,10 @@ def place(tmp_path_factory):
 
 
 def test_both_tags_are_found(place):
-    assert find_released(place / "hub")[1] == "best-res" and find_released(place / "hub" / "SELVM_on_artEmis-V2", "best-acc")[1] == "best-acc"
+    assert (
+        find_released(place / "hub")[1] == "best-res"
+        and find_released(place / "hub" / "SELVM_on_artEmis-V2", "best-acc")[1] == "best-acc"
+    )
     with pytest.raises(CheckpointError, match="Did you mean 'best-acc'"):
         find_released(place / "hub", "best-ac")
     with pytest.raises(CheckpointError, match="no folder nle_model_<tag>"):
@@ -67,16 +81,39 @@ def test_two_checkpoints_in_a_folder_must_be_told_apart(place, tmp_path):
 def test_a_model_without_the_three_ideas(place, tmp_path):
     "The baseline has no VAD encoder in its .tar and no heads; the fusion layer that the reference stores all the same is kept aside."
     config = SEVLMConfig.preset("tiny", vocab_size=1504, use_fusion=False, use_vad_head=False, use_contrast=False)
-    released = Released(SEVLM(config), load_tokenizer(asset("mini")), unused={"decoder": {"transformer.VAD_linear.weight": torch.randn(48, 51), "transformer.VAD_linear.bias": torch.randn(48)}})
+    released = Released(
+        SEVLM(config),
+        load_tokenizer(asset("mini")),
+        unused={
+            "decoder": {
+                "transformer.VAD_linear.weight": torch.randn(48, 51),
+                "transformer.VAD_linear.bias": torch.randn(48),
+            }
+        },
+    )
     again = read_released(write_released(released, tmp_path))
-    assert again.unused["decoder"].keys() == {"transformer.VAD_linear.weight", "transformer.VAD_linear.bias"} and again.model.config == config
-    assert all(torch.equal(a, b) for a, b in zip(own_weights(again.model).values(), own_weights(released.model).values()))
+    assert (
+        again.unused["decoder"].keys() == {"transformer.VAD_linear.weight", "transformer.VAD_linear.bias"}
+        and again.model.config == config
+    )
+    assert all(
+        torch.equal(a, b) for a, b in zip(own_weights(again.model).values(), own_weights(released.model).values())
+    )
 
 
-@pytest.mark.parametrize("key, value, words", [("len_prefix", 4, "len_prefix = 4, expected 0"), ("activation_function", "relu", "not the architecture"), ("n_layer", None, "'n_layer' is missing"),
-                                               ("vocab_size", 9, "the tokenizer in .* has 1504 entries")])
+@pytest.mark.parametrize(
+    "key, value, words",
+    [
+        ("len_prefix", 4, "len_prefix = 4, expected 0"),
+        ("activation_function", "relu", "not the architecture"),
+        ("n_layer", None, "'n_layer' is missing"),
+        ("vocab_size", 9, "the tokenizer in .* has 1504 entries"),
+    ],
+)
 def test_a_config_that_does_not_fit(place, tmp_path, key, value, words):
-    root = write_released(Released(SEVLM(SEVLMConfig.preset("tiny", vocab_size=1504)), load_tokenizer(asset("mini"))), tmp_path)
+    root = write_released(
+        Released(SEVLM(SEVLMConfig.preset("tiny", vocab_size=1504)), load_tokenizer(asset("mini"))), tmp_path
+    )
     file = root / "nle_model_best-res" / "config.json"
     settings = {k: v for k, v in json.loads(file.read_text()).items() if k != "sevlm"}
     file.write_text(json.dumps({**settings, key: value}))
@@ -86,8 +123,12 @@ def test_a_config_that_does_not_fit(place, tmp_path, key, value, words):
 
 def test_parts_that_are_missing(place, tmp_path):
     released = Released(SEVLM(SEVLMConfig.preset("tiny", vocab_size=1504)), load_tokenizer(asset("mini")))
-    for name, error, words in (("ckpt_stats_best-res.tar", CheckpointError, "no file at .*ckpt_stats_best-res.tar"), ("nle_model_best-res/pytorch_model.bin", CheckpointError, "no model.safetensors or"),
-                               ("nle_gpt2_tokenizer_0/vocab.json", DataError, "no tokenizer in"), ("nle_model_best-res/config.json", CheckpointError, "cannot read .*config.json")):
+    for name, error, words in (
+        ("ckpt_stats_best-res.tar", CheckpointError, "no file at .*ckpt_stats_best-res.tar"),
+        ("nle_model_best-res/pytorch_model.bin", CheckpointError, "no model.safetensors or"),
+        ("nle_gpt2_tokenizer_0/vocab.json", DataError, "no tokenizer in"),
+        ("nle_model_best-res/config.json", CheckpointError, "cannot read .*config.json"),
+    ):
         root = write_released(released, tmp_path / name.split("/")[-1])
         (root / name).unlink()
         with pytest.raises(error, match=words):
@@ -111,7 +152,9 @@ def test_explain_and_evaluate_with_a_local_folder(place, capsys, tmp_path):
     code, out, _ = run(capsys, "explain", picture, *given)
     (answer,) = json.loads(out)
     assert code == 0 and sum(answer["probabilities"].values()) == pytest.approx(1, abs=1e-5)
-    code, out, _ = run(capsys, "evaluate", place / "data", *given, "--part", "all", "--no-meteor", "--quiet", "--out", tmp_path)
+    code, out, _ = run(
+        capsys, "evaluate", place / "data", *given, "--part", "all", "--no-meteor", "--quiet", "--out", tmp_path
+    )
     assert code == 0 and json.loads(out)["scores"]["BLEU-4"]["n"] == 40
     assert json.loads((tmp_path / "predictions.jsonl").read_text().splitlines()[0])["painting"]
 
@@ -119,26 +162,51 @@ def test_explain_and_evaluate_with_a_local_folder(place, capsys, tmp_path):
 def test_the_released_way_of_finding_lemmas(place, capsys, monkeypatch):
     "The tagger sees each text as a whole, and what it and the lemmatiser say reaches the model; without their data the message says what to fetch."
     from sevlm.lexicon import coverage as lexicons
+
     picture = next((place / "data" / "wikiart").rglob("*.jpg"))
-    given = ("explain", picture, "--weights", place / "hub", "--lexicon", place / "lexicon.txt", "--device", "cpu", "--lemmas", "nltk", "--json")
+    given = (
+        "explain",
+        picture,
+        "--weights",
+        place / "hub",
+        "--lexicon",
+        place / "lexicon.txt",
+        "--device",
+        "cpu",
+        "--lemmas",
+        "nltk",
+        "--json",
+    )
     seen = []
+
     def tag(pieces):
         seen.append(len(pieces))
         return [(p, "NN") for p in pieces]
+
     monkeypatch.setattr(lexicons, "nltk_tools", lambda: (tag, lambda piece, pos: piece))
     code, out, _ = run(capsys, *given)
     (answer,) = json.loads(out)
     assert code == 0 and len(set(seen)) > 3 and sum(answer["probabilities"].values()) == pytest.approx(1, abs=1e-5)
-    def absent(): raise DataError("NLTK found no data for wordnet")
+
+    def absent():
+        raise DataError("NLTK found no data for wordnet")
+
     monkeypatch.setattr(lexicons, "nltk_tools", absent)
     code, _, err = run(capsys, *given)
     assert code == 2 and "no data for wordnet" in err
 
 
-@pytest.mark.parametrize("given, words", [
-    (("--weights", "hub"), "the released weights need the lexicon"), (("--weights", "nowhere", "--lexicon", "lexicon.txt"), "neither a folder nor the id"),
-    (("--weights", "hub", "--checkpoint", "hub"), "either --checkpoint or --weights"), (("--lexicon", "lexicon.txt"), "--lexicon, --lemmas and --tower belong to --weights"), (("--lemmas", "nltk"), "belong to --weights"),
-    (("--weights", "hub", "--lexicon", "lexicon.txt", "--tower", "nowhere.safetensors"), "no tower weights at")])
+@pytest.mark.parametrize(
+    "given, words",
+    [
+        (("--weights", "hub"), "the released weights need the lexicon"),
+        (("--weights", "nowhere", "--lexicon", "lexicon.txt"), "neither a folder nor the id"),
+        (("--weights", "hub", "--checkpoint", "hub"), "either --checkpoint or --weights"),
+        (("--lexicon", "lexicon.txt"), "--lexicon, --lemmas and --tower belong to --weights"),
+        (("--lemmas", "nltk"), "belong to --weights"),
+        (("--weights", "hub", "--lexicon", "lexicon.txt", "--tower", "nowhere.safetensors"), "no tower weights at"),
+    ],
+)
 def test_wrong_combinations(place, capsys, monkeypatch, given, words):
     monkeypatch.chdir(place)
     code, _, err = run(capsys, "explain", next((place / "data" / "wikiart").rglob("*.jpg")), *given)
@@ -147,10 +215,33 @@ def test_wrong_combinations(place, capsys, monkeypatch, given, words):
 
 def test_ablate_command(place, capsys, tmp_path):
     "A grid of one seed; broken off and taken up it would do the same: finished runs are not made again."
-    argv = ("ablate", place / "data", "--out", tmp_path / "grid", "--grid", "ideas", "--preset", "tiny", "--seeds", 1, "--test", place / "data", "--quiet",
-            "--set", "epochs=1", "max_tokens=40", "new_tokens=4", "vocab_size=1504")
+    argv = (
+        "ablate",
+        place / "data",
+        "--out",
+        tmp_path / "grid",
+        "--grid",
+        "ideas",
+        "--preset",
+        "tiny",
+        "--seeds",
+        1,
+        "--test",
+        place / "data",
+        "--quiet",
+        "--set",
+        "epochs=1",
+        "max_tokens=40",
+        "new_tokens=4",
+        "vocab_size=1504",
+    )
     code, out, _ = run(capsys, *argv)
-    assert code == 0 and "5 arms x 1 seeds = 5 runs" in out and "none, fusion, VAD head, contrast, all" in out and (tmp_path / "grid" / "differences.csv").is_file()
+    assert (
+        code == 0
+        and "5 arms x 1 seeds = 5 runs" in out
+        and "none, fusion, VAD head, contrast, all" in out
+        and (tmp_path / "grid" / "differences.csv").is_file()
+    )
     made = {p: p.stat().st_mtime_ns for p in (tmp_path / "grid").rglob("run.json")}
     assert len(made) == 5 and run(capsys, *argv)[0] == 0 and all(p.stat().st_mtime_ns == t for p, t in made.items())
     code, _, err = run(capsys, *argv[:4], "--grid", "idea")
@@ -163,9 +254,11 @@ def test_ablate_command(place, capsys, tmp_path):
 class Hub(BaseHTTPRequestHandler):
     "The few answers of the Hugging Face hub that a download needs; big files are announced by their SHA-256, small ones as git names them."
 
-    def log_message(self, *_): pass
+    def log_message(self, *_):
+        pass
 
-    def files(self): return {p.relative_to(self.server.root).as_posix(): p for p in self.server.root.rglob("*") if p.is_file()}
+    def files(self):
+        return {p.relative_to(self.server.root).as_posix(): p for p in self.server.root.rglob("*") if p.is_file()}
 
     def answer(self, body: bytes, **headers):
         self.send_response(200)
@@ -179,9 +272,22 @@ class Hub(BaseHTTPRequestHandler):
         self.server.asked.append(f"{self.command} {self.path}")
         path = self.path.split("?")[0]
         if path.startswith("/api/models/owner/tiny/tree/"):
-            return self.answer(json.dumps([{"type": "file", "path": n, "size": p.stat().st_size, "oid": COMMIT} for n, p in self.files().items()]).encode(), Content_Type="application/json")
+            return self.answer(
+                json.dumps(
+                    [
+                        {"type": "file", "path": n, "size": p.stat().st_size, "oid": COMMIT}
+                        for n, p in self.files().items()
+                    ]
+                ).encode(),
+                Content_Type="application/json",
+            )
         if path.startswith("/api/models/owner/tiny"):
-            info = {"id": "owner/tiny", "sha": COMMIT, "private": False, "siblings": [{"rfilename": n} for n in self.files()]}
+            info = {
+                "id": "owner/tiny",
+                "sha": COMMIT,
+                "private": False,
+                "siblings": [{"rfilename": n} for n in self.files()],
+            }
             return self.answer(json.dumps(info).encode(), Content_Type="application/json")
         name = path.split(f"/resolve/{COMMIT}/")[-1].split("/resolve/main/")[-1]
         if name not in self.files():
@@ -191,10 +297,14 @@ class Hub(BaseHTTPRequestHandler):
             return None
         body = self.files()[name].read_bytes()
         big = name.endswith((".bin", ".tar"))
-        tag = hashlib.sha256(body).hexdigest() if big else hashlib.sha1(f"blob {len(body)}\0".encode() + body).hexdigest()
+        tag = (
+            hashlib.sha256(body).hexdigest() if big else hashlib.sha1(f"blob {len(body)}\0".encode() + body).hexdigest()
+        )
         if self.server.spoiled and name.endswith(".tar"):
             body = body[:-1] + bytes([body[-1] ^ 1])
-        return self.answer(body, ETag=f'"{tag}"', **({"X_Linked_Etag": f'"{tag}"', "X_Linked_Size": str(len(body))} if big else {}))
+        return self.answer(
+            body, ETag=f'"{tag}"', **({"X_Linked_Etag": f'"{tag}"', "X_Linked_Size": str(len(body))} if big else {})
+        )
 
     do_HEAD = do_GET
 
@@ -205,8 +315,16 @@ def hub(place, tmp_path):
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     server.root, server.asked, server.spoiled = place / "hub", [], False
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    env = {**os.environ, "HF_ENDPOINT": f"http://127.0.0.1:{server.server_address[1]}", "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1", "OMP_NUM_THREADS": "1",
-           "PYTHONPATH": str(Path(sevlm.__file__).parent.parent), "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
+    env = {
+        **os.environ,
+        "HF_ENDPOINT": f"http://127.0.0.1:{server.server_address[1]}",
+        "HF_HOME": str(tmp_path / "home"),
+        "HF_HUB_DISABLE_XET": "1",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(Path(sevlm.__file__).parent.parent),
+        "NO_PROXY": "127.0.0.1",
+        "no_proxy": "127.0.0.1",
+    }
     yield server, partial(subprocess.run, env=env, capture_output=True, text=True, timeout=240)
     server.shutdown()
 
@@ -215,11 +333,26 @@ def test_the_visitors_sentence(place, hub):
     "Downloaded with a bar, explained; a second time from the cache, with the hub gone; then a damaged cache."
     server, process = hub
     picture = next((place / "data" / "wikiart").rglob("*.jpg"))
-    command = [sys.executable, "-m", "sevlm.cli", "explain", str(picture), "--weights", "owner/tiny", "--lexicon", str(place / "lexicon.txt"), "--device", "cpu", "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "sevlm.cli",
+        "explain",
+        str(picture),
+        "--weights",
+        "owner/tiny",
+        "--lexicon",
+        str(place / "lexicon.txt"),
+        "--device",
+        "cpu",
+        "--json",
+    ]
     first = process(command)
     assert first.returncode == 0, first.stderr
     assert json.loads(first.stdout)[0]["emotion"] is not None and "%" in first.stderr
-    assert any("ckpt_stats_best-res.tar" in a for a in server.asked) and not any("best-acc" in a for a in server.asked if "/resolve/" in a)
+    assert any("ckpt_stats_best-res.tar" in a for a in server.asked) and not any(
+        "best-acc" in a for a in server.asked if "/resolve/" in a
+    )
     server.shutdown()
     server.server_close()
     second = process(command)
@@ -239,16 +372,36 @@ def test_without_a_network_the_message_says_what_to_bring(monkeypatch, tmp_path)
 
     monkeypatch.setattr(sevlm.hub, "reachable", lambda *_: False)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(CheckpointError, match=r"could not get the released weights 'jing5566/SEVLM'.*ckpt_stats_best-res\.tar.*put them into one folder"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"could not get the released weights 'jing5566/SEVLM'.*ckpt_stats_best-res\.tar.*put them into one folder",
+    ):
         from_hub("jing5566/SEVLM")
 
 
 def test_inspect_knows_the_layout(place, capsys, tmp_path):
-    code, out, _ = run(capsys, "inspect", place / "hub", place / "hub" / "SELVM_on_artEmis-V2" / "nle_model_best-res" / "pytorch_model.bin", "--json")
+    code, out, _ = run(
+        capsys,
+        "inspect",
+        place / "hub",
+        place / "hub" / "SELVM_on_artEmis-V2" / "nle_model_best-res" / "pytorch_model.bin",
+        "--json",
+    )
     released, weights = json.loads(out)
-    assert code == 0 and released["kind"] == "released checkpoint of a SEVLM" and released["every tensor fits"]["configuration"]["causal_vad"] is False
-    assert weights["kind"] == "weights (bin)" and weights["by part"].keys() == {"transformer", "sim_mlp", "VAD_head", "lm_head"}
-    root = write_released(Released(SEVLM(SEVLMConfig.preset("tiny", vocab_size=1504)), load_tokenizer(asset("mini"))), tmp_path)
+    assert (
+        code == 0
+        and released["kind"] == "released checkpoint of a SEVLM"
+        and released["every tensor fits"]["configuration"]["causal_vad"] is False
+    )
+    assert weights["kind"] == "weights (bin)" and weights["by part"].keys() == {
+        "transformer",
+        "sim_mlp",
+        "VAD_head",
+        "lm_head",
+    }
+    root = write_released(
+        Released(SEVLM(SEVLMConfig.preset("tiny", vocab_size=1504)), load_tokenizer(asset("mini"))), tmp_path
+    )
     (root / "ckpt_stats_best-res.tar").write_bytes(b"PK\x03\x04 cut")
     code, out, _ = run(capsys, "inspect", root)
     assert code == 1 and "ckpt_stats_best-res.tar is not a readable PyTorch file" in out
@@ -260,22 +413,36 @@ def test_inspect_knows_the_layout(place, capsys, tmp_path):
 class Mischief:
     "Would make a file when unpickled in the ordinary way."
 
-    def __init__(self, path): self.path = path
-    def __reduce__(self): return os.mkdir, (str(self.path),)
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
 
 
 BIAS = "transformer.VAD_linear.bias"
-NUMBERS = {"missing": ({BIAS: None}, BIAS), "extra": ({"transformer.more.weight": torch.zeros(2)}, "transformer.more.weight"), "misshapen": ({BIAS: torch.zeros(3)}, BIAS),
-           "not finite": ({BIAS: torch.full((48,), torch.nan)}, BIAS), "untied head": ({"lm_head.weight": torch.zeros(1504, 48)}, "lm_head.weight")}
+NUMBERS = {
+    "missing": ({BIAS: None}, BIAS),
+    "extra": ({"transformer.more.weight": torch.zeros(2)}, "transformer.more.weight"),
+    "misshapen": ({BIAS: torch.zeros(3)}, BIAS),
+    "not finite": ({BIAS: torch.full((48,), torch.nan)}, BIAS),
+    "untied head": ({"lm_head.weight": torch.zeros(1504, 48)}, "lm_head.weight"),
+}
 
 
 @pytest.fixture
 def spoiled(tmp_path):
     "A whole checkpoint, to be damaged."
-    return write_released(Released(SEVLM(SEVLMConfig.preset("tiny", vocab_size=1504)), load_tokenizer(asset("mini"))), tmp_path / "checkpoint")
+    return write_released(
+        Released(SEVLM(SEVLMConfig.preset("tiny", vocab_size=1504)), load_tokenizer(asset("mini"))),
+        tmp_path / "checkpoint",
+    )
 
 
-@pytest.mark.parametrize("what, where", [*((what, "decoder") for what in NUMBERS), *((what, "VAD encoder") for what in NUMBERS if what != "untied head")])
+@pytest.mark.parametrize(
+    "what, where",
+    [*((what, "decoder") for what in NUMBERS), *((what, "VAD encoder") for what in NUMBERS if what != "untied head")],
+)
 def test_wrong_tensors(spoiled, what, where):
     change, culprit = NUMBERS[what]
     if where == "decoder":
@@ -285,7 +452,14 @@ def test_wrong_tensors(spoiled, what, where):
     else:
         file, culprit = spoiled / "ckpt_stats_best-res.tar", "more" if what == "extra" else "norm.weight"
         state = torch.load(file, weights_only=True)
-        inner, change = state["emo_encoder_state_dict"], {culprit: None if what == "missing" else torch.full((2 if what == "misshapen" else 3,), torch.nan if what == "not finite" else 1.0)}
+        inner, change = (
+            state["emo_encoder_state_dict"],
+            {
+                culprit: None
+                if what == "missing"
+                else torch.full((2 if what == "misshapen" else 3,), torch.nan if what == "not finite" else 1.0)
+            },
+        )
     for key, value in change.items():
         inner.pop(key) if value is None else inner.update({key: value})
     torch.save(state, file)
@@ -304,7 +478,9 @@ def test_code_in_a_pickle_is_named_and_not_run(spoiled, tmp_path, name):
 def test_a_tokenizer_without_the_added_tokens(spoiled):
     (spoiled / "nle_gpt2_tokenizer_0" / "added_tokens.json").unlink()
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
-        (spoiled / "nle_gpt2_tokenizer_0" / name).write_text(json.dumps({"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>"}))
+        (spoiled / "nle_gpt2_tokenizer_0" / name).write_text(
+            json.dumps({"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>"})
+        )
     with pytest.raises(DataError, match="lacks <pad>, <prefix>, <emotion>, <explanation>"):
         read_released(spoiled)
 

@@ -1,39 +1,47 @@
 """Texts laid out in rows, steps in parts, batches in shares: the same numbers in every arrangement."""
+
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from sevlm.config import PUBLISHED, SEVLMConfig
-from sevlm.utils import asset, seed_everything
-from sevlm.data.paintings import Painting
 from sevlm.data.batches import PairBatches, collate, in_rows
+from sevlm.data.paintings import Painting
+from sevlm.lexicon.lexicon import Lexicon
 from sevlm.lexicon.token_table import vad_table
 from sevlm.models.sevlm import SEVLM
 from sevlm.models.tokenizer import encode_all, load_tokenizer, special_ids
-from sevlm.lexicon.lexicon import Lexicon
 from sevlm.models.vision import ImageEncoder
+from sevlm.utils import asset, seed_everything
 
-TOKENIZER = load_tokenizer(asset('mini'))
+TOKENIZER = load_tokenizer(asset("mini"))
 SPECIAL = special_ids(TOKENIZER)
-LEXICON = Lexicon({'sky': (.5, -.2, .1), 'dark': (-.5, .2, 0.), 'water': (.3, -.3, .2)})
-WORDS = 'the sky looks so dark and calm over water'.split()
-EMOTIONS = ('awe', 'contentment', 'fear', 'something else')
-MODES = {'corrected': {}, 'published': PUBLISHED, 'baseline': dict(use_fusion=False, use_vad_head=False, use_contrast=False), 'no mask': dict(causal_vad=False), 'padding counts': dict(pad_in_span=True)}
-text = st.lists(st.sampled_from(WORDS), min_size=1, max_size=16).map(' '.join)
+LEXICON = Lexicon({"sky": (0.5, -0.2, 0.1), "dark": (-0.5, 0.2, 0.0), "water": (0.3, -0.3, 0.2)})
+WORDS = "the sky looks so dark and calm over water".split()
+EMOTIONS = ("awe", "contentment", "fear", "something else")
+MODES = {
+    "corrected": {},
+    "published": PUBLISHED,
+    "baseline": dict(use_fusion=False, use_vad_head=False, use_contrast=False),
+    "no mask": dict(causal_vad=False),
+    "padding counts": dict(pad_in_span=True),
+}
+text = st.lists(st.sampled_from(WORDS), min_size=1, max_size=16).map(" ".join)
 pairs_of = st.lists(st.tuples(st.permutations(EMOTIONS), text, text), min_size=1, max_size=5)
 
 
 def model_of(mode):
     seed_everything(0)
-    config = SEVLMConfig.preset('tiny', vocab_size=len(TOKENIZER), dropout=0., **MODES[mode])
+    config = SEVLMConfig.preset("tiny", vocab_size=len(TOKENIZER), dropout=0.0, **MODES[mode])
     return SEVLM(config).train()
 
 
-@pytest.fixture(scope='module')
-def models(): return {mode: model_of(mode) for mode in MODES}
+@pytest.fixture(scope="module")
+def models():
+    return {mode: model_of(mode) for mode in MODES}
 
 
 def batch_of(pairs, config, seed=0):
@@ -41,15 +49,26 @@ def batch_of(pairs, config, seed=0):
     B = len(pairs)
     grid = torch.randn(B, config.patches, config.width, generator=torch.Generator().manual_seed(seed))
     perm = torch.stack([torch.arange(B).roll(1), torch.arange(B).roll(-1)]) if B > 1 else None
-    return replace(collate(rows, SPECIAL, config, vad_table(TOKENIZER, LEXICON, config.lookup), image_of=torch.arange(B).repeat_interleave(2), grid=grid), neg_perm=perm)
+    return replace(
+        collate(
+            rows,
+            SPECIAL,
+            config,
+            vad_table(TOKENIZER, LEXICON, config.lookup),
+            image_of=torch.arange(B).repeat_interleave(2),
+            grid=grid,
+        ),
+        neg_perm=perm,
+    )
 
 
 def same_losses(a, b):
     for k in a:
-        if not (a[k].isnan() and b[k].isnan()): torch.testing.assert_close(a[k], b[k], rtol=1e-5, atol=1e-5)
+        if not (a[k].isnan() and b[k].isnan()):
+            torch.testing.assert_close(a[k], b[k], rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize('mode', MODES)
+@pytest.mark.parametrize("mode", MODES)
 @settings(deadline=None, max_examples=10)
 @given(pairs=pairs_of)
 def test_rows_change_no_number(models, mode, pairs):
@@ -63,17 +82,27 @@ def test_rows_change_no_number(models, mode, pairs):
     torch.testing.assert_close(a.hid[real], b.hid[real], rtol=1e-4, atol=1e-5)
     tokens = int(real.sum())
     assert rows.row_index.numel() <= real.numel() and (len(pairs) > 1 or rows.row_index.numel() == tokens - rows.alike)
-    if not a.losses['total'].isnan():
-        for p, q in zip(*(torch.autograd.grad(x.losses['total'], [model.decoder.wte.weight, model.decoder.wpe.weight]) for x in (a, b))):
+    if not a.losses["total"].isnan():
+        for p, q in zip(
+            *(
+                torch.autograd.grad(x.losses["total"], [model.decoder.wte.weight, model.decoder.wpe.weight])
+                for x in (a, b)
+            )
+        ):
             torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-5)
 
 
 def test_a_text_does_not_see_its_neighbour(models):
-    model = models['corrected'].eval()
-    pairs = [(('awe', 'fear'), 'the sky looks so calm', 'dark water')]
-    with torch.no_grad(): before = model(in_rows(batch_of(pairs, model.config))).hid
-    for k, changed in ((0, (('awe', 'fear'), 'the sky looks so dark', 'dark water')), (1, (('awe', 'fear'), 'the sky looks so calm', 'dark sky'))):
-        with torch.no_grad(): after = model(in_rows(batch_of([changed], model.config))).hid
+    model = models["corrected"].eval()
+    pairs = [(("awe", "fear"), "the sky looks so calm", "dark water")]
+    with torch.no_grad():
+        before = model(in_rows(batch_of(pairs, model.config))).hid
+    for k, changed in (
+        (0, (("awe", "fear"), "the sky looks so dark", "dark water")),
+        (1, (("awe", "fear"), "the sky looks so calm", "dark sky")),
+    ):
+        with torch.no_grad():
+            after = model(in_rows(batch_of([changed], model.config))).hid
         other = 1 - k
         n = min(before.shape[1], after.shape[1])
         real = in_rows(batch_of(pairs, model.config)).labels[other, :n] != -100
@@ -83,67 +112,104 @@ def test_a_text_does_not_see_its_neighbour(models):
 
 
 def test_what_cannot_be_laid_out_stays(models):
-    config = models['corrected'].config
-    whole = batch_of([(EMOTIONS, 'the sky', 'dark water')]*2, config)
+    config = models["corrected"].config
+    whole = batch_of([(EMOTIONS, "the sky", "dark water")] * 2, config)
     mixed = replace(whole, image_of=torch.tensor([0, 1, 0, 1]), neg_perm=None)
     assert in_rows(mixed).row_index is None
-    single = collate(encode_all(TOKENIZER, [('awe', 'sky')], 20), SPECIAL, config, None, image_of=torch.zeros(1, dtype=torch.long))
+    single = collate(
+        encode_all(TOKENIZER, [("awe", "sky")], 20), SPECIAL, config, None, image_of=torch.zeros(1, dtype=torch.long)
+    )
     assert in_rows(single).row_index is None
 
 
-@pytest.mark.parametrize('mode', MODES)
-@pytest.mark.parametrize('n', [2, 3, 9])
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("n", [2, 3, 9])
 def test_parts_add_up(models, mode, n):
     model = models[mode]
-    whole = in_rows(batch_of([(EMOTIONS[i % 4:] + EMOTIONS[:i % 4], ' '.join(WORDS[:3 + i]), ' '.join(WORDS[i:])) for i in range(7)], model.config))
+    whole = in_rows(
+        batch_of(
+            [(EMOTIONS[i % 4 :] + EMOTIONS[: i % 4], " ".join(WORDS[: 3 + i]), " ".join(WORDS[i:])) for i in range(7)],
+            model.config,
+        )
+    )
     parts = whole.split(n)
     sizes = [len(p.grid) for p in parts]
     perm, at = [], 0
-    for size in sizes: perm.append(at + torch.stack([torch.arange(size).roll(1), torch.arange(size).roll(-1)])); at += size
-    whole.neg_perm = torch.cat(perm, 1)                                                     # negatives within each part
+    for size in sizes:
+        perm.append(at + torch.stack([torch.arange(size).roll(1), torch.arange(size).roll(-1)]))
+        at += size
+    whole.neg_perm = torch.cat(perm, 1)  # negatives within each part
     parts = whole.split(n)
-    assert len(parts) == min(n, 3) and min(sizes) > 1 and all(p.row_index is not None and p.neg_perm is not None for p in parts)
+    assert (
+        len(parts) == min(n, 3)
+        and min(sizes) > 1
+        and all(p.row_index is not None and p.neg_perm is not None for p in parts)
+    )
     assert {k: sum(p.counts[k] for p in parts) for k in whole.counts} == whole.counts
-    for p in parts: p.whole = whole.counts
+    for p in parts:
+        p.whole = whole.counts
     outs = [model(p) for p in parts]
     same_losses(model(whole).losses, {k: sum(o.losses[k] for o in outs) for k in outs[0].losses})
 
 
 def test_a_part_without_a_known_word(models):
-    model = models['published']
-    whole = in_rows(batch_of([(EMOTIONS, 'so', 'and')]*2 + [(EMOTIONS, 'dark sky', 'water')]*2, model.config))
+    model = models["published"]
+    whole = in_rows(batch_of([(EMOTIONS, "so", "and")] * 2 + [(EMOTIONS, "dark sky", "water")] * 2, model.config))
     parts = whole.split(2)
-    for p in parts: p.whole = whole.counts
-    assert parts[0].counts['vad'] == 0 < parts[1].counts['vad']
-    same_losses({'vad': model(whole).losses['vad']}, {'vad': sum(model(p).losses['vad'] for p in parts)})
+    for p in parts:
+        p.whole = whole.counts
+    assert parts[0].counts["vad"] == 0 < parts[1].counts["vad"]
+    same_losses({"vad": model(whole).losses["vad"]}, {"vad": sum(model(p).losses["vad"] for p in parts)})
 
 
-PAINTINGS = [Painting('Realism', f'n{i}', ('awe', 'fear', 'awe'), tuple(' '.join(WORDS[:1 + (i + k) % 8]) for k in range(3)), ('',)*3) for i in range(11)]
+PAINTINGS = [
+    Painting(
+        "Realism",
+        f"n{i}",
+        ("awe", "fear", "awe"),
+        tuple(" ".join(WORDS[: 1 + (i + k) % 8]) for k in range(3)),
+        ("",) * 3,
+    )
+    for i in range(11)
+]
 
 
-def batches_of(config, **how): return PairBatches(PAINTINGS, TOKENIZER, vad_table(TOKENIZER, LEXICON, config.lookup), config, batch_size=4, grids=torch.arange(11.)[:, None, None].expand(11, 2, 3), **how)
+def batches_of(config, **how):
+    return PairBatches(
+        PAINTINGS,
+        TOKENIZER,
+        vad_table(TOKENIZER, LEXICON, config.lookup),
+        config,
+        batch_size=4,
+        grids=torch.arange(11.0)[:, None, None].expand(11, 2, 3),
+        **how,
+    )
 
 
-@pytest.mark.parametrize('count', [1, 2, 3, 5])
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
 def test_shares_make_up_the_batch(count):
-    config = SEVLMConfig.preset('tiny')
+    config = SEVLMConfig.preset("tiny")
     whole = list(batches_of(config))
     shares = [list(batches_of(config).share(rank, count)) for rank in range(count)]
     assert all(len(s) == len(whole) == 3 for s in shares)
     for batch, *parts in zip(whole, *shares):
         busy = [p for p in parts if not p.idle]
-        assert torch.equal(torch.cat([p.grid[:, 0, 0] for p in busy]), batch.grid[:, 0, 0]) and all(len(p.grid) for p in parts)
+        assert torch.equal(torch.cat([p.grid[:, 0, 0] for p in busy]), batch.grid[:, 0, 0]) and all(
+            len(p.grid) for p in parts
+        )
         assert {k: sum(p.counts[k] for p in parts) for k in batch.counts} == batch.counts
     assert any(p.idle for s in shares for p in s) == (count > 3)
 
 
-@pytest.mark.parametrize('count', [2, 3])
+@pytest.mark.parametrize("count", [2, 3])
 def test_negatives_of_all_processes(count):
     "The explanations of every process, gathered, and a permutation into them: the losses add up to those of one process."
-    model = model_of('corrected')
+    model = model_of("corrected")
     config = model.config
     grids = torch.randn(11, config.patches, config.width, generator=torch.Generator().manual_seed(0))
-    make = lambda: PairBatches(PAINTINGS, TOKENIZER, vad_table(TOKENIZER, LEXICON, config.lookup), config, batch_size=4, grids=grids)
+    make = lambda: PairBatches(
+        PAINTINGS, TOKENIZER, vad_table(TOKENIZER, LEXICON, config.lookup), config, batch_size=4, grids=grids
+    )
     model.gather = lambda x: x
     alone = list(make().share(0, 1, True))
     for batch, *parts in zip(alone, *(make().share(rank, count, True) for rank in range(count))):
@@ -151,31 +217,40 @@ def test_negatives_of_all_processes(count):
         model.gather = lambda x: x
         means = []
         model.gather = lambda x: means.append(x) or x.new_zeros(len(batch.ids), x.shape[1])
-        for p in parts: model(p)
+        for p in parts:
+            model(p)
         everyone = torch.cat(means)
         model.gather = lambda x: everyone
-        for p in parts: p.whole = batch.counts
+        for p in parts:
+            p.whole = batch.counts
         same_losses(expected, {k: sum(model(p).losses[k] for p in parts) for k in expected})
         model.gather = lambda x: x
-        with torch.no_grad(): assert all(len(part.split(2)[0].ids) and not part.split(2)[0].points_to_all for part in parts if len(part.grid) > 3)
+        with torch.no_grad():
+            assert all(
+                len(part.split(2)[0].ids) and not part.split(2)[0].points_to_all for part in parts if len(part.grid) > 3
+            )
 
 
 def test_reading_ahead_loses_nothing_and_raises_in_time():
-    config, asked = SEVLMConfig.preset('tiny'), []
+    config, asked = SEVLMConfig.preset("tiny"), []
+
     def grid(i):
         asked.append(i)
-        if i == 3: raise OSError('disk gone')
+        if i == 3:
+            raise OSError("disk gone")
         return torch.zeros(2, 3)
+
     batches = PairBatches(PAINTINGS, TOKENIZER, None, config, batch_size=2, grids=grid)
     got = []
-    with pytest.raises(OSError, match='disk gone'):
-        for b in batches: got.append(b)
+    with pytest.raises(OSError, match="disk gone"):
+        for b in batches:
+            got.append(b)
     served = sum(len(b.grid) for b in got)
-    assert served <= asked.index(3) <= served + 1                                           # every batch before the broken one
+    assert served <= asked.index(3) <= served + 1  # every batch before the broken one
 
 
 def test_pooled_patches():
-    config = SEVLMConfig.preset('mini', tower_pretrained='')
+    config = SEVLMConfig.preset("mini", tower_pretrained="")
     whole, pooled = ImageEncoder(config), ImageEncoder(config.replace(pool=4, patches=4))
     pooled.load_state_dict(whole.state_dict())
     img = torch.rand(2, 3, 64, 64)

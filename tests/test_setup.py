@@ -111,6 +111,7 @@ def packages(venv):
 
 # requirements that changed
 
+
 def test_contents_decide_and_not_times(clone):
     for name in setup_env.FILES:
         os.utime(clone.root / name)
@@ -137,6 +138,7 @@ def test_another_python_is_taken_only_if_it_is_named(clone, monkeypatch):
 
 
 # set-up that was interrupted
+
 
 def test_broken_off_in_pip_it_is_not_finished(clone, monkeypatch):
     (clone.root / "constraints.txt").write_text(TESTED + "# changed\n")
@@ -219,7 +221,7 @@ def test_ctrl_c_in_a_real_process_leaves_pip_time_and_goes_on(tmp_path):
     "A made-up Python whose `venv` takes long; make would send the signal to both."
     clone = copy_of_tools(tmp_path)
     python = tmp_path / "slow"
-    python.write_text("#!/bin/sh\nsleep 60 &\ntrap \"kill $!; touch cleaned; exit 1\" INT\nmkdir -p .venv/bin\nwait\n")
+    python.write_text('#!/bin/sh\nsleep 60 &\ntrap "kill $!; touch cleaned; exit 1" INT\nmkdir -p .venv/bin\nwait\n')
     python.chmod(0o755)
     code = (
         f"import runpy, sys; sys.executable = {str(python)!r}; sys.argv = ['setup_env.py']\n"
@@ -239,6 +241,7 @@ def test_ctrl_c_in_a_real_process_leaves_pip_time_and_goes_on(tmp_path):
 
 # a Python that cannot
 
+
 def copy_of_tools(folder):
     (folder / "tools").mkdir()
     for name in ("tools/setup_env.py", *setup_env.FILES):
@@ -251,7 +254,6 @@ def test_a_python_that_is_too_old_or_lacks_venv():
     with pytest.raises(setup_env.SetupError, match=old):
         setup_env.check_python((3, 9, 2))
     for lacking in ("venv", "ensurepip"):
-
 
         def find(name, lacking=lacking):
             return None if name == lacking else name

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from sevlm.utils import asset
 from sevlm.data.paintings import Release
-from sevlm.studies.evaluate import evaluate
 from sevlm.models.explainer import load_explainer
+from sevlm.studies.evaluate import evaluate
 from sevlm.synthetic.dataset import make_mini, read_truth, synthetic_scores
+from sevlm.utils import asset
 
 ROOT = Path(__file__).parents[1]
 STATED = json.loads(asset("mini/metrics.json").read_text())
@@ -24,7 +24,13 @@ STANDARD_ERRORS = 3  # how far below its stated value a score on new paintings m
 @pytest.fixture(scope="module")
 def unseen(tmp_path_factory):
     folder = make_mini(tmp_path_factory.mktemp("unseen") / "mini", n=400, seed=UNSEEN_SEED, workers=2, progress=False)
-    return evaluate(load_explainer(), Release(folder).paintings()[0], synthetic_scores(read_truth(folder)), meteor="off", progress=False).scores
+    return evaluate(
+        load_explainer(),
+        Release(folder).paintings()[0],
+        synthetic_scores(read_truth(folder)),
+        meteor="off",
+        progress=False,
+    ).scores
 
 
 @pytest.mark.parametrize("score", ["emotion accuracy (strict)", "grounding"])
@@ -57,7 +63,9 @@ def test_readme_states_what_was_measured():
     with open(ROOT / "nbs" / "data" / "demo_seeds.csv", encoding="utf-8", newline="") as f:
         rows = list(csv.DictReader(f))
     assert len({r["seed"] for r in rows}) >= 3
-    table = dict(re.findall(r"^\| ([^|]+?) \| (?:\*\*)?(\d+\.\d ± \d+\.\d)(?:\*\*)? \|", (ROOT / "README.md").read_text(), re.M))
+    table = dict(
+        re.findall(r"^\| ([^|]+?) \| (?:\*\*)?(\d+\.\d ± \d+\.\d)(?:\*\*)? \|", (ROOT / "README.md").read_text(), re.M)
+    )
     assert table
     for score, stated in table.items():
         values = [100 * float(r[score]) for r in rows]

@@ -12,13 +12,12 @@ import torch
 
 import sevlm
 from sevlm.cli import main
-from sevlm.errors import ConfigError
 from sevlm.config import SEVLMConfig, TrainConfig
-from sevlm.utils import SMALL_WIDTH, WAITING, asked_threads, threads_for, threads_set, time_threads
+from sevlm.errors import ConfigError
 from sevlm.models.explainer import Explainer
 from sevlm.synthetic.dataset import make_mini
-from sevlm.training.run import threads_of_run
-from sevlm.training.run import fit_run
+from sevlm.training.run import fit_run, threads_of_run
+from sevlm.utils import SMALL_WIDTH, WAITING, asked_threads, threads_for, threads_set, time_threads
 
 CONFIG = SEVLMConfig.preset("mini", layers=1, tower_pretrained="")
 SETTINGS = TrainConfig.preset("mini", epochs=2, batch_size=16, device="cpu")
@@ -55,14 +54,18 @@ def in_a_process(code: str, **env) -> dict:
 
 # ---- waiting
 
-PROBE = "import json, os, sys, sevlm; print(json.dumps([{k: os.environ.get(k) for k in %r}, 'torch' in sys.modules]))" % list(WAITING)
+PROBE = "import json, os, sys, sevlm; print(json.dumps([{{k: os.environ.get(k) for k in {!r}}}, 'torch' in sys.modules]))".format(
+    list(WAITING)
+)
 
 
 def test_idle_threads_sleep_and_torch_is_not_yet_loaded():
     assert in_a_process(PROBE) == [WAITING, False]
 
 
-@pytest.mark.parametrize("name, value", [("OMP_WAIT_POLICY", "ACTIVE"), ("GOMP_SPINCOUNT", "5"), ("KMP_BLOCKTIME", "200")])
+@pytest.mark.parametrize(
+    "name, value", [("OMP_WAIT_POLICY", "ACTIVE"), ("GOMP_SPINCOUNT", "5"), ("KMP_BLOCKTIME", "200")]
+)
 def test_what_the_user_has_set_stays(name, value):
     assert in_a_process(PROBE, **{name: value}) == [{**dict.fromkeys(WAITING), name: value}, False]
 
@@ -105,7 +108,9 @@ def test_no_number(text, monkeypatch, capsys, picture):
 
 def test_explain_takes_the_number_and_gives_it_back(two_threads, monkeypatch, picture, capsys):
     during, answer = [], Explainer.__call__
-    monkeypatch.setattr(Explainer, "__call__", lambda *a, **k: during.append(torch.get_num_threads()) or answer(*a, **k))
+    monkeypatch.setattr(
+        Explainer, "__call__", lambda *a, **k: during.append(torch.get_num_threads()) or answer(*a, **k)
+    )
     assert main(["explain", picture, "--threads", "1"]) == 0
     assert during == [1] and torch.get_num_threads() == 2 and "SEVLM_THREADS" not in os.environ
 
@@ -124,10 +129,28 @@ def test_a_resumed_run_takes_the_threads_it_had(data, tmp_path, two_threads, mon
     assert TrainConfig.load(tmp_path / "train.json").threads == 1 and torch.get_num_threads() == 2
     monkeypatch.delenv("SEVLM_THREADS")
     may = ("epochs", "threads")
-    fit_run(data, tmp_path, CONFIG, SETTINGS.replace(epochs=3), True, progress=False, may_change=may, callbacks=[listener(second)])
+    fit_run(
+        data,
+        tmp_path,
+        CONFIG,
+        SETTINGS.replace(epochs=3),
+        True,
+        progress=False,
+        may_change=may,
+        callbacks=[listener(second)],
+    )
     assert set(first) == set(second) == {1}
     capsys.readouterr()
-    fit_run(data, tmp_path, CONFIG, SETTINGS.replace(epochs=4, threads=2), True, progress=False, may_change=may, callbacks=[listener(third)])
+    fit_run(
+        data,
+        tmp_path,
+        CONFIG,
+        SETTINGS.replace(epochs=4, threads=2),
+        True,
+        progress=False,
+        may_change=may,
+        callbacks=[listener(third)],
+    )
     assert set(third) == {2} and TrainConfig.load(tmp_path / "train.json").threads == 2
     assert "2 threads from now on, 1 so far" in capsys.readouterr().out
 
@@ -140,7 +163,18 @@ def test_one_of_several_processes_keeps_what_its_launcher_gave(tmp_path, two_thr
 
 # ---- what a command imports
 
-HEAVY = ("torch", "torchvision", "transformers", "open_clip", "timm", "pandas", "scipy", "sklearn", "matplotlib", "nltk")
+HEAVY = (
+    "torch",
+    "torchvision",
+    "transformers",
+    "open_clip",
+    "timm",
+    "pandas",
+    "scipy",
+    "sklearn",
+    "matplotlib",
+    "nltk",
+)
 
 
 def loaded_by(*argv) -> set:

@@ -10,7 +10,18 @@ ROOT = Path(__file__).parents[1]
 
 
 def test_wheel_works_outside_the_checkout(tmp_path):
-    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", tmp_path, ROOT]
+    build = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "--wheel-dir",
+        tmp_path,
+        ROOT,
+    ]
     subprocess.run(build, check=True)
     (wheel,) = tmp_path.glob("sevlm-*.whl")
     with zipfile.ZipFile(wheel) as archive:
@@ -19,5 +30,7 @@ def test_wheel_works_outside_the_checkout(tmp_path):
     assert modules == {p.name for p in (tmp_path / "site" / "sevlm").glob("*.py")}
     code = "import sevlm, sevlm.core as c; print(sevlm.__file__); print(c.asset('mini/model.safetensors'))"
     env = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
-    out = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, check=True, capture_output=True, text=True).stdout.split("\n")
+    out = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=env, check=True, capture_output=True, text=True
+    ).stdout.split("\n")
     assert all(line.startswith(str(tmp_path)) for line in out[:2])

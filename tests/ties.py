@@ -21,5 +21,5 @@ def same_texts(
             at = int(apart[0])
             score = scores(n, a[:at])
             gap = float((score[a[at]] - score[b[at]]).abs() / score.abs().max())
-            words = f'{int(a[at])} or {int(b[at])} after {a[:at].tolist()}'
-            assert gap < TIE, f'text {n} goes on with {words}, {gap:.2g} of the largest score apart'
+            words = f"{int(a[at])} or {int(b[at])} after {a[:at].tolist()}"
+            assert gap < TIE, f"text {n} goes on with {words}, {gap:.2g} of the largest score apart"

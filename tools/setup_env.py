@@ -44,7 +44,7 @@ def check_python(version=sys.version_info, find=find_spec, apt=None):
     if apt is None:
         apt = sys.base_prefix == "/usr" and shutil.which("apt-get") is not None
     if apt:
-        mend = "apt install python{}-venv".format(number(version))
+        mend = f"apt install python{number(version)}-venv"
     else:
         mend = "install them with your system's packages, or name a complete Python: make PYTHON=... setup"
     text = "{} comes without {}, which set-up needs. Mend it: {}"
@@ -66,7 +66,7 @@ def fingerprint(root):  # -> text
     digest = hashlib.sha256()
     for name in FILES:
         digest.update((root / name).read_bytes() + b"\0")
-    return "{} {}".format(digest.hexdigest(), root)
+    return f"{digest.hexdigest()} {root}"
 
 
 def python_of(venv):
@@ -197,7 +197,7 @@ def main(argv=None):
     try:
         set_up(Path(__file__).resolve().parent.parent, parser.parse_args(argv).exact)
     except SetupError as error:
-        print("set-up: {}".format(error), file=sys.stderr)
+        print(f"set-up: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("set-up: interrupted; the same command goes on.", file=sys.stderr)
