@@ -67,7 +67,7 @@ def within(run, size: float = WITHIN) -> dict:
                 for _ in range(STEPS):
                     action()
                 s.model.eval()
-                s.write(s.look(case.img), s.config.new_tokens)
+                s.write(s.encode_images(case.img), s.config.new_tokens)
                 s.model.train()
                 found[precision] = dict(ran=True, steps=STEPS)
             except torch.OutOfMemoryError as e:

@@ -243,11 +243,11 @@ def writing(run) -> dict:
         for B, *rounds in run.sizes["write"]:
             rounds = rounds[mode == "published"]
             img, said = s.cases(B)[0].img, {"plain": [], "ours": []}
-            grid, steps = s.look(img), s.config.new_tokens
+            grid, steps = s.encode_images(img), s.config.new_tokens
             ways = {
                 "plain": lambda: said["plain"].append(s.write_plain(grid, steps)),
                 "ours": lambda: said["ours"].append(s.write(grid, steps)),
-                "encoder": lambda: s.look(img),
+                "encoder": lambda: s.encode_images(img),
             }
             times = in_turn(ways, run.times(rounds), run.device, warm=int(B < 32))
             whole = {way: [a + b for a, b in zip(times[way], times["encoder"])] for way in ("plain", "ours")}
@@ -291,7 +291,7 @@ def tokens(run) -> dict:
         s.model.eval()
         s.plain.eval()
         for B in run.sizes["tokens"]:
-            grid = s.look(s.cases(B)[0].img)
+            grid = s.encode_images(s.cases(B)[0].img)
             each = np.diff(
                 [ticked(s.write, grid, n, none, run.device) for _ in range(run.times(run.sizes["token_rounds"]) + 1)][
                     1:
@@ -309,7 +309,7 @@ def tokens(run) -> dict:
                 )
             )
     s, B, curves = run.corrected, run.sizes["length"], {"plain": [], "ours": []}
-    grid = s.look(s.cases(B)[0].img)
+    grid = s.encode_images(s.cases(B)[0].img)
     for _ in range(run.times(run.sizes["length_rounds"])):
         for way, write in (("plain", s.write_plain), ("ours", s.write)):
             curves[way].append(ticked(write, grid, n, none, run.device))

@@ -37,7 +37,7 @@ def child(way: str, task: str, data: str, count: int) -> dict:
     from sevlm.synthetic.dataset import make_mini
     from sevlm.training import run as train
     from sevlm.training.distributed import Processes
-    from sevlm.training.inputs import load_corpus, start_model
+    from sevlm.training.inputs import load_training_data, start_model
     from sevlm.training.learner import Learner
     from sevlm.utils import keep_freed_memory, threads_for
 
@@ -52,7 +52,7 @@ def child(way: str, task: str, data: str, count: int) -> dict:
         work = [lambda: explainer([picture])] * (count + 1)
     else:
         keep_freed_memory()
-        corpus = load_corpus(data, config, progress=False)
+        corpus = load_training_data(data, config, progress=False)
         model = start_model(config, corpus.tokenizer)
         batches = train.make_batches(model, corpus, settings, Processes("cpu"), progress=False)
         learner = Learner(model, batches, *train.make_optimiser(model, settings, count))

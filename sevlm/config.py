@@ -11,177 +11,298 @@ import math
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import ClassVar
-from .errors import DataError
-from .errors import did_you_mean
-from .errors import ConfigError
+
+from .errors import ConfigError, DataError, did_you_mean
 from .utils import write_atomic
 
 # %% ../nbs/library/config.ipynb #45404dcd
-EMOTIONS = ('amusement', 'awe', 'contentment', 'excitement',    # the order of ArtEmis ("optas/artemis") and of SEVLM
-            'anger', 'disgust', 'fear', 'sadness', 'something else')
-POLARITY = {name: 'positive' if i < 4 else 'negative' if i < 8 else 'other' for i, name in enumerate(EMOTIONS)}
+EMOTIONS = (
+    "amusement",
+    "awe",
+    "contentment",
+    "excitement",  # the order of ArtEmis ("optas/artemis") and of SEVLM
+    "anger",
+    "disgust",
+    "fear",
+    "sadness",
+    "something else",
+)
+POLARITY = {name: "positive" if i < 4 else "negative" if i < 8 else "other" for i, name in enumerate(EMOTIONS)}
 
 # %% ../nbs/library/config.ipynb #49cd4e99
 def emotion_id(name: str) -> int:
     "The number (0..8) that stands for an emotion in every tensor."
-    if name not in EMOTIONS: raise DataError(f"unknown emotion {name!r}. {did_you_mean(name, EMOTIONS)}")
+    if name not in EMOTIONS:
+        raise DataError(f"unknown emotion {name!r}. {did_you_mean(name, EMOTIONS)}")
     return EMOTIONS.index(name)
 
 # %% ../nbs/library/config.ipynb #4a356d32
 class _Files:
     "To and from dictionaries, JSON files and presets."
-    def to_dict(self) -> dict: return asdict(self)
+
+    def to_dict(self) -> dict:
+        return asdict(self)
+
     @classmethod
     def from_dict(cls, d: dict):
         "Settings from a dictionary; what it leaves out takes the default."
-        if not isinstance(d, dict): raise ConfigError(f'settings must be a JSON object, found a {type(d).__name__}.')
+        if not isinstance(d, dict):
+            raise ConfigError(f"settings must be a JSON object, found a {type(d).__name__}.")
         valid = [f.name for f in fields(cls)]
         for k in d:
-            if k not in valid: raise ConfigError(f'unknown setting {k!r} for {cls.__name__}. {did_you_mean(k, valid)}')
+            if k not in valid:
+                raise ConfigError(f"unknown setting {k!r} for {cls.__name__}. {did_you_mean(k, valid)}")
         return cls(**d)
+
     @classmethod
     def preset(cls, name: str, **overrides):
         "The preset `name`, with some settings replaced."
-        if name not in cls.presets: raise ConfigError(f'unknown preset {name!r} of {cls.__name__}. {did_you_mean(name, cls.presets)}')
-        return cls.from_dict({'name': name, **cls.presets[name], **overrides})
+        if name not in cls.presets:
+            raise ConfigError(f"unknown preset {name!r} of {cls.__name__}. {did_you_mean(name, cls.presets)}")
+        return cls.from_dict({"name": name, **cls.presets[name], **overrides})
+
     def replace(self, **changes):
         "A checked copy with some settings changed."
         return self.from_dict({**self.to_dict(), **changes})
+
     def save(self, path):
         "Write as JSON."
-        with write_atomic(path) as tmp: tmp.write_text(json.dumps(self.to_dict(), indent=2) + '\n')
+        with write_atomic(path) as tmp:
+            tmp.write_text(json.dumps(self.to_dict(), indent=2) + "\n")
+
     @classmethod
     def load(cls, path):
         "Read from JSON."
-        try: return cls.from_dict(json.loads(Path(path).read_text()))
-        except OSError as e: raise ConfigError(f'cannot read settings from {path}: {e.strerror}.') from e
-        except (json.JSONDecodeError, UnicodeDecodeError) as e: raise ConfigError(f'{path} is not valid JSON: {e}. Write one with .save().') from e
+        try:
+            return cls.from_dict(json.loads(Path(path).read_text()))
+        except OSError as e:
+            raise ConfigError(f"cannot read settings from {path}: {e.strerror}.") from e
+        except (json.JSONDecodeError, UnicodeDecodeError) as e:
+            raise ConfigError(f"{path} is not valid JSON: {e}. Write one with .save().") from e
 
 # %% ../nbs/library/config.ipynb #f09400bd
 @dataclass(frozen=True)
 class Settings(_Files):
     "A flat, checked, frozen set of settings; the base of `SEVLMConfig` and `TrainConfig`."
+
     def __post_init__(self):
         for f in fields(self):
             value = getattr(self, f.name)
-            if f.type is float and type(value) is int: object.__setattr__(self, f.name, value := float(value))
+            if f.type is float and type(value) is int:
+                object.__setattr__(self, f.name, value := float(value))
             if type(value) is not f.type or (f.type is float and not math.isfinite(value)):
-                expected = {float: 'a finite number', int: 'a whole number', bool: 'True or False', str: 'a text'}[f.type]
-                raise ConfigError(f'{f.name} = {value!r} is a {type(value).__name__}; expected {expected}.')
-        for key, options in getattr(self, 'choices', {}).items(): self._choice(key, options)
+                expected = {float: "a finite number", int: "a whole number", bool: "True or False", str: "a text"}[
+                    f.type
+                ]
+                raise ConfigError(f"{f.name} = {value!r} is a {type(value).__name__}; expected {expected}.")
+        for key, options in getattr(self, "choices", {}).items():
+            self._choice(key, options)
         self.check()
-    def check(self): "Ranges and relations; each class writes its own."
+
+    def check(self):
+        "Ranges and relations; each class writes its own."
+
     def _need(self, ok: bool, what: str):
-        if not ok: raise ConfigError(f'{type(self).__name__} {self.name!r}: {what}')
+        if not ok:
+            raise ConfigError(f"{type(self).__name__} {self.name!r}: {what}")
+
     def _choice(self, key: str, options):
-        if (value := getattr(self, key)) not in options: raise ConfigError(f'{key} = {value!r} is not known. {did_you_mean(value, options)}')
+        if (value := getattr(self, key)) not in options:
+            raise ConfigError(f"{key} = {value!r} is not known. {did_you_mean(value, options)}")
 
 # %% ../nbs/library/config.ipynb #2d433c5d
 class _ModelRules:
     "The relations between sizes."
+
     def check(self):
         "Refuse settings no model can be built from."
-        for k in (f.name for f in fields(self) if f.type is int): self._need(getattr(self, k) > 0, f'{k} = {getattr(self, k)} must be positive.')
-        for k in ('vad_weight', 'con_weight'): self._need(getattr(self, k) >= 0, f'{k} = {getattr(self, k)} must not be negative; 0 switches it off.')
-        self._need(0 <= self.dropout < 1, f'dropout = {self.dropout} must be in [0, 1).')
-        self._need(self.width % self.heads == 0, f'heads = {self.heads} must divide width = {self.width}.')
-        self._need(3 % self.vad_heads == 0, f'vad_heads = {self.vad_heads} must divide 3 (valence, arousal, dominance): use 1 or 3.')
+        for k in (f.name for f in fields(self) if f.type is int):
+            self._need(getattr(self, k) > 0, f"{k} = {getattr(self, k)} must be positive.")
+        for k in ("vad_weight", "con_weight"):
+            self._need(getattr(self, k) >= 0, f"{k} = {getattr(self, k)} must not be negative; 0 switches it off.")
+        self._need(0 <= self.dropout < 1, f"dropout = {self.dropout} must be in [0, 1).")
+        self._need(self.width % self.heads == 0, f"heads = {self.heads} must divide width = {self.width}.")
+        self._need(
+            3 % self.vad_heads == 0,
+            f"vad_heads = {self.vad_heads} must divide 3 (valence, arousal, dominance): use 1 or 3.",
+        )
         side = math.isqrt(self.patches)
-        self._need(side * side == self.patches and self.image_size % side == 0,
-                   f'patches = {self.patches} must be a square number whose root divides image_size = {self.image_size}.')
-        for k in ('max_positions', 'vad_positions'):
-            for t in ('max_tokens', 'new_tokens'):
-                self._need(getattr(self, t) <= getattr(self, k), f'{t} = {getattr(self, t)} must not exceed {k} = {getattr(self, k)}.')
+        self._need(
+            side * side == self.patches and self.image_size % side == 0,
+            f"patches = {self.patches} must be a square number whose root divides image_size = {self.image_size}.",
+        )
+        for k in ("max_positions", "vad_positions"):
+            for t in ("max_tokens", "new_tokens"):
+                self._need(
+                    getattr(self, t) <= getattr(self, k),
+                    f"{t} = {getattr(self, t)} must not exceed {k} = {getattr(self, k)}.",
+                )
+
     @property
     def pads_count(self) -> bool:
         "Does padding take part in the numbers? Then every text must be padded to `max_tokens`, as published."
         return self.pad_in_span or not self.causal_vad
 
 # %% ../nbs/library/config.ipynb #4ac2f4de
-PUBLISHED = dict(causal_vad=False, boundary='fixed', pad_in_span=True, image_stats='imagenet', resize='bilinear', lookup='piece',
-                 stable_contrast=False, empty_vad='nan', lone_negative='itself')    # the switches as the released code has them
+PUBLISHED = dict(
+    causal_vad=False,
+    boundary="fixed",
+    pad_in_span=True,
+    image_stats="imagenet",
+    resize="bilinear",
+    lookup="piece",
+    stable_contrast=False,
+    empty_vad="nan",
+    lone_negative="itself",
+)  # the switches as the released code has them
+
 
 @dataclass(frozen=True)
 class SEVLMConfig(_ModelRules, Settings):
     "Settings of the model and its text; sizes from SEVLM, arXiv 2403.11150, as measured in the released code."
+
     presets: ClassVar[dict] = {
-        'corrected': {},                                                # the paper's sizes, corrected switches: for new training
-        'paper': PUBLISHED,                                             # the same sizes, numerically the released code
-        'baseline': dict(PUBLISHED, use_fusion=False, use_vad_head=False, use_contrast=False),  # without the three ideas: NLX-GPT's architecture
-        'mini': dict(tower='mini', tower_pretrained='mini', image_size=64, patches=64, width=128, layers=4, heads=4, lookup='start',
-                     vocab_size=1504, max_positions=64, max_tokens=40, new_tokens=34, vad_positions=64, dropout=.05),
-        'tiny': dict(tower='tiny', tower_pretrained='', image_size=32, patches=16, width=48, layers=2, heads=4,
-                     vocab_size=304, max_positions=64, max_tokens=32, vad_hidden=16, vad_positions=64)}
-    choices: ClassVar[dict] = dict(boundary=('because', 'fixed'), image_stats=('tower', 'imagenet'), resize=('bicubic', 'bilinear'),
-                                   lookup=('word', 'start', 'piece'), empty_vad=('zero', 'nan'), lone_negative=('none', 'itself'))
-    name: str = 'corrected'                 # the preset it started from
-    tower: str = 'ViT-B-16-quickgelu'       # open_clip model name of the image encoder; 'mini' = the small tower shipped here
-    tower_pretrained: str = 'openai'        # its weights: open_clip tag, 'mini' (shipped) or '' (random)
-    image_size: int = 224                   # pixels, side of the square image
-    patches: int = 196                      # P, patch tokens handed to the decoder (after pooling)
-    pool: int = 1                           # means over pool x pool patches are handed on; 2 makes four times fewer
-    width: int = 768                        # D
-    layers: int = 6                         # L, decoder blocks (distilGPT-2)
-    heads: int = 12                         # H, attention heads of a block
-    vocab_size: int = 50261                 # V, GPT-2's 50257 + 4 added tokens
-    max_positions: int = 1024               # learned positions of the decoder
-    max_tokens: int = 30                    # T at most, in training (the code's default; the released v2.0 weights used 70)
-    new_tokens: int = 25                    # tokens generated at most
-    dropout: float = 0.1                    # everywhere
-    vad_layers: int = 3                     # blocks of the VAD encoder
-    vad_heads: int = 1                      # its attention heads (must divide 3)
-    vad_hidden: int = 128                   # its feed-forward width
-    vad_positions: int = 5000               # its learned positions
-    use_fusion: bool = True                 # idea 1: VAD encoder and fusion into the embeddings
-    use_vad_head: bool = True               # idea 2: predict the next token's VAD
-    use_contrast: bool = True               # idea 3: contrast image, emotion and explanation
-    vad_weight: float = 1.0                 # weight of the VAD loss
-    con_weight: float = 1.0                 # weight of the contrastive loss
-    causal_vad: bool = True                 # no look at later words' VAD (False: as published, finding 1)
-    boundary: str = 'because'               # emotion | explanation: at the word, or 'fixed' = position 6 (finding 2)
-    pad_in_span: bool = False               # the means over the spans include padding (True: as published, finding 3)
-    image_stats: str = 'tower'              # the tower's own mean and deviation, or 'imagenet' (finding 4)
-    resize: str = 'bicubic'                 # as CLIP was trained, or 'bilinear' (as published)
-    lookup: str = 'word'                    # VAD of the word so far; 'start' = of pieces that begin a word; 'piece' = of every piece (as published)
-    stable_contrast: bool = True            # log-sum-exp; False: exponentials of raw scores (finding 8)
-    empty_vad: str = 'zero'                 # VAD loss of a batch without a known word: zero, or 'nan' (finding 8)
-    lone_negative: str = 'none'             # a batch of one painting has one negative fewer, or takes 'itself' (finding 8)
+        "corrected": {},  # the paper's sizes, corrected switches: for new training
+        "paper": PUBLISHED,  # the same sizes, numerically the released code
+        "baseline": dict(
+            PUBLISHED, use_fusion=False, use_vad_head=False, use_contrast=False
+        ),  # without the three ideas: NLX-GPT's architecture
+        "mini": dict(
+            tower="mini",
+            tower_pretrained="mini",
+            image_size=64,
+            patches=64,
+            width=128,
+            layers=4,
+            heads=4,
+            lookup="start",
+            vocab_size=1504,
+            max_positions=64,
+            max_tokens=40,
+            new_tokens=34,
+            vad_positions=64,
+            dropout=0.05,
+        ),
+        "tiny": dict(
+            tower="tiny",
+            tower_pretrained="",
+            image_size=32,
+            patches=16,
+            width=48,
+            layers=2,
+            heads=4,
+            vocab_size=304,
+            max_positions=64,
+            max_tokens=32,
+            vad_hidden=16,
+            vad_positions=64,
+        ),
+    }
+    choices: ClassVar[dict] = dict(
+        boundary=("because", "fixed"),
+        image_stats=("tower", "imagenet"),
+        resize=("bicubic", "bilinear"),
+        lookup=("word", "start", "piece"),
+        empty_vad=("zero", "nan"),
+        lone_negative=("none", "itself"),
+    )
+    name: str = "corrected"  # the preset it started from
+    tower: str = (
+        "ViT-B-16-quickgelu"  # open_clip model name of the image encoder; 'mini' = the small tower shipped here
+    )
+    tower_pretrained: str = "openai"  # its weights: open_clip tag, 'mini' (shipped) or '' (random)
+    image_size: int = 224  # pixels, side of the square image
+    patches: int = 196  # P, patch tokens handed to the decoder (after pooling)
+    pool: int = 1  # means over pool x pool patches are handed on; 2 makes four times fewer
+    width: int = 768  # D
+    layers: int = 6  # L, decoder blocks (distilGPT-2)
+    heads: int = 12  # H, attention heads of a block
+    vocab_size: int = 50261  # V, GPT-2's 50257 + 4 added tokens
+    max_positions: int = 1024  # learned positions of the decoder
+    max_tokens: int = 30  # T at most, in training (the code's default; the released v2.0 weights used 70)
+    new_tokens: int = 25  # tokens generated at most
+    dropout: float = 0.1  # everywhere
+    vad_layers: int = 3  # blocks of the VAD encoder
+    vad_heads: int = 1  # its attention heads (must divide 3)
+    vad_hidden: int = 128  # its feed-forward width
+    vad_positions: int = 5000  # its learned positions
+    use_fusion: bool = True  # idea 1: VAD encoder and fusion into the embeddings
+    use_vad_head: bool = True  # idea 2: predict the next token's VAD
+    use_contrast: bool = True  # idea 3: contrast image, emotion and explanation
+    vad_weight: float = 1.0  # weight of the VAD loss
+    con_weight: float = 1.0  # weight of the contrastive loss
+    causal_vad: bool = True  # no look at later words' VAD (False: as published, finding 1)
+    boundary: str = "because"  # emotion | explanation: at the word, or 'fixed' = position 6 (finding 2)
+    pad_in_span: bool = False  # the means over the spans include padding (True: as published, finding 3)
+    image_stats: str = "tower"  # the tower's own mean and deviation, or 'imagenet' (finding 4)
+    resize: str = "bicubic"  # as CLIP was trained, or 'bilinear' (as published)
+    lookup: str = (
+        "word"  # VAD of the word so far; 'start' = of pieces that begin a word; 'piece' = of every piece (as published)
+    )
+    stable_contrast: bool = True  # log-sum-exp; False: exponentials of raw scores (finding 8)
+    empty_vad: str = "zero"  # VAD loss of a batch without a known word: zero, or 'nan' (finding 8)
+    lone_negative: str = "none"  # a batch of one painting has one negative fewer, or takes 'itself' (finding 8)
 
 # %% ../nbs/library/config.ipynb #888c96b4
 @dataclass(frozen=True)
 class TrainConfig(Settings):
     "Settings of training; defaults are the published ones (SEVLM, arXiv 2403.11150, and the released code)."
+
     presets: ClassVar[dict] = {
-        'paper': {},
-        'rtx2080ti': dict(budget=11.0, precision='auto'),   # the paper's run on the paper's card
-        'mini': dict(epochs=15, batch_size=16, lr_decoder=1.5e-3, lr_vad=1.5e-3, lr_heads=1.5e-3, warmup_steps=50, grad_clip=1.0, validate_every=0),
-        'tiny': dict(epochs=2, batch_size=4, lr_decoder=1e-3, lr_vad=1e-3, lr_heads=1e-3, grad_clip=1.0, validate_every=0, val_paintings=8, device='cpu')}
-    choices: ClassVar[dict] = dict(schedule=('linear', 'constant'), precision=('float32', 'bfloat16', 'float16', 'auto'))
-    name: str = 'paper'             # the preset it started from
-    epochs: int = 35                # at most
-    batch_size: int = 32            # B, paintings; twice as many sequences
-    lr_decoder: float = 2e-5        # decoder with its embeddings; 0 = frozen
-    lr_vad: float = 4e-5            # VAD encoder; 0 = frozen
-    lr_heads: float = 2e-5          # fusion, VAD head, contrastive head; 0 = frozen
-    weight_decay: float = 0.0       # AdamW
-    adam_eps: float = 1e-6          # AdamW
-    warmup_steps: int = 0           # steps from 0 to the full learning rate
-    grad_clip: float = 0.0          # largest gradient norm; 0 = no clipping
-    schedule: str = 'linear'        # to zero over all steps, or 'constant'
-    validate_every: int = 2000      # steps; 0 = at the end of each epoch
-    patience: int = 10              # validations without gain before stopping
-    seed: int = 0                   # of weights, pairs and dropout (the released code sets none)
-    val_paintings: int = 0          # paintings validated on at most; 0 = all
-    device: str = 'auto'            # 'auto', 'cpu', 'cuda', 'cuda:1', 'mps'
-    precision: str = 'float32'      # of products and activations: or 'bfloat16', 'float16', 'auto' (the fastest the device has); weights stay float32
-    accumulate: int = 1             # parts a step is computed in, one after the other; the batch stays batch_size
-    checkpointing: bool = False     # compute activations again in the backward pass instead of keeping them
-    compile: bool = False           # torch.compile the decoder
-    threads: int = 0                # of a processor; 0 = as measured at the start, or as a resumed run had
-    budget: float = 0.0             # GB (10^9 bytes) of device memory the run may take; 0 = no plan is made
+        "paper": {},
+        "rtx2080ti": dict(budget=11.0, precision="auto"),  # the paper's run on the paper's card
+        "mini": dict(
+            epochs=15,
+            batch_size=16,
+            lr_decoder=1.5e-3,
+            lr_vad=1.5e-3,
+            lr_heads=1.5e-3,
+            warmup_steps=50,
+            grad_clip=1.0,
+            validate_every=0,
+        ),
+        "tiny": dict(
+            epochs=2,
+            batch_size=4,
+            lr_decoder=1e-3,
+            lr_vad=1e-3,
+            lr_heads=1e-3,
+            grad_clip=1.0,
+            validate_every=0,
+            val_paintings=8,
+            device="cpu",
+        ),
+    }
+    choices: ClassVar[dict] = dict(
+        schedule=("linear", "constant"), precision=("float32", "bfloat16", "float16", "auto")
+    )
+    name: str = "paper"  # the preset it started from
+    epochs: int = 35  # at most
+    batch_size: int = 32  # B, paintings; twice as many sequences
+    lr_decoder: float = 2e-5  # decoder with its embeddings; 0 = frozen
+    lr_vad: float = 4e-5  # VAD encoder; 0 = frozen
+    lr_heads: float = 2e-5  # fusion, VAD head, contrastive head; 0 = frozen
+    weight_decay: float = 0.0  # AdamW
+    adam_eps: float = 1e-6  # AdamW
+    warmup_steps: int = 0  # steps from 0 to the full learning rate
+    grad_clip: float = 0.0  # largest gradient norm; 0 = no clipping
+    schedule: str = "linear"  # to zero over all steps, or 'constant'
+    validate_every: int = 2000  # steps; 0 = at the end of each epoch
+    patience: int = 10  # validations without gain before stopping
+    seed: int = 0  # of weights, pairs and dropout (the released code sets none)
+    val_paintings: int = 0  # paintings validated on at most; 0 = all
+    device: str = "auto"  # 'auto', 'cpu', 'cuda', 'cuda:1', 'mps'
+    precision: str = "float32"  # of products and activations: or 'bfloat16', 'float16', 'auto' (the fastest the device has); weights stay float32
+    accumulate: int = 1  # parts a step is computed in, one after the other; the batch stays batch_size
+    checkpointing: bool = False  # compute activations again in the backward pass instead of keeping them
+    compile: bool = False  # torch.compile the decoder
+    threads: int = 0  # of a processor; 0 = as measured at the start, or as a resumed run had
+    budget: float = 0.0  # GB (10^9 bytes) of device memory the run may take; 0 = no plan is made
     global_negatives: bool = False  # with several processes: negatives of the contrast from all of them
+
     def check(self):
         "Refuse settings no run can be made with."
-        for k in ('epochs', 'batch_size', 'patience', 'adam_eps', 'accumulate'): self._need(getattr(self, k) > 0, f'{k} = {getattr(self, k)} must be positive.')
+        for k in ("epochs", "batch_size", "patience", "adam_eps", "accumulate"):
+            self._need(getattr(self, k) > 0, f"{k} = {getattr(self, k)} must be positive.")
         for k in (f.name for f in fields(self) if f.type in (int, float)):
-            self._need(getattr(self, k) >= 0, f'{k} = {getattr(self, k)} must not be negative.')
+            self._need(getattr(self, k) >= 0, f"{k} = {getattr(self, k)} must not be negative.")

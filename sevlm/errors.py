@@ -11,18 +11,33 @@ import difflib
 # %% ../nbs/library/errors.ipynb #5979cf72
 class SevlmError(Exception):
     "An error the user can mend; its message says what was found, what was expected and what to do."
-class ConfigError(SevlmError): "A setting is unknown, of the wrong type or out of range."
-class DataError(SevlmError): "A data file or a record is missing or malformed."
-class LexiconError(SevlmError): "A VAD lexicon cannot be read."
-class ImageError(SevlmError): "An image cannot be opened."
-class CheckpointError(SevlmError): "A checkpoint is missing, incomplete or does not fit the model."
+
+
+class ConfigError(SevlmError):
+    "A setting is unknown, of the wrong type or out of range."
+
+
+class DataError(SevlmError):
+    "A data file or a record is missing or malformed."
+
+
+class LexiconError(SevlmError):
+    "A VAD lexicon cannot be read."
+
+
+class ImageError(SevlmError):
+    "An image cannot be opened."
+
+
+class CheckpointError(SevlmError):
+    "A checkpoint is missing, incomplete or does not fit the model."
 
 # %% ../nbs/library/errors.ipynb #4a6105aa
 def did_you_mean(
     name: str,  # what was asked for
-    options,    # the valid names
-) -> str:       # a sentence naming the nearest valid name (if any is near) and all of them
+    options,  # the valid names
+) -> str:  # a sentence naming the nearest valid name (if any is near) and all of them
     "Help for a name that is not among `options`."
     options = [str(o) for o in options]
     near = difflib.get_close_matches(str(name).lower(), options, n=1)
-    return (f"Did you mean '{near[0]}'? " if near else '') + f"Valid: {', '.join(options)}."
+    return (f"Did you mean '{near[0]}'? " if near else "") + f"Valid: {', '.join(options)}."

@@ -8,24 +8,30 @@ __all__ = ['open_image']
 # %% ../nbs/library/images.ipynb #1d53f5bd
 import numpy as np
 from PIL import Image, ImageOps
+
 from .errors import ImageError
 
 # %% ../nbs/library/images.ipynb #dfd929e7
 def _rgb(im):
     "A loaded picture of any mode as upright RGB."
     im = ImageOps.exif_transpose(im)
-    if im.mode.startswith('I'): im = Image.fromarray((np.asarray(im) / 257).clip(0, 255).astype(np.uint8))     # 16 bits to 8
+    if im.mode.startswith("I"):
+        im = Image.fromarray((np.asarray(im) / 257).clip(0, 255).astype(np.uint8))  # 16 bits to 8
     if im.has_transparency_data:
-        im = im.convert('RGBA')
-        return Image.alpha_composite(Image.new('RGBA', im.size, 'white'), im).convert('RGB')
-    return im.convert('RGB')
+        im = im.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", im.size, "white"), im).convert("RGB")
+    return im.convert("RGB")
+
 
 def open_image(
-    path,           # a picture file
-) -> Image.Image:   # RGB
+    path,  # a picture file
+) -> Image.Image:  # RGB
     "Open a picture as the model needs it."
     try:
-        with Image.open(path) as im: return _rgb(im)
-    except Exception as e:      # Pillow's many decoders raise many classes on a damaged file
-        what = 'is not a picture' if isinstance(e, Image.UnidentifiedImageError) else f'cannot be opened ({e})'
-        raise ImageError(f'{path} {what}. Expected a whole JPEG or PNG: fetch it again, or leave the painting out.') from e
+        with Image.open(path) as im:
+            return _rgb(im)
+    except Exception as e:  # Pillow's many decoders raise many classes on a damaged file
+        what = "is not a picture" if isinstance(e, Image.UnidentifiedImageError) else f"cannot be opened ({e})"
+        raise ImageError(
+            f"{path} {what}. Expected a whole JPEG or PNG: fetch it again, or leave the painting out."
+        ) from e

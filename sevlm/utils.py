@@ -23,78 +23,97 @@ from .errors import ConfigError, DataError, did_you_mean
 @contextmanager
 def write_atomic(
     path,  # the file to write; missing folders are made
-):         # yields a temporary path in the same folder, renamed to `path` on success, removed on failure
+):  # yields a temporary path in the same folder, renamed to `path` on success, removed on failure
     "Either the whole new file, or the old one untouched."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = path.with_name(f'.{path.stem}-{uuid.uuid4().hex[:8]}{path.suffix}')
+    tmp = path.with_name(f".{path.stem}-{uuid.uuid4().hex[:8]}{path.suffix}")
     try:
         yield tmp
         os.replace(tmp, path)
-    finally: tmp.unlink(missing_ok=True)
+    finally:
+        tmp.unlink(missing_ok=True)
 
 # %% ../nbs/library/utils.ipynb #0f8e8df8
 def check_writable(
     folder,  # where results will go; made when missing
-) -> Path:   # the same folder
+) -> Path:  # the same folder
     "Fail now rather than after the work if nothing can be written there."
-    probe = (folder := Path(folder))/f'probe-{uuid.uuid4().hex[:8]}'      # a name of its own: others may probe at the same time
+    probe = (
+        folder := Path(folder)
+    ) / f"probe-{uuid.uuid4().hex[:8]}"  # a name of its own: others may probe at the same time
     try:
-        with write_atomic(probe) as tmp: tmp.write_text('')
+        with write_atomic(probe) as tmp:
+            tmp.write_text("")
         probe.unlink()
-    except OSError as e: raise ConfigError(f'cannot write to {folder}: {e.strerror}. Choose another folder.') from e
+    except OSError as e:
+        raise ConfigError(f"cannot write to {folder}: {e.strerror}. Choose another folder.") from e
     return folder
 
 # %% ../nbs/library/utils.ipynb #77f1a790
-PUNCTUATION = '.?!,:;/\\-~*_=[]{}$^@|%#<>–—'     # what ArtEmis turns into spaces
-_SPACES = str.maketrans(dict.fromkeys(PUNCTUATION, ' '))
+PUNCTUATION = ".?!,:;/\\-~*_=[]{}$^@|%#<>–—"  # what ArtEmis turns into spaces
+_SPACES = str.maketrans(dict.fromkeys(PUNCTUATION, " "))
+
 
 def normalise(
     utterance: str,  # as typed
-) -> str:            # lower case, punctuation to spaces, single spaces
+) -> str:  # lower case, punctuation to spaces, single spaces
     "An explanation as the model sees it."
-    return ' '.join(utterance.lower().translate(_SPACES).split())
+    return " ".join(utterance.lower().translate(_SPACES).split())
 
 # %% ../nbs/library/utils.ipynb #58511bc5
 def seed_everything(seed: int):
     "Seed Python, NumPy and PyTorch (every device)."
     import numpy as np
     import torch
-    random.seed(seed); np.random.seed(seed % 2**32); torch.manual_seed(seed)
+
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
 
 # %% ../nbs/library/utils.ipynb #076f55b6
 def asset(name: str) -> Path:
     "A file or folder shipped with the package, by its path below `sevlm/assets`."
-    folder = Path(str(resources.files('sevlm')))/'assets'
-    if not name or not (folder/name).exists():
-        shipped = sorted(p.relative_to(folder).as_posix() for p in folder.rglob('*') if p.is_file())
-        raise DataError(f'sevlm ships no file {name!r}. {did_you_mean(name, shipped)}')
-    return folder/name
+    folder = Path(str(resources.files("sevlm"))) / "assets"
+    if not name or not (folder / name).exists():
+        shipped = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+        raise DataError(f"sevlm ships no file {name!r}. {did_you_mean(name, shipped)}")
+    return folder / name
 
 # %% ../nbs/library/utils.ipynb #d5ed32be
 def cache_folder() -> Path:
     "Where things are kept that can be made again: $SEVLM_CACHE, or `sevlm` in $XDG_CACHE_HOME (~/.cache)."
-    return Path(os.environ.get('SEVLM_CACHE') or Path(os.environ.get('XDG_CACHE_HOME') or Path.home()/'.cache')/'sevlm')
+    return Path(
+        os.environ.get("SEVLM_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sevlm"
+    )
 
 # %% ../nbs/library/utils.ipynb #d763cc27
 def device_of(
-    name: str = 'auto',  # 'auto' takes the best there is; or a PyTorch device such as 'cpu', 'cuda:1'
-):                       # a `torch.device`
+    name: str = "auto",  # 'auto' takes the best there is; or a PyTorch device such as 'cpu', 'cuda:1'
+):  # a `torch.device`
     "The device to compute on."
     import torch
-    there = {'cuda': torch.cuda.is_available(), 'mps': torch.backends.mps.is_available(), 'cpu': True}
-    if name == 'auto': return torch.device(next(d for d, ok in there.items() if ok))
-    try: device = torch.device(name)
-    except RuntimeError: raise ConfigError(f"device {name!r} is not known. {did_you_mean(name, ['auto', *there])}") from None
-    if not there.get(device.type, False) or (device.type == 'cuda' and (device.index or 0) >= torch.cuda.device_count()):
-        raise ConfigError(f"device {name!r} is not available here; use one of {', '.join(d for d, ok in there.items() if ok)}, or 'auto'.")
+
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return torch.device(next(d for d, ok in there.items() if ok))
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"device {name!r} is not known. {did_you_mean(name, ['auto', *there])}") from None
+    if not there.get(device.type, False) or (
+        device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()
+    ):
+        raise ConfigError(
+            f"device {name!r} is not available here; use one of {', '.join(d for d, ok in there.items() if ok)}, or 'auto'."
+        )
     return device
 
 # %% ../nbs/library/utils.ipynb #21019638
 WAITING = {
-    'OMP_WAIT_POLICY': 'PASSIVE',  # every OpenMP: idle threads sleep
-    'GOMP_SPINCOUNT': '1000',  # GNU's, more exactly: after so many looks, some 30 microseconds
-    'KMP_BLOCKTIME': '0',  # Intel's and LLVM's: milliseconds before they sleep
+    "OMP_WAIT_POLICY": "PASSIVE",  # every OpenMP: idle threads sleep
+    "GOMP_SPINCOUNT": "1000",  # GNU's, more exactly: after so many looks, some 30 microseconds
+    "KMP_BLOCKTIME": "0",  # Intel's and LLVM's: milliseconds before they sleep
 }
 
 
@@ -138,11 +157,11 @@ def time_threads(
 
 def asked_threads() -> int | None:  # None: nothing was asked for
     "The number of threads in SEVLM_THREADS (`--threads` on the command line)."
-    text = os.environ.get('SEVLM_THREADS', '')
+    text = os.environ.get("SEVLM_THREADS", "")
     if not text:
         return None
     if not text.isdecimal() or int(text) < 1:
-        raise ConfigError(f'SEVLM_THREADS (or --threads) is {text!r}; expected a whole number of at least 1.')
+        raise ConfigError(f"SEVLM_THREADS (or --threads) is {text!r}; expected a whole number of at least 1.")
     return int(text)
 
 
@@ -178,6 +197,11 @@ def threads_set(number: int) -> Iterator[int]:
 def keep_freed_memory() -> bool:  # whether the C library took the settings (glibc does)
     "Lets this process keep freed memory for its next step instead of returning it to the system; call it before training on a CPU."
     import ctypes
-    try: mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError): return False      # another C library: nothing to set
-    return bool(mallopt(-3, 2**30) and mallopt(-1, 2**31 - 1))     # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of glibc's malloc.h
+
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return False  # another C library: nothing to set
+    return bool(
+        mallopt(-3, 2**30) and mallopt(-1, 2**31 - 1)
+    )  # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of glibc's malloc.h

@@ -100,7 +100,7 @@ def test_same_tokens(settings, mode):
     s = settings[mode]
     s.model.eval()
     s.plain.eval()
-    grid = s.look(s.cases(6)[0].img)
+    grid = s.encode_images(s.cases(6)[0].img)
 
     @torch.no_grad()
     def scores(n, words):

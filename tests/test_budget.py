@@ -15,7 +15,7 @@ from sevlm.data.batches import Batch
 from sevlm.errors import ConfigError
 from sevlm.models.sevlm import SEVLM
 from sevlm.training.memory import (
-    BLOCK,
+    ALLOCATION_BYTES,
     CONTEXT,
     KINDS,
     SLACK,
@@ -29,7 +29,7 @@ from sevlm.training.memory import (
     part_sizes,
     plan,
     shapes_only,
-    told,
+    plan_report,
     worst_batch,
 )
 
@@ -123,7 +123,7 @@ def test_counting_takes_no_random_number_and_changes_no_global_setting():
 
 def test_what_is_trained_has_gradients_and_two_moments():
     c = count_step(SMALL, RUN, 4)
-    slack = BLOCK * 200
+    slack = ALLOCATION_BYTES * 200
     assert (
         OWN <= c.parts["weights"] <= OWN + slack
         and OWN <= c.parts["gradients"] <= OWN + slack
@@ -192,10 +192,10 @@ def test_the_meter_counts_storages_once_and_forgets_them():
     with Meter() as meter:
         a = torch.ones(1000)
         b = a.view(10, 100).t()
-        assert meter.total == math.ceil(4000 / BLOCK) * BLOCK
+        assert meter.total == math.ceil(4000 / ALLOCATION_BYTES) * ALLOCATION_BYTES
         c = b + 1
         del a, b
-        assert meter.total == math.ceil(4000 / BLOCK) * BLOCK and meter.peak == 2 * meter.total
+        assert meter.total == math.ceil(4000 / ALLOCATION_BYTES) * ALLOCATION_BYTES and meter.peak == 2 * meter.total
         del c
     assert meter.total == 0
 
@@ -345,7 +345,7 @@ def test_the_measurement_is_told_once():
         cb.after_step(learner)
         assert len(said) == (n >= 1)
     assert "not measured" in said[0]
-    assert "please report" in told(p, "cuda", (p.count.peak + 1, 10**9)) and "report" not in told(
+    assert "please report" in plan_report(p, "cuda", (p.count.peak + 1, 10**9)) and "report" not in plan_report(
         p, "cuda", (p.count.peak, 10**9)
     )
 

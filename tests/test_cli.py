@@ -23,7 +23,7 @@ from sevlm.cli import main
 from sevlm.config import EMOTIONS, SEVLMConfig
 from sevlm.data.features import digest_file
 from sevlm.synthetic.dataset import make_mini
-from sevlm.training.inputs import load_corpus
+from sevlm.training.inputs import load_training_data
 
 FAST = ["layers=1", "epochs=2", "batch_size=16", "device=cpu"]
 CSV = "artemis_dataset_release_v0.csv"
@@ -702,7 +702,7 @@ def test_patch_tokens_are_kept_and_found_again(base, kept_run, tmp_path, sevlm_)
 @pytest.mark.parametrize("part, other, name", [("training", "validation", "train"), ("validation", "training", "val")])
 def test_damage_to_kept_patch_tokens_is_told_and_mended(part, other, name, base, kept_run, tmp_path, sevlm_):
     "The shard is found by the pictures that its header names: its own name depends on rounding, so on the processor."
-    paintings = load_corpus(base.data, SEVLMConfig.preset("mini"), progress=False).parts[name]
+    paintings = load_training_data(base.data, SEVLMConfig.preset("mini"), progress=False).parts[name]
     digests = {digest_file(p.image).hex() for p in paintings}
     features = Path(shutil.copytree(kept_run.features, tmp_path / "features"))
     held = {}

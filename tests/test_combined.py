@@ -17,7 +17,7 @@ from sevlm.artemis.protocol import (
     Vocabulary,
     combine,
     decorate,
-    held_out,
+    held_out_paintings,
     parts,
     preprocess,
     read_preprocessed,
@@ -117,19 +117,19 @@ def counts(*numbers):
     ],
 )
 def test_budget_walk(numbers, budget, expected):
-    assert held_out(counts(*numbers), budget) == [f"p{i:02d}" for i in expected]
+    assert held_out_paintings(counts(*numbers), budget) == [f"p{i:02d}" for i in expected]
 
 
 def test_budget_takes_the_first_by_name():
     table = pd.Series({"z": 5, "a": 5, "m": 5})
-    assert held_out(table, 10) == ["a", "m"] == held_out(table[::-1], 10)
+    assert held_out_paintings(table, 10) == ["a", "m"] == held_out_paintings(table[::-1], 10)
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.integers(3, 11), max_size=40), st.integers(0, 250))
 def test_budget_is_kept(numbers, budget):
     table = counts(*numbers)
-    taken = held_out(table, budget)
+    taken = held_out_paintings(table, budget)
     assert (
         len(set(taken)) == len(taken)
         and table[taken].sum() <= budget

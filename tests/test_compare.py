@@ -8,7 +8,7 @@ import pytest
 from sevlm.config import EMOTIONS
 from sevlm.data.paintings import Painting
 from sevlm.errors import ConfigError, DataError
-from sevlm.studies.compare import compare, forest, sentence
+from sevlm.studies.compare import compare, forest_plot, comparison_sentence
 from sevlm.studies.evaluate import aligned, explanation_of, read_predictions, read_scores, score
 
 WHY = {
@@ -205,14 +205,14 @@ def test_compare_finds_a_difference_and_none_where_there_is_none(tmp_path):
         "METEOR",
         "METEOR, artemis",
     }
-    assert "strong is better" in sentence(found) and "strong is better" in sentence(found, "cross-entropy of the votes")
-    assert "better on" not in sentence(found, "mean length")
+    assert "strong is better" in comparison_sentence(found) and "strong is better" in comparison_sentence(found, "cross-entropy of the votes")
+    assert "better on" not in comparison_sentence(found, "mean length")
     same = compare(a, score(a, paintings, meteor="off"), paintings, meteor="off")
-    assert (same.table[["difference", "low", "high"]].to_numpy() == 0).all() and "are the same" in sentence(same)
+    assert (same.table[["difference", "low", "high"]].to_numpy() == 0).all() and "are the same" in comparison_sentence(same)
     back = compare(b, a, paintings, meteor="off").table.set_index("score")
     assert np.allclose(back.low, -t.high) and np.allclose(back.difference, -t.difference)
     with pytest.raises(DataError, match="no score"):
-        sentence(found, "SPICE")
+        comparison_sentence(found, "SPICE")
 
 
 def test_an_unsettled_difference_says_what_it_excludes():
@@ -227,7 +227,7 @@ def test_an_unsettled_difference_says_what_it_excludes():
     )
     found = compare(a, b, paintings, meteor="off")
     said, row = (
-        sentence(found, "emotion accuracy (tolerant)"),
+        comparison_sentence(found, "emotion accuracy (tolerant)"),
         found.table.set_index("score").loc["emotion accuracy (tolerant)"],
     )
     assert row.difference == 0 and -0.45 < row.low < -0.2 and 0.2 < row.high < 0.45  # 1.96 / sqrt(40) = 0.31
@@ -266,7 +266,7 @@ def test_forest_takes_and_returns_axes():
     paintings, run = world(40)
     found = compare(run(0.3), run(0.9), paintings, meteor="off")
     fig, ax = plt.subplots()
-    assert forest(found, ax) is ax and forest(found) is not ax
+    assert forest_plot(found, ax) is ax and forest_plot(found) is not ax
     spans = {tuple(np.round(s[:, 1], 6)) for c in ax.collections for s in c.get_segments()}
     assert all(y0 == y1 for y0, y1 in spans)  # the intervals lie flat
     assert not any("similes" in t.get_text() for t in ax.get_yticklabels())  # zero has no per cent

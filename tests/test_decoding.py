@@ -12,7 +12,7 @@ from sevlm.config import PUBLISHED, SEVLMConfig
 from sevlm.errors import ConfigError
 from sevlm.lexicon.lexicon import Lexicon
 from sevlm.lexicon.token_table import VADTable, kept_table, vad_table
-from sevlm.models.generation import SHRINK, Reader, beam_search, extend, greedy, next_logits, sampler, write
+from sevlm.models.generation import SHRINK, IncrementalDecoder, beam_search, extend, greedy, next_logits, sampler, generate_texts
 from sevlm.models.sevlm import SEVLM
 from sevlm.models.tokenizer import load_tokenizer, prompt_ids, special_ids
 from sevlm.utils import asset, seed_everything
@@ -80,7 +80,7 @@ def test_read_in_any_pieces(models, tokenizer, special, mode, cuts, seed, tagger
     cuts[0] += 4  # the prompt
     grid, ids = grids(2, model), random_texts(tokenizer, special, 4, sum(cuts), seed)  # two texts a painting
     looked_up = (lambda ids: table(ids)) if tagger else table
-    reader, at = Reader(model, grid, looked_up, special), 0
+    reader, at = IncrementalDecoder(model, grid, looked_up, special), 0
     for n in cuts:
         ours = reader(ids[:, at : at + n])
         at += n
@@ -93,7 +93,7 @@ def test_read_in_any_pieces(models, tokenizer, special, mode, cuts, seed, tagger
 def test_kept_and_reordered(models, tokenizer, special, mode):
     model, table = models[mode]
     grid, ids = grids(3, model), random_texts(tokenizer, special, 6, 14, 5)
-    reader = Reader(model, grid, table, special)
+    reader = IncrementalDecoder(model, grid, table, special)
     reader(ids[:, :11])
     texts, paintings = (
         torch.tensor([5, 4, 1, 0]),
@@ -142,7 +142,7 @@ def test_texts_that_end_at_different_times(models, tokenizer, special, mode):
 def test_sampling_is_reproducible(models, tokenizer, special):
     model, table = models["corrected"]
     drawn = [
-        write(model, grids(3, model), tokenizer, table, steps=9, pick=sampler(1.5, torch.Generator().manual_seed(seed)))
+        generate_texts(model, grids(3, model), tokenizer, table, steps=9, pick=sampler(1.5, torch.Generator().manual_seed(seed)))
         for seed in (0, 0, 1)
     ]
     assert drawn[0] == drawn[1] != drawn[2]

@@ -112,7 +112,7 @@ def test_attention_of_a_word_is_the_row_that_chose_it(stub):
 
     image, text = paint_canvas(sample_paintings(1)[0].scene, 0), "the unwhistleable sea is calm"
     for emotion in ("awe", "something else"):
-        grid = stub.look([image])
+        grid = stub.encode_images([image])
         mine = word_attention(stub, grid, Answer(emotion, text, {}))
         ids, special = torch.tensor([encode(stub.tokenizer, emotion, text, 64).ids]), special_ids(stub.tokenizer)
         emb = stub.model.embed(ids, segments(ids, special), stub.table(ids)[0], span_masks(ids, special)[1])

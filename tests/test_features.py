@@ -21,7 +21,7 @@ from torch import nn
 from sevlm.config import SEVLMConfig
 from sevlm.data import features as module
 from sevlm.data.batches import _stack
-from sevlm.data.features import DTYPES, Features, Store, check_features, describe, feature_bytes, keep_features, key_of
+from sevlm.data.features import DTYPES, Features, Store, check_features, describe_encoder, feature_bytes, keep_features, key_of
 from sevlm.errors import ConfigError, DataError, ImageError
 from sevlm.images import open_image
 from sevlm.models.vision import ImageEncoder, load_tower, make_preprocess
@@ -31,7 +31,7 @@ spawn = multiprocessing.get_context("spawn")
 
 
 class Toy(nn.Module):
-    "A tower of one linear map, with what `describe` asks for; in another batch, rows differ by rounding only."
+    "A tower of one linear map, with what `describe_encoder` asks for; in another batch, rows differ by rounding only."
 
     def __init__(self, seed=0, scale=1.0, size=8):
         super().__init__()
@@ -186,7 +186,7 @@ def test_the_key_sees_every_ingredient():
     config = SEVLMConfig.preset("mini")
 
     def key(opener=open_image, given=None, **changes):
-        return key_of(describe(load_tower(ImageEncoder(config.replace(**changes)), "mini"), opener, **(given or {})))
+        return key_of(describe_encoder(load_tower(ImageEncoder(config.replace(**changes)), "mini"), opener, **(given or {})))
 
     keys = [
         key(),
@@ -196,7 +196,7 @@ def test_the_key_sees_every_ingredient():
         key(given={"dtype": "float32"}),
         key(given={"precision": "bfloat16"}),
         key(opener=draw),
-        key_of(describe(ImageEncoder(config), open_image)),
+        key_of(describe_encoder(ImageEncoder(config), open_image)),
     ]
     assert len(set(keys)) == len(keys) and key() == keys[0]
 
@@ -208,12 +208,12 @@ def test_unknown_precisions(paths, folder, given):
 
 
 def test_what_has_no_description_is_refused(paths, folder):
-    with pytest.raises(ConfigError, match="cannot describe test_features.*lambda"):
+    with pytest.raises(ConfigError, match="cannot describe_encoder test_features.*lambda"):
         keep(paths, folder, opener=lambda p: open_image(p))
     vague = Toy()
     del vague.preprocess
     vague.preprocess = lambda picture: torch.zeros(3, 8, 8)
-    with pytest.raises(ConfigError, match="cannot describe <function"):
+    with pytest.raises(ConfigError, match="cannot describe_encoder <function"):
         keep(paths, folder, vague)
 
 
@@ -228,7 +228,7 @@ def test_another_tower_has_another_folder(paths, folder):
 def test_a_folder_that_says_otherwise_is_refused(paths, folder):
     features = keep(paths, folder)
     about = features.report.folder / "about.json"
-    about.write_text(json.dumps(describe(Toy(seed=1), open_image), indent=1))
+    about.write_text(json.dumps(describe_encoder(Toy(seed=1), open_image), indent=1))
     with pytest.raises(DataError, match="about.json is damaged or tells of other features.*delete this file"):
         keep(paths, folder)
     with pytest.raises(DataError, match="damaged or not of this folder"):
@@ -237,7 +237,7 @@ def test_a_folder_that_says_otherwise_is_refused(paths, folder):
     extra = paths + [paths[0].with_name("new.png")]
     draw(extra[-1], 77)
     again = keep(extra, folder)
-    assert again.report.encoded == 1 and json.loads(about.read_text()) == describe(Toy(), open_image)
+    assert again.report.encoded == 1 and json.loads(about.read_text()) == describe_encoder(Toy(), open_image)
 
 
 # ------------------------------------------------------------------ foretold
@@ -421,7 +421,7 @@ def test_several_read_at_once(paths, folder, pool, tmp_path):
 
 
 def test_a_lock_that_stays_taken_is_told(paths, folder):
-    store = Store(folder, describe(Toy(), open_image))
+    store = Store(folder, describe_encoder(Toy(), open_image))
     with store.changing():
         pass
     with (
@@ -545,8 +545,8 @@ def test_what_another_process_has_mended_is_left_alone(paths, folder):
     path = shards(features)[0]
     sound = path.read_bytes()
     spoil(path, -1)
-    store = Store(folder, describe(Toy(), open_image))
-    store.look()
+    store = Store(folder, describe_encoder(Toy(), open_image))
+    store.encode_images()
     store.verify([path.name], progress=False)
     assert set(store.damaged) == {path.name}
     path.write_bytes(sound)
@@ -633,6 +633,6 @@ def test_a_folder_that_cannot_be_written(paths, tmp_path):
 
 def test_the_reader_needs_no_tower(paths, folder):
     keep(paths, folder)
-    store = Store(folder, describe(Toy(), open_image))
-    store.look()
+    store = Store(folder, describe_encoder(Toy(), open_image))
+    store.encode_images()
     assert right(Features(store, [module.digest_file(p) for p in paths]), paths)

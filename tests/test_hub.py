@@ -14,7 +14,7 @@ from sevlm.training.inputs import tokenizer_of
 def nowhere(monkeypatch, tmp_path):
     from huggingface_hub import constants
 
-    monkeypatch.setattr(sevlm.hub, "reachable", lambda *_: False)
+    monkeypatch.setattr(hub, "reachable", lambda *_: False)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
 
 

@@ -123,11 +123,11 @@ def test_tower_learns_an_easy_rule(paintings):
     assert ie.majority_accuracy(p, ie.histograms(paintings[20:])) == (1.0, 4)
     assert min(h["val divergence"] for h in trained.history) < trained.history[0]["val divergence"] / 2
     assert all(not w.requires_grad for w in trained.model.backbone.parameters())
-    seen = trained.model.look(Image.open(q.image) for q in paintings[20:])
+    seen = trained.model.encode_images(Image.open(q.image) for q in paintings[20:])
     assert seen.shape == (4, trained.model.backbone.width) and np.allclose(
         trained.model.probabilities(seen), p, atol=1e-6
     )
-    assert trained.model.look([]).shape[0] == 0
+    assert trained.model.encode_images([]).shape[0] == 0
 
 
 def test_skipped_pictures_are_told(paintings, tmp_path):

@@ -16,14 +16,14 @@ import pytest
 import torch
 
 from sevlm.artemis.pickles import (
-    Inert,
+    UntrustedObject,
     array_of,
     dict_of,
     frame_of,
     module_tensors,
     plain,
-    read_inert,
-    read_torch_inert,
+    read_untrusted,
+    read_untrusted_torch,
     tensor_of,
 )
 from sevlm.errors import CheckpointError, DataError, SevlmError
@@ -88,7 +88,7 @@ def test_nothing_is_run(tmp_path, protocol):
         "d": Calls(Calls, Calls(os.mkdir, str(trace))),
     }
     evil["d"] = Calls(collections.OrderedDict, Calls(os.mkdir, str(trace)))
-    found = read_inert(put(tmp_path / "evil.pkl", evil, protocol))[0]
+    found = read_untrusted(put(tmp_path / "evil.pkl", evil, protocol))[0]
     assert not trace.exists()
     assert (
         found["a"].what in ("posix.system", "nt.system")
@@ -106,21 +106,21 @@ def test_states_items_and_calls_of_results_are_only_written_down(tmp_path):
     class Bag(list):
         __reduce__ = lambda self: (collections.deque, (), {"x": 1}, iter([1, 2]), iter([("k", 3)]))
 
-    found = read_inert(put(tmp_path / "a.pkl", Bag()))[0]
-    assert isinstance(found, Inert) and (found.what, found.state, found.items, found.mapping) == (
+    found = read_untrusted(put(tmp_path / "a.pkl", Bag()))[0]
+    assert isinstance(found, UntrustedObject) and (found.what, found.state, found.items, found.mapping) == (
         "collections.deque",
         {"x": 1},
         [1, 2],
         {"k": 3},
     )
     (tmp_path / "b.pkl").write_bytes(b'cfunctools\npartial\n(cos\nsystem\ntR(S"ls"\ntR.')
-    again = read_inert(tmp_path / "b.pkl")[0]
+    again = read_untrusted(tmp_path / "b.pkl")[0]
     assert again.what == "functools.partial" and again.args[1] == "ls" and again.args[0].args[0].what == "os.system"
 
 
 def test_several_pickles_in_a_file(tmp_path):
     (tmp_path / "a.pkl").write_bytes(pickle.dumps(1, 2) + pickle.dumps({"x": [1, None]}, 2) + pickle.dumps("end", 4))
-    assert read_inert(tmp_path / "a.pkl") == [1, {"x": [1, None]}, "end"]
+    assert read_untrusted(tmp_path / "a.pkl") == [1, {"x": [1, None]}, "end"]
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_several_pickles_in_a_file(tmp_path):
         (pickle.dumps(TABLE, 4)[:-1], "cut off"),
         (pickle.dumps("x" * 100, 2)[:20], "cut off"),
         (pickle.dumps(TABLE, 4) + b"rest", "not a pickle|cut off"),
-        (b"PK\3\4 and more", "zip archive.*read_torch_inert"),
+        (b"PK\3\4 and more", "zip archive.*read_untrusted_torch"),
         (b"\x80\x02]r\xff\xff\xff\x7f.", "not a pickle"),
         (b"(lp99999999999\n.", "not a pickle"),  # a memo of 2**31 and 10**11 entries
         (b"\x80\x04\x8e\xff\xff\xff\xff\xff\xff\xff\x00.", "cut off"),
@@ -147,14 +147,14 @@ def test_several_pickles_in_a_file(tmp_path):
 def test_what_is_no_whole_pickle_is_refused(tmp_path, data, message):
     (tmp_path / "a.pkl").write_bytes(data)
     with pytest.raises(DataError, match=message):
-        read_inert(tmp_path / "a.pkl")
+        read_untrusted(tmp_path / "a.pkl")
 
 
 def test_missing_file(tmp_path):
     with pytest.raises(DataError, match="cannot read.*Give the path"):
-        read_inert(tmp_path / "no.pkl")
+        read_untrusted(tmp_path / "no.pkl")
     with pytest.raises(CheckpointError, match="cannot read.*Give the path"):
-        read_torch_inert(tmp_path / "no.pt")
+        read_untrusted_torch(tmp_path / "no.pt")
 
 
 ARRAYS = {
@@ -178,7 +178,7 @@ ARRAYS = {
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("name", ARRAYS)
 def test_arrays(tmp_path, name, protocol):
-    want, found = ARRAYS[name], array_of(read_inert(put(tmp_path / "a.pkl", ARRAYS[name], protocol))[0])
+    want, found = ARRAYS[name], array_of(read_untrusted(put(tmp_path / "a.pkl", ARRAYS[name], protocol))[0])
     assert (
         found.dtype == want.dtype
         and found.shape == want.shape
@@ -190,7 +190,7 @@ def test_names_of_numpy_1(tmp_path):
     data = pickle.dumps(np.arange(3), 2).replace(b"numpy._core", b"numpy.core")
     assert b"numpy.core.multiarray" in data
     (tmp_path / "a.pkl").write_bytes(data)
-    assert array_of(read_inert(tmp_path / "a.pkl")[0]).tolist() == [0, 1, 2]
+    assert array_of(read_untrusted(tmp_path / "a.pkl")[0]).tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -210,9 +210,9 @@ def test_plain_things(tmp_path, protocol):
         "l": np.bool_(True),
         3: 2**100,
     }
-    found = plain(read_inert(put(tmp_path / "a.pkl", thing, protocol))[0])
+    found = plain(read_untrusted(put(tmp_path / "a.pkl", thing, protocol))[0])
     assert found == thing and all(type(found[k]) is dict for k in "cdk") and type(found["b"]) is int
-    assert dict_of(read_inert(put(tmp_path / "b.pkl", thing["c"], protocol))[0]) == {"x": 1}
+    assert dict_of(read_untrusted(put(tmp_path / "b.pkl", thing["c"], protocol))[0]) == {"x": 1}
 
 
 def test_plain_names_what_it_does_not_know(tmp_path):
@@ -223,7 +223,7 @@ def test_plain_names_what_it_does_not_know(tmp_path):
         (len, "the name builtins.len"),
     ):
         with pytest.raises(DataError, match=f"{name}.*not understood"):
-            plain([read_inert(put(tmp_path / "a.pkl", thing))[0]])
+            plain([read_untrusted(put(tmp_path / "a.pkl", thing))[0]])
 
 
 def test_sharing_does_not_multiply(tmp_path):
@@ -231,12 +231,12 @@ def test_sharing_does_not_multiply(tmp_path):
     deep = []
     for _ in range(30):
         deep = [deep, deep]
-    found = plain(read_inert(put(tmp_path / "a.pkl", deep))[0])
+    found = plain(read_untrusted(put(tmp_path / "a.pkl", deep))[0])
     assert found[0] is found[1] and found[0][0] is found[0][1]
     round_ = []
     round_.append(round_)
     with pytest.raises(DataError):
-        plain(read_inert(put(tmp_path / "b.pkl", round_))[0])
+        plain(read_untrusted(put(tmp_path / "b.pkl", round_))[0])
 
 
 @pytest.mark.parametrize("shape", [b"J\xff\xff\xff\x7f", b"K\x02", b"J\xff\xff\xff\xff"])
@@ -245,7 +245,7 @@ def test_an_array_that_lies_about_its_size(tmp_path, shape):
     assert data.count(b"K\x03\x85") == 1
     (tmp_path / "a.pkl").write_bytes(data.replace(b"K\x03\x85", shape + b"\x85"))
     with pytest.raises(DataError, match="damaged"):
-        array_of(read_inert(tmp_path / "a.pkl")[0])
+        array_of(read_untrusted(tmp_path / "a.pkl")[0])
 
 
 def same(found, want):
@@ -265,20 +265,20 @@ def test_tables(tmp_path, protocol):
         TABLE[["votes"]],
         TABLE.iloc[:0],
     ):
-        found = frame_of(read_inert(put(tmp_path / "a.pkl", table, protocol))[0])
+        found = frame_of(read_untrusted(put(tmp_path / "a.pkl", table, protocol))[0])
         same(found, table)
         assert all(found[c].dtype == table[c].dtype for c in table if table[c].dtype.kind in "ifb")
     gaps = pd.DataFrame({"t": ["a", None], "d": pd.to_datetime(["2020-01-01", "2021-05-05"])})
-    found = frame_of(read_inert(put(tmp_path / "a.pkl", gaps, protocol))[0])
+    found = frame_of(read_untrusted(put(tmp_path / "a.pkl", gaps, protocol))[0])
     assert found.t[0] == "a" and pd.isna(found.t[1]) and found.d.equals(gaps.d)
-    found = frame_of(read_inert(put(tmp_path / "a.pkl", gaps.astype({"t": "string"}), protocol))[0])
+    found = frame_of(read_untrusted(put(tmp_path / "a.pkl", gaps.astype({"t": "string"}), protocol))[0])
     assert found.t[0] == "a" and pd.isna(found.t[1])
 
 
 @pytest.mark.parametrize("version", WRITTEN)
 def test_tables_of_other_versions(tmp_path, version):
     (tmp_path / "a.pkl").write_bytes(zlib.decompress(base64.b85decode(WRITTEN[version])))
-    found = frame_of(read_inert(tmp_path / "a.pkl")[0])
+    found = frame_of(read_untrusted(tmp_path / "a.pkl")[0])
     same(found, TABLE)
     assert [found[c].dtype for c in ("votes", "share", "good")] == [np.int64, np.float64, bool]
 
@@ -296,7 +296,7 @@ def test_a_table_of_pandas_0_25(tmp_path, places):
     )
     table = Calls(pd.DataFrame, state={"_data": manager, "_typ": "dataframe", "_metadata": []})
     first, second = ("a", "b") if isinstance(places, slice) else ("b", "a")
-    found = frame_of(read_inert(put(tmp_path / "a.pkl", table, 2))[0])
+    found = frame_of(read_untrusted(put(tmp_path / "a.pkl", table, 2))[0])
     assert found.to_dict("list") == {first: ["x", "y"], second: [[1], [2, 3]], "n": [5, 6]} and list(found) == [
         "a",
         "b",
@@ -314,7 +314,7 @@ def test_what_is_no_table(tmp_path):
         (TABLE.assign(votes=pd.Categorical(TABLE.votes)), "Categorical"),
     ):
         with pytest.raises(DataError, match=message):
-            frame_of(read_inert(put(tmp_path / "a.pkl", thing))[0])
+            frame_of(read_untrusted(put(tmp_path / "a.pkl", thing))[0])
 
 
 class Net(torch.nn.Module):
@@ -348,7 +348,7 @@ def test_a_whole_module(tmp_path, net, zipped, monkeypatch):
     torch.save(net, tmp_path / "a.pt", _use_new_zipfile_serialization=zipped)
     monkeypatch.setattr(Net, "__init__", None)  # the class is not needed
     monkeypatch.setattr(Net, "__setstate__", None, raising=False)
-    found = read_torch_inert(tmp_path / "a.pt")
+    found = read_untrusted_torch(tmp_path / "a.pt")
     assert found.what.endswith(".Net") and found.state["training"] is True
     equal(module_tensors(found), net.state_dict())
     torch.save(
@@ -357,7 +357,7 @@ def test_a_whole_module(tmp_path, net, zipped, monkeypatch):
         _use_new_zipfile_serialization=zipped,
     )
     equal(
-        module_tensors(read_torch_inert(tmp_path / "b.pt")),
+        module_tensors(read_untrusted_torch(tmp_path / "b.pt")),
         {**{f"model.{k}": v for k, v in net.state_dict().items()}, "other.w": torch.arange(3)},
     )
 
@@ -365,7 +365,7 @@ def test_a_whole_module(tmp_path, net, zipped, monkeypatch):
 @pytest.mark.parametrize("zipped", [True, False])
 def test_a_state_dict_and_views(tmp_path, net, zipped):
     torch.save(net.state_dict(), tmp_path / "a.pt", _use_new_zipfile_serialization=zipped)
-    equal(module_tensors(read_torch_inert(tmp_path / "a.pt")), net.state_dict())
+    equal(module_tensors(read_untrusted_torch(tmp_path / "a.pt")), net.state_dict())
     base = torch.arange(12.0)
     views = {
         "all": base,
@@ -379,7 +379,7 @@ def test_a_state_dict_and_views(tmp_path, net, zipped):
     if not zipped:
         del views["u"]
     torch.save(views, tmp_path / "b.pt", _use_new_zipfile_serialization=zipped)
-    equal(module_tensors(read_torch_inert(tmp_path / "b.pt")), views)
+    equal(module_tensors(read_untrusted_torch(tmp_path / "b.pt")), views)
 
 
 def test_a_torch_file_is_not_run(tmp_path):
@@ -390,7 +390,7 @@ def test_a_torch_file_is_not_run(tmp_path):
             tmp_path / "a.pt",
             _use_new_zipfile_serialization=zipped,
         )
-        found = read_torch_inert(tmp_path / "a.pt")
+        found = read_untrusted_torch(tmp_path / "a.pt")
         assert (
             found["x"].what in ("posix.system", "nt.system")
             and tensor_of(found["w"]).item() == 1
@@ -426,25 +426,25 @@ def test_damaged_torch_files(tmp_path, change, message):
     torch.save({"w": torch.arange(3.0)}, tmp_path / "a.pt")
     rezip(tmp_path / "a.pt", tmp_path / "b.pt", change)
     with pytest.raises(CheckpointError, match=message):
-        module_tensors(read_torch_inert(tmp_path / "b.pt"))
+        module_tensors(read_untrusted_torch(tmp_path / "b.pt"))
 
 
 def test_what_is_no_torch_file(tmp_path, net):
     with pytest.raises(CheckpointError, match="not from torch.save"):
-        read_torch_inert(put(tmp_path / "a.pt", {"a": 1}))
+        read_untrusted_torch(put(tmp_path / "a.pt", {"a": 1}))
     (tmp_path / "b.pt").write_text("hello")
     with pytest.raises(CheckpointError, match="is no pickle"):
-        read_torch_inert(tmp_path / "b.pt")
+        read_untrusted_torch(tmp_path / "b.pt")
     torch.save(net, tmp_path / "c.pt", _use_new_zipfile_serialization=False)
     whole = (tmp_path / "c.pt").read_bytes()
     (tmp_path / "c.pt").write_bytes(whole[:-3])
     with pytest.raises(CheckpointError, match="cut off"):
-        read_torch_inert(tmp_path / "c.pt")
+        read_untrusted_torch(tmp_path / "c.pt")
     with pytest.raises(CheckpointError, match="no tensors"):
         module_tensors({"a": 1})
     torch.save({"w": torch.ones(2, 2).to_sparse()}, tmp_path / "d.pt")
     with pytest.raises(DataError, match="_rebuild_sparse_tensor"):
-        module_tensors(read_torch_inert(tmp_path / "d.pt"))
+        module_tensors(read_untrusted_torch(tmp_path / "d.pt"))
 
 
 def test_damage_of_any_kind_is_told(tmp_path):
@@ -465,7 +465,7 @@ def test_damage_of_any_kind_is_told(tmp_path):
             data[rng.randrange(len(data))] = rng.randrange(256)
         (tmp_path / "a.pkl").write_bytes(data)
         try:
-            for thing in read_inert(tmp_path / "a.pkl"):
+            for thing in read_untrusted(tmp_path / "a.pkl"):
                 frame_of(thing) if k % len(files) < 3 else plain(thing)
         except SevlmError:
             told += 1
@@ -476,6 +476,6 @@ def test_damage_of_any_kind_is_told(tmp_path):
         data[rng.randrange(len(data))] = rng.randrange(256)
         (tmp_path / "a.pt").write_bytes(data)
         try:
-            module_tensors(read_torch_inert(tmp_path / "a.pt"))
+            module_tensors(read_untrusted_torch(tmp_path / "a.pt"))
         except SevlmError:
             pass

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from sevlm.app.inspect import fact_lines, look_at
+from sevlm.app.inspect import fact_lines, inspect_path
 from sevlm.errors import ConfigError, DataError, LexiconError
 from sevlm.lexicon import files as lexfile
 from sevlm.lexicon.coverage import (
@@ -23,7 +23,7 @@ from sevlm.lexicon.coverage import (
 )
 from sevlm.lexicon.files import (
     KNOWN,
-    Known,
+    PublishedLexicon,
     ends_of,
     file_facts,
     find_scale,
@@ -212,7 +212,7 @@ def test_doubt_about_a_list_of_pleasant_words(tmp_path):
         doubtful.scale == "unit"
         and "scale='bipolar'" in doubtful.notes[0]
         and "note on scale" in repr(doubtful)
-        and "scale='bipolar'" in str(look_at(path)["notes"])
+        and "scale='bipolar'" in str(inspect_path(path)["notes"])
     )
     assert np.allclose(sure["calm"], [0.6, 0.2, 0.15]) and not sure.notes and "note" not in repr(sure)
     assert np.allclose(doubtful["calm"], [0.2, -0.6, -0.7])
@@ -232,7 +232,7 @@ def test_rows_are_compared(tmp_path, monkeypatch):
     path = put(tmp_path, V2, "NRC-VAD-Lexicon-v2.1.txt")
     assert "NRC VAD v2.1, which has 54,801 rows; found 3: cut, changed" in Lexicon.read(path).notes[0]
     v2 = next(k for k in KNOWN if k.name == "NRC VAD v2.1")
-    changed = lambda **kw: monkeypatch.setattr(lexfile, "KNOWN", (Known(**{**vars(v2), **kw}),))
+    changed = lambda **kw: monkeypatch.setattr(lexfile, "KNOWN", (PublishedLexicon(**{**vars(v2), **kw}),))
     changed(rows=3)
     assert not Lexicon.read(path).notes
     changed(parts=((3, "the single words"),))
@@ -251,7 +251,7 @@ def test_a_checksum_is_known_under_any_name(tmp_path, monkeypatch):
     monkeypatch.setattr(
         lexfile,
         "KNOWN",
-        (Known("N", "bipolar", 3, (), "x", (), hashlib.sha256(V1.encode()).hexdigest(), "free", "me", "here"),),
+        (PublishedLexicon("N", "bipolar", 3, (), "x", (), hashlib.sha256(V1.encode()).hexdigest(), "free", "me", "here"),),
     )
     lexicon = Lexicon.read(path)
     assert (
@@ -298,7 +298,7 @@ def test_terms(tmp_path):
 
 def test_inspect_tells_of_a_lexicon(tmp_path):
     for name, text in (("NRC-VAD-Lexicon.txt", V1), ("w.csv", WARRINER)):
-        found = look_at(put(tmp_path, text, name))
+        found = inspect_path(put(tmp_path, text, name))
         assert (
             found["kind"] == "VAD lexicon"
             and found["entries"] == 3
@@ -308,7 +308,7 @@ def test_inspect_tells_of_a_lexicon(tmp_path):
         )
         assert "rows: recognised by" in str(found["notes"])
     with pytest.raises(DataError, match="found the columns"):
-        look_at(put(tmp_path, "a,b,c\n1,2,3\n", "other.csv"))
+        inspect_path(put(tmp_path, "a,b,c\n1,2,3\n", "other.csv"))
 
 
 # ---- measures

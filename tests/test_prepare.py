@@ -6,7 +6,7 @@ import unicodedata
 
 import pytest
 
-from sevlm.artemis.folder import Prepared, describe, open_data, paintings_of, truth_of
+from sevlm.artemis.folder import Prepared, provenance, open_data, paintings_of, truth_of
 from sevlm.artemis.prepare import (
     ENDING,
     STAMP,
@@ -16,7 +16,7 @@ from sevlm.artemis.prepare import (
     digest_of,
     find_pictures,
     listing_digest,
-    look_at_picture,
+    check_picture,
     page_of,
     prepare,
     staged,
@@ -337,7 +337,7 @@ def test_how_carefully_pictures_are_looked_at(tmp_path, how, accepted):
 
     def ok(name):
         try:
-            look_at_picture(tmp_path / name, how)
+            check_picture(tmp_path / name, how)
         except ImageError:
             return 0
         return 1
@@ -356,10 +356,10 @@ def test_digests_know_borders_and_changes(tmp_path):
 
 
 def test_one_door_for_training_and_judging(handed, made):
-    from sevlm.training.inputs import load_corpus
+    from sevlm.training.inputs import load_training_data
 
     out, done = made
-    corpus = load_corpus(out / "v1", SEVLMConfig.preset("tiny", max_tokens=40), progress=False)
+    corpus = load_training_data(out / "v1", SEVLMConfig.preset("tiny", max_tokens=40), progress=False)
     assert {k: len(v) for k, v in corpus.parts.items()} == {
         **done["v1"]["paintings"],
         **{p: done["v1"]["paintings"][p] - n for p, n in _lost(out, done).items()},
@@ -370,7 +370,7 @@ def test_one_door_for_training_and_judging(handed, made):
     p = corpus.parts["train"][0]
     assert sum(p.votes) >= len(p.explanations) > 0 and p.explanations[0] == p.explanations[0].lower()
     paintings, training, _ = paintings_of(open_data(out / "v2"), "test_all")
-    assert paintings and training and describe(out / "v2") == {"data": "synthetic mini-ArtEmis", "synthetic": True}
+    assert paintings and training and provenance(out / "v2") == {"data": "synthetic mini-ArtEmis", "synthetic": True}
     assert truth_of(handed) is None and isinstance(open_data(out / "v1"), Prepared)
 
 

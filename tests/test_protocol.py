@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from sevlm.artemis.protocol import (
     ANCHORS,
-    FILES,
+    SOURCE_FILES,
     MADE,
     RAW,
     SPLITS,
@@ -546,4 +546,4 @@ def test_what_is_no_preprocessed_file(tmp_path):
 
 
 def test_names_of_the_files_lead_to_options():
-    assert "--artemis" in FILES["v1"] and "--contrastive" in FILES["v2"] and set(ANCHORS) <= set(RAW["v2"])
+    assert "--artemis" in SOURCE_FILES["v1"] and "--contrastive" in SOURCE_FILES["v2"] and set(ANCHORS) <= set(RAW["v2"])

@@ -16,7 +16,7 @@ from sevlm.config import SEVLMConfig, TrainConfig
 from sevlm.errors import ConfigError
 from sevlm.models.explainer import Explainer
 from sevlm.synthetic.dataset import make_mini
-from sevlm.training.run import fit_run, threads_of_run
+from sevlm.training.run import start_run, threads_of_run
 from sevlm.utils import SMALL_WIDTH, WAITING, asked_threads, threads_for, threads_set, time_threads
 
 CONFIG = SEVLMConfig.preset("mini", layers=1, tower_pretrained="")
@@ -125,11 +125,11 @@ def listener(found: list):
 def test_a_resumed_run_takes_the_threads_it_had(data, tmp_path, two_threads, monkeypatch, capsys):
     first, second, third = [], [], []
     monkeypatch.setenv("SEVLM_THREADS", "1")
-    fit_run(data, tmp_path, CONFIG, SETTINGS, progress=False, callbacks=[listener(first)])
+    start_run(data, tmp_path, CONFIG, SETTINGS, progress=False, callbacks=[listener(first)])
     assert TrainConfig.load(tmp_path / "train.json").threads == 1 and torch.get_num_threads() == 2
     monkeypatch.delenv("SEVLM_THREADS")
     may = ("epochs", "threads")
-    fit_run(
+    start_run(
         data,
         tmp_path,
         CONFIG,
@@ -141,7 +141,7 @@ def test_a_resumed_run_takes_the_threads_it_had(data, tmp_path, two_threads, mon
     )
     assert set(first) == set(second) == {1}
     capsys.readouterr()
-    fit_run(
+    start_run(
         data,
         tmp_path,
         CONFIG,

@@ -9,7 +9,7 @@ from PIL import Image
 from torch import nn
 
 from sevlm.config import SEVLMConfig
-from sevlm.data.features import describe
+from sevlm.data.features import describe_encoder
 from sevlm.errors import ConfigError
 from sevlm.models.hub import fingerprint, read_tensors
 from sevlm.models.vision import (  # fmt: skip
@@ -145,7 +145,7 @@ def test_the_encoder_hands_on_the_same_through_either_tower():
     for a, b in zip(by_hand(img), library(img)):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
     open_image = Image.open
-    assert describe(by_hand, open_image) == describe(library, open_image)  # what was kept through one serves the other
+    assert describe_encoder(by_hand, open_image) == describe_encoder(library, open_image)  # what was kept through one serves the other
 
 
 def test_gradients_equal_the_librarys():

@@ -20,6 +20,7 @@ import ipywidgets as widgets
 import numpy as np
 import torch
 from PIL import Image, ImageOps
+
 from ..config import EMOTIONS
 from ..errors import ImageError, SevlmError
 from ..images import open_image
@@ -27,53 +28,65 @@ from ..lexicon.token_table import VADTable
 from ..models.decoder import cross_attention
 from ..models.explainer import Answer, Explainer, load_explainer
 from ..models.tokenizer import BECAUSE, PROMPT, segments, span_masks, special_ids
-from ..plot import DPI, FIRST, SECOND, bars, va_plane
+from ..plot import DPI, PRIMARY, SECONDARY, bars, va_plane
 from ..synthetic.paint import SUBJECTS, VALUES, Scene, paint, random_scene
 
 # %% ../../nbs/course/15_explorer.ipynb #893783cc
 class Sample(NamedTuple):
     "A synthetic painting and how to paint it again."
+
     label: str
     scene: Scene
-    canvas: int         # seed of all that the scene leaves open
+    canvas: int  # seed of all that the scene leaves open
     image: Image.Image
+
 
 def paint_canvas(scene: Scene, canvas: int) -> Image.Image:
     "A scene on a numbered canvas: the same two give the same picture."
     return paint(scene, np.random.default_rng(canvas))
 
+
 def sample_paintings(n: int = 8, seed: int = 0) -> list[Sample]:  # painting i depends on the seed and on i only
     "Synthetic paintings for the chooser."
     scenes = [random_scene(np.random.default_rng([seed, i])) for i in range(n)]
-    return [Sample(f"{i+1}: {' and '.join(s.subjects)}, {s.setting}, {s.weather}", s, i, paint_canvas(s, i)) for i, s in enumerate(scenes)]
+    return [
+        Sample(f"{i + 1}: {' and '.join(s.subjects)}, {s.setting}, {s.weather}", s, i, paint_canvas(s, i))
+        for i, s in enumerate(scenes)
+    ]
 
 # %% ../../nbs/course/15_explorer.ipynb #66bfabe7
 class Word(NamedTuple):
     "A word of an explanation with what the model's table says of it."
+
     text: str
-    vad: tuple      # valence, arousal, dominance; zeros when not known
+    vad: tuple  # valence, arousal, dominance; zeros when not known
     known: bool
 
+
 def _pieces(tokenizer, text):  # -> the token ids of each word
-    return [tokenizer(' ' + word).input_ids for word in text.split()]
+    return [tokenizer(" " + word).input_ids for word in text.split()]
+
 
 def word_vad(explanation: str, tokenizer, table: VADTable) -> list[Word]:
     "Valence, arousal and dominance of each word, as the model saw them once the word was written."
-    found = [(text, *(x[-1] for x in table(torch.tensor(ids, device=table.vad.device)))) for text, ids in zip(explanation.split(), _pieces(tokenizer, explanation))]
-    return [Word(text, tuple(vad.tolist()) if known else (0., 0., 0.), bool(known)) for text, vad, known in found]
+    found = [
+        (text, *(x[-1] for x in table(torch.tensor(ids, device=table.vad.device))))
+        for text, ids in zip(explanation.split(), _pieces(tokenizer, explanation))
+    ]
+    return [Word(text, tuple(vad.tolist()) if known else (0.0, 0.0, 0.0), bool(known)) for text, vad, known in found]
 
 # %% ../../nbs/course/15_explorer.ipynb #3cc4b008
 def word_attention(
     explainer: Explainer,
-    grid: torch.Tensor,     # [1, P, D], from `explainer.look`
-    answer: Answer,         # to the same painting
-) -> np.ndarray:            # [W, P], one row a word of the explanation; each row sums to 1
+    grid: torch.Tensor,  # [1, P, D], from `explainer.look`
+    answer: Answer,  # to the same painting
+) -> np.ndarray:  # [W, P], one row a word of the explanation; each row sums to 1
     "Where the last block looked when it chose each word."
     model, tokenizer = explainer.model, explainer.tokenizer
     special, pieces = special_ids(tokenizer), _pieces(tokenizer, answer.explanation)
-    head = [special.bos, *tokenizer(f'{PROMPT} {answer.emotion}{BECAUSE}').input_ids]
-    ids = torch.tensor([(head + sum(pieces, []))[:model.config.max_positions]], device=grid.device)     # [1, T]
-    at = np.cumsum([len(head) - 1, *map(len, pieces)])[:-1]                                             # [W]
+    head = [special.bos, *tokenizer(f"{PROMPT} {answer.emotion}{BECAUSE}").input_ids]
+    ids = torch.tensor([(head + sum(pieces, []))[: model.config.max_positions]], device=grid.device)  # [1, T]
+    at = np.cumsum([len(head) - 1, *map(len, pieces)])[:-1]  # [W]
     _, span = span_masks(ids, special, model.config.boundary, include_pad=model.config.pad_in_span)
     emb = model.embed(ids, segments(ids, special), explainer.table(ids)[0], span)
     return cross_attention(model.decoder, emb, grid)[0].cpu().numpy()[at[at < ids.shape[1]]]
@@ -82,32 +95,37 @@ def word_attention(
 @dataclass(frozen=True, eq=False)
 class Reading:
     "A picture and all that the model says of it."
+
     image: Image.Image
-    asked: str | None       # the emotion asked for; None: the model's choice
+    asked: str | None  # the emotion asked for; None: the model's choice
     answer: Answer
-    words: list[Word]       # of the explanation
-    attention: np.ndarray   # [W, P], one row a word
+    words: list[Word]  # of the explanation
+    attention: np.ndarray  # [W, P], one row a word
+
 
 def read_painting(
-    explainer: Explainer, image: Image.Image,   # RGB, any size
-    emotion: str | None = None,                 # ask for this emotion; None: the model names one
+    explainer: Explainer,
+    image: Image.Image,  # RGB, any size
+    emotion: str | None = None,  # ask for this emotion; None: the model names one
 ) -> Reading:
     "Look once, answer, and look up the answer's words."
-    grid = explainer.look([image])
-    answer, = explainer(grid, emotion)
+    grid = explainer.encode_images([image])
+    (answer,) = explainer(grid, emotion)
     attention = word_attention(explainer, grid, answer)
     words = word_vad(answer.explanation, explainer.tokenizer, explainer.table)
-    return Reading(image, emotion, answer, words[:len(attention)], attention)
+    return Reading(image, emotion, answer, words[: len(attention)], attention)
 
 # %% ../../nbs/course/15_explorer.ipynb #d2ce17f6
-STRIP = 6   # words under the painting
+STRIP = 6  # words under the painting
+
 
 def spotlight(image: Image.Image, weights: np.ndarray) -> Image.Image:  # RGB; [P], attention over a square grid
     "The painting in the light of a word's attention."
-    side = round(len(weights)**.5)
-    light = Image.fromarray((weights/weights.max()).reshape(side, side).astype(np.float32))
+    side = round(len(weights) ** 0.5)
+    light = Image.fromarray((weights / weights.max()).reshape(side, side).astype(np.float32))
     light = np.asarray(light.resize(image.size, Image.Resampling.BILINEAR))[..., None]
-    return Image.fromarray((np.asarray(image)*(.15 + .85*light)).clip(0, 255).astype(np.uint8))
+    return Image.fromarray((np.asarray(image) * (0.15 + 0.85 * light)).clip(0, 255).astype(np.uint8))
+
 
 def first_felt(reading: Reading) -> int:
     "Index of the first word with known VAD, or 0."
@@ -118,138 +136,186 @@ def _draw_words(ax, reading, word):
     "The known words in the plane, joined in reading order; the chosen one in orange."
     known = {w.text: w for w in reading.words if w.known}
     vad = np.array([w.vad for w in known.values()]).reshape(-1, 3)
-    ax.plot(vad[:, 0], vad[:, 1], color='.75', lw=1, zorder=0)
-    if known: va_plane(list(known), vad, ax, colours=[SECOND if w == reading.words[word].text else FIRST for w in known])
-    else: ax.axis('off')
-    for label in ax.texts[1::2]: label.set(ha='right', position=(-5, 3))     # every other label to the left: fewer collisions
-    ax.set_title(f'words with known VAD: {sum(w.known for w in reading.words)} of {len(reading.words)}', fontsize=10)
+    ax.plot(vad[:, 0], vad[:, 1], color=".75", lw=1, zorder=0)
+    if known:
+        va_plane(list(known), vad, ax, colours=[SECONDARY if w == reading.words[word].text else PRIMARY for w in known])
+    else:
+        ax.axis("off")
+    for label in ax.texts[1::2]:
+        label.set(ha="right", position=(-5, 3))  # every other label to the left: fewer collisions
+    ax.set_title(f"words with known VAD: {sum(w.known for w in reading.words)} of {len(reading.words)}", fontsize=10)
+
 
 def _draw_strip(axes, reading, word):
     "The painting under the attention of some words around the chosen one."
     first = max(0, min(word - 2, len(reading.words) - len(axes)))
     small = ImageOps.contain(reading.image, (160, 160))
-    for ax in axes: ax.axis('off')
+    for ax in axes:
+        ax.axis("off")
     for i, ax in zip(range(first, len(reading.words)), axes):
         ax.imshow(spotlight(small, reading.attention[i]))
-        ax.set_title(f'{reading.words[i].text[:18]}\n{reading.attention[i].max():.0%}', fontsize=10, parse_math=False,
-                     **(dict(color='#a85c00', fontweight='bold') if i == word else {}))
+        ax.set_title(
+            f"{reading.words[i].text[:18]}\n{reading.attention[i].max():.0%}",
+            fontsize=10,
+            parse_math=False,
+            **(dict(color="#a85c00", fontweight="bold") if i == word else {}),
+        )
 
-def explorer_figure(reading: Reading, word: int | None = None):  # index of the word in focus; None: the first with known VAD
+
+def explorer_figure(
+    reading: Reading, word: int | None = None
+):  # index of the word in focus; None: the first with known VAD
     "A matplotlib Figure: painting, probabilities, words in the valence-arousal plane, attention."
     from matplotlib.figure import Figure
+
     answer, word = reading.answer, first_felt(reading) if word is None else word
     said = f"{answer.emotion or '(no emotion)'}, because {answer.explanation or '(no reason was written)'}"
-    fig = Figure(figsize=(11, 6.6), dpi=DPI, layout='constrained')
+    fig = Figure(figsize=(11, 6.6), dpi=DPI, layout="constrained")
     top, low = fig.subfigures(2, 1, height_ratios=(1.65, 1))
-    picture, odds, plane = top.subplots(1, 3, width_ratios=(1, .8, 1.1))
-    picture.imshow(ImageOps.contain(reading.image, (400, 400))); picture.axis('off')
-    bars(answer.probabilities, odds, "model's own probability").set(xlim=(0, max(.5, 1.05*max(answer.probabilities.values()))))
-    odds.set_title('asked for: ' + reading.asked if reading.asked else "the model's choice", fontsize=10)
+    picture, odds, plane = top.subplots(1, 3, width_ratios=(1, 0.8, 1.1))
+    picture.imshow(ImageOps.contain(reading.image, (400, 400)))
+    picture.axis("off")
+    bars(answer.probabilities, odds, "model's own probability").set(
+        xlim=(0, max(0.5, 1.05 * max(answer.probabilities.values())))
+    )
+    odds.set_title("asked for: " + reading.asked if reading.asked else "the model's choice", fontsize=10)
     _draw_words(plane, reading, word)
     _draw_strip(low.subplots(1, STRIP), reading, word)
-    top.suptitle(textwrap.fill(said, 100), x=.01, ha='left', fontsize=13, fontweight='bold', parse_math=False)
-    low.suptitle(f'attention for each word: share of the brightest patch (even: {1/max(1, reading.attention.shape[-1]):.1%})', x=.01, ha='left', fontsize=10)
+    top.suptitle(textwrap.fill(said, 100), x=0.01, ha="left", fontsize=13, fontweight="bold", parse_math=False)
+    low.suptitle(
+        f"attention for each word: share of the brightest patch (even: {1 / max(1, reading.attention.shape[-1]):.1%})",
+        x=0.01,
+        ha="left",
+        fontsize=10,
+    )
     return fig
 
 # %% ../../nbs/course/15_explorer.ipynb #1676b366
 def open_upload(content: bytes) -> Image.Image:  # RGB
     "A picture from the bytes of an uploaded file."
-    try: return open_image(io.BytesIO(content := bytes(content)))
+    try:
+        return open_image(io.BytesIO(content := bytes(content)))
     except ImageError as e:
-        raise ImageError(f'the upload ({len(content)} bytes, starting {content[:12]!r}) is not a picture that can be opened. '
-                         'Expected a whole JPEG or PNG file: choose another one, or save it as PNG first.') from e
+        raise ImageError(
+            f"the upload ({len(content)} bytes, starting {content[:12]!r}) is not a picture that can be opened. "
+            "Expected a whole JPEG or PNG file: choose another one, or save it as PNG first."
+        ) from e
 
 # %% ../../nbs/course/15_explorer.ipynb #a25c5a27
-OWN, UPLOADED, NONE, CHOICE = 'painted by you', 'your uploaded picture', '(none)', "the model's choice"
+OWN, UPLOADED, NONE, CHOICE = "painted by you", "your uploaded picture", "(none)", "the model's choice"
+
 
 def _control(kind, description, **kw):
     "A control as wide as its column, its label legible."
-    return kind(description=description, style={'description_width': '95px'}, layout={'width': '330px'}, **kw)
+    return kind(description=description, style={"description_width": "95px"}, layout={"width": "330px"}, **kw)
+
 
 def _controls(labels):
     "Name -> control, in the order of the page."
-    return {'picture': _control(widgets.Dropdown, 'painting', options=[*labels, OWN, UPLOADED]),
-            'subject': _control(widgets.Dropdown, 'subject', options=SUBJECTS),
-            'second': _control(widgets.Dropdown, 'and', options=(NONE, *SUBJECTS)),
-            **{kind: _control(widgets.Dropdown, kind, options=values) for kind, values in VALUES.items()},
-            'canvas': _control(widgets.BoundedIntText, 'canvas', min=0, max=9999),
-            'upload': widgets.FileUpload(description='or upload a picture', accept='image/*', layout={'width': '330px'}),
-            'emotion': _control(widgets.Dropdown, 'emotion', options=(CHOICE, *EMOTIONS)),
-            'word': _control(widgets.SelectionSlider, 'look at word', options=[(NONE, 0)], continuous_update=False)}
+    return {
+        "picture": _control(widgets.Dropdown, "painting", options=[*labels, OWN, UPLOADED]),
+        "subject": _control(widgets.Dropdown, "subject", options=SUBJECTS),
+        "second": _control(widgets.Dropdown, "and", options=(NONE, *SUBJECTS)),
+        **{kind: _control(widgets.Dropdown, kind, options=values) for kind, values in VALUES.items()},
+        "canvas": _control(widgets.BoundedIntText, "canvas", min=0, max=9999),
+        "upload": widgets.FileUpload(description="or upload a picture", accept="image/*", layout={"width": "330px"}),
+        "emotion": _control(widgets.Dropdown, "emotion", options=(CHOICE, *EMOTIONS)),
+        "word": _control(widgets.SelectionSlider, "look at word", options=[(NONE, 0)], continuous_update=False),
+    }
 
 # %% ../../nbs/course/15_explorer.ipynb #ba4e8841
 class Explorer:
     "The page: controls on the left, the reading on the right. `.reading` is what is shown, `.controls` what it was made from."
-    def __init__(self,
-        explainer: Explainer | None = None,     # None: the small model shipped with the project
-        n: int = 8, seed: int = 0,              # sample paintings
+
+    def __init__(
+        self,
+        explainer: Explainer | None = None,  # None: the small model shipped with the project
+        n: int = 8,
+        seed: int = 0,  # sample paintings
     ):
         self.explainer = explainer or load_explainer()
         self.samples = {s.label: s for s in sample_paintings(n, seed)}
         self.controls = _controls(self.samples)
-        self.message, self.view = widgets.HTML(), widgets.Image(format='png', layout={'width': '100%', 'max_width': '990px'})
+        self.message, self.view = (
+            widgets.HTML(),
+            widgets.Image(format="png", layout={"width": "100%", "max_width": "990px"}),
+        )
         self.uploaded, self.reading, self._quiet = None, None, False
-        actions = {'picture': self._choose, 'upload': self._receive, 'emotion': self._read, 'word': self._draw}
+        actions = {"picture": self._choose, "upload": self._receive, "emotion": self._read, "word": self._draw}
         for name, control in self.controls.items():
-            control.observe(partial(self._answer, actions.get(name, partial(self._read, OWN))), 'value')
+            control.observe(partial(self._answer, actions.get(name, partial(self._read, OWN))), "value")
         self._choose()
 
     def _answer(self, act, change):
         "A control was changed: do what it stands for, and show errors on the page."
-        if self._quiet: return
-        try: act()
+        if self._quiet:
+            return
+        try:
+            act()
         except Exception as e:
             self.message.value = f'<b style="color:#a33">{html.escape(str(e) or repr(e))}</b><br>Below is the last picture that could be read.'
-            if not isinstance(e, SevlmError): raise
+            if not isinstance(e, SevlmError):
+                raise
 
     @contextlib.contextmanager
     def _silently(self):
         "Set controls without calling back."
         self._quiet = True
-        try: yield self.controls
-        finally: self._quiet = False
+        try:
+            yield self.controls
+        finally:
+            self._quiet = False
 
     def scene(self) -> Scene:
         "What the controls describe."
         c = {name: control.value for name, control in self.controls.items()}
-        return Scene((c['subject'], c['second'])[:1 + (c['second'] != NONE)], **{kind: c[kind] for kind in VALUES})
+        return Scene((c["subject"], c["second"])[: 1 + (c["second"] != NONE)], **{kind: c[kind] for kind in VALUES})
 
     def _choose(self):
         "A painting was chosen: the controls take its scene."
-        if sample := self.samples.get(self.controls['picture'].value):
+        if sample := self.samples.get(self.controls["picture"].value):
             with self._silently() as c:
-                c['subject'].value, c['second'].value = (*sample.scene.subjects, NONE)[:2]
-                for kind in VALUES: c[kind].value = getattr(sample.scene, kind)
-                c['canvas'].value = sample.canvas
+                c["subject"].value, c["second"].value = (*sample.scene.subjects, NONE)[:2]
+                for kind in VALUES:
+                    c[kind].value = getattr(sample.scene, kind)
+                c["canvas"].value = sample.canvas
         self._read()
 
     def _receive(self):
         "A picture was uploaded."
-        self.uploaded = open_upload(self.controls['upload'].value[0]['content'])
+        self.uploaded = open_upload(self.controls["upload"].value[0]["content"])
         self._read(UPLOADED)
 
     def _image(self):
         "The picture the controls ask for."
-        if self.controls['picture'].value != UPLOADED: return paint_canvas(self.scene(), self.controls['canvas'].value)
-        if self.uploaded is None: raise ImageError('no picture has been uploaded yet. Press "or upload a picture" and choose a JPEG or PNG file.')
+        if self.controls["picture"].value != UPLOADED:
+            return paint_canvas(self.scene(), self.controls["canvas"].value)
+        if self.uploaded is None:
+            raise ImageError(
+                'no picture has been uploaded yet. Press "or upload a picture" and choose a JPEG or PNG file.'
+            )
         return self.uploaded
 
     def _read(self, picture=None):
         "Ask the model, offer the words of its answer, draw."
-        with self._silently() as c: c['picture'].value = picture or c['picture'].value
-        self.reading = read_painting(self.explainer, self._image(), c['emotion'].value if c['emotion'].index else None)
         with self._silently() as c:
-            c['word'].options = [(w.text, i) for i, w in enumerate(self.reading.words)] or [(NONE, 0)]
-            c['word'].value = first_felt(self.reading)
-        self.message.value = ''
+            c["picture"].value = picture or c["picture"].value
+        self.reading = read_painting(self.explainer, self._image(), c["emotion"].value if c["emotion"].index else None)
+        with self._silently() as c:
+            c["word"].options = [(w.text, i) for i, w in enumerate(self.reading.words)] or [(NONE, 0)]
+            c["word"].value = first_felt(self.reading)
+        self.message.value = ""
         self._draw()
 
     def _draw(self):
         buffer = io.BytesIO()
-        explorer_figure(self.reading, self.controls['word'].value).savefig(buffer, format='png', dpi=90)
+        explorer_figure(self.reading, self.controls["word"].value).savefig(buffer, format="png", dpi=90)
         self.view.value = buffer.getvalue()
 
     def show(self) -> widgets.Widget:
         "The page as one widget."
-        left = widgets.VBox([*self.controls.values()], layout={'width': '345px'})
-        return widgets.HBox([left, widgets.VBox([self.message, self.view], layout={'flex': '1 1 560px'})], layout={'flex_flow': 'row wrap'})
+        left = widgets.VBox([*self.controls.values()], layout={"width": "345px"})
+        return widgets.HBox(
+            [left, widgets.VBox([self.message, self.view], layout={"flex": "1 1 560px"})],
+            layout={"flex_flow": "row wrap"},
+        )

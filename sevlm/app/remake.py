@@ -11,6 +11,8 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
+from tqdm.auto import tqdm
+
 from ..config import SEVLMConfig, TrainConfig
 from ..data.paintings import Release, split_paintings
 from ..images import open_image
@@ -20,13 +22,11 @@ from ..models.sevlm import load_model
 from ..models.tokenizer import encode_all, save_tokenizer, special_ids, train_bpe
 from ..models.vision import ImageEncoder
 from ..studies.evaluate import Evaluation, evaluate
-from ..synthetic.dataset import make_mini
+from ..synthetic.dataset import make_mini, synthetic_scores
 from ..training.clip import train_clip
-from ..training.inputs import load_corpus, save_checkpoint
+from ..training.inputs import load_training_data, save_checkpoint
 from ..training.run import train_model
 from ..utils import check_writable, seed_everything, write_atomic
-from tqdm.auto import tqdm
-from ..synthetic.dataset import synthetic_scores
 
 # %% ../../nbs/library/shipped_weights.ipynb #6e02badd
 def make_captioner(
@@ -40,11 +40,11 @@ def make_captioner(
 ):
     "A small decoder that has learnt to caption synthetic paintings, with none of the paper's three ideas."
     plain = config.replace(use_fusion=False, use_vad_head=False, use_contrast=False)
-    data = make_mini(work / f'captions-{seed}', n=paintings, seed=seed, progress=progress)
-    corpus = load_corpus(data, plain, tokenizer=out, progress=progress)
-    settings = TrainConfig.preset('mini', seed=seed, epochs=epochs)
-    model = train_model(corpus, work / f'captioner-{seed}', plain, settings, out / 'gpt2', progress=progress).model
-    with write_atomic(out / 'captioner' / 'model.safetensors') as path:
+    data = make_mini(work / f"captions-{seed}", n=paintings, seed=seed, progress=progress)
+    corpus = load_training_data(data, plain, tokenizer=out, progress=progress)
+    settings = TrainConfig.preset("mini", seed=seed, epochs=epochs)
+    model = train_model(corpus, work / f"captioner-{seed}", plain, settings, out / "gpt2", progress=progress).model
+    with write_atomic(out / "captioner" / "model.safetensors") as path:
         save_file({k: v.half().contiguous() for k, v in model.decoder.state_dict().items()}, path)
 
 
@@ -64,31 +64,48 @@ def remake(
     progress: bool = True,
 ) -> Evaluation:  # of the new model on its test part
     "Makes the tokenizer, tower and small model that are shipped with the project, anew."
-    out, work, config = check_writable(out), Path(work), SEVLMConfig.preset('mini', tower_pretrained='')
-    folder = make_mini(work / f'tower-{tower_seed}', n=tower_paintings, seed=tower_seed, progress=progress)
-    part = split_paintings(Release(folder).paintings()[0])['train']
+    out, work, config = check_writable(out), Path(work), SEVLMConfig.preset("mini", tower_pretrained="")
+    folder = make_mini(work / f"tower-{tower_seed}", n=tower_paintings, seed=tower_seed, progress=progress)
+    part = split_paintings(Release(folder).paintings()[0])["train"]
     texts = [list(p.explanations) for p in part]
     tokenizer = train_bpe([t for ts in texts for t in ts], config.vocab_size)
     save_tokenizer(tokenizer, out)
     rows = encode_all(tokenizer, [pair for p in part for pair in zip(p.emotions, p.explanations)], config.max_tokens)
     seed_everything(tower_seed)
-    lm, _ = pretrain(rows, special_ids(tokenizer).pad, config.replace(vocab_size=len(tokenizer)), epochs=lm_epochs, progress=progress)
-    lm.half().save_pretrained(out / 'gpt2')
+    lm, _ = pretrain(
+        rows, special_ids(tokenizer).pad, config.replace(vocab_size=len(tokenizer)), epochs=lm_epochs, progress=progress
+    )
+    lm.half().save_pretrained(out / "gpt2")
     encoder = ImageEncoder(config)
-    bar = tqdm(part, desc='reading paintings', disable=not progress)
+    bar = tqdm(part, desc="reading paintings", disable=not progress)
     pixels = torch.stack([encoder.preprocess(open_image(p.image)) for p in bar])
     clip, _ = train_clip(pixels, texts, tokenizer, epochs=tower_epochs, seed=tower_seed, progress=progress)
-    with write_atomic(out / 'tower.safetensors') as path:
+    with write_atomic(out / "tower.safetensors") as path:
         save_file({k: v.contiguous() for k, v in clip.visual.state_dict().items()}, path)
-    config, settings = config.replace(tower_pretrained=str(out / 'tower.safetensors')), TrainConfig.preset('mini', seed=seed)
+    config, settings = (
+        config.replace(tower_pretrained=str(out / "tower.safetensors")),
+        TrainConfig.preset("mini", seed=seed),
+    )
     make_captioner(out, work, config, caption_seed, caption_paintings, caption_epochs, progress)
-    data = make_mini(work / f'data-{seed}', n=paintings, seed=seed, progress=progress)
-    corpus = load_corpus(data, config, tokenizer=out, progress=progress)
-    train_model(corpus, work / f'run-{seed}', config, settings.replace(epochs=epochs or settings.epochs), out / 'gpt2', progress=progress)
-    model = load_model(work / f'run-{seed}' / 'last')
-    model.config = model.config.replace(tower_pretrained='mini')  # where the tower will be, once shipped
+    data = make_mini(work / f"data-{seed}", n=paintings, seed=seed, progress=progress)
+    corpus = load_training_data(data, config, tokenizer=out, progress=progress)
+    train_model(
+        corpus,
+        work / f"run-{seed}",
+        config,
+        settings.replace(epochs=epochs or settings.epochs),
+        out / "gpt2",
+        progress=progress,
+    )
+    model = load_model(work / f"run-{seed}" / "last")
+    model.config = model.config.replace(tower_pretrained="mini")  # where the tower will be, once shipped
     save_checkpoint(model, corpus, out)
-    scores = evaluate(Explainer(model, tokenizer, corpus.table), corpus.parts['test'], synthetic_scores(corpus.truth), progress=progress)
-    with write_atomic(out / 'metrics.json') as path:
-        path.write_text(json.dumps(scores.scores, indent=1) + '\n')
+    scores = evaluate(
+        Explainer(model, tokenizer, corpus.table),
+        corpus.parts["test"],
+        synthetic_scores(corpus.truth),
+        progress=progress,
+    )
+    with write_atomic(out / "metrics.json") as path:
+        path.write_text(json.dumps(scores.scores, indent=1) + "\n")
     return scores

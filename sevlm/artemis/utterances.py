@@ -16,62 +16,110 @@ from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 
+from tqdm.auto import tqdm
+
 from ..errors import ConfigError, DataError, did_you_mean
 from ..utils import PUNCTUATION
-from tqdm.auto import tqdm
 
 # %% ../../nbs/artemis/utterances.ipynb #2b527326
 @dataclass(frozen=True)
 class Tables:
     "Replacements made by hand."
-    utterances: dict = field(default_factory=dict)  # raw utterance, to the letter -> another utterance
-    tokens: dict = field(default_factory=dict)      # token -> text of no, one or several tokens
 
-SEEN = Tables(tokens={'colours': 'colors'})         # all that is known of the authors' tables
+    utterances: dict = field(default_factory=dict)  # raw utterance, to the letter -> another utterance
+    tokens: dict = field(default_factory=dict)  # token -> text of no, one or several tokens
+
+
+SEEN = Tables(tokens={"colours": "colors"})  # all that is known of the authors' tables
+
 
 def read_tables(
-    path,       # JSON: {"utterances": {text: text}, "tokens": {token: text}}; either may be left out
-) -> Tables:    # these and no others
+    path,  # JSON: {"utterances": {text: text}, "tokens": {token: text}}; either may be left out
+) -> Tables:  # these and no others
     "Read replacement tables of one's own."
-    names = ('utterances', 'tokens')
-    try: found = json.loads(Path(path).read_text(encoding='utf-8'))
-    except OSError as e: raise DataError(f'cannot read {path}: {e.strerror}. Give the path of a JSON file with the tables {" and ".join(names)}.') from e
-    except ValueError as e: raise DataError(f'{path} is not JSON in UTF-8: {e}. Expected an object with the tables {" and ".join(names)}.') from e
-    if not isinstance(found, dict): raise DataError(f'{path} holds a {type(found).__name__}, expected an object with the tables {" and ".join(names)}.')
+    names = ("utterances", "tokens")
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as e:
+        raise DataError(
+            f"cannot read {path}: {e.strerror}. Give the path of a JSON file with the tables {' and '.join(names)}."
+        ) from e
+    except ValueError as e:
+        raise DataError(
+            f"{path} is not JSON in UTF-8: {e}. Expected an object with the tables {' and '.join(names)}."
+        ) from e
+    if not isinstance(found, dict):
+        raise DataError(
+            f"{path} holds a {type(found).__name__}, expected an object with the tables {' and '.join(names)}."
+        )
     for name, table in found.items():
-        if name not in names: raise DataError(f'{path}: unknown table {name!r}. {did_you_mean(name, names)}')
-        if not isinstance(table, dict): raise DataError(f'{path}: {name!r} is a {type(table).__name__}, expected an object from text to text.')
+        if name not in names:
+            raise DataError(f"{path}: unknown table {name!r}. {did_you_mean(name, names)}")
+        if not isinstance(table, dict):
+            raise DataError(f"{path}: {name!r} is a {type(table).__name__}, expected an object from text to text.")
         if bad := next((k for k, v in table.items() if not isinstance(v, str)), None):
-            raise DataError(f'{path}: {name!r} replaces {bad!r} by {str(table[bad])[:40]}, a {type(table[bad]).__name__}; expected text.')
+            raise DataError(
+                f"{path}: {name!r} replaces {bad!r} by {str(table[bad])[:40]}, a {type(table[bad]).__name__}; expected text."
+            )
     return Tables(**found)
 
 # %% ../../nbs/artemis/utterances.ipynb #c0bddcf9
 _QUOTED = re.compile(r"""['"|](\w+)['"|]""")
 
+
 def unquote(
     text: str,  # lower-case
 ) -> str:
     "Take the marks from single quoted words. Source: facts/data.md 2.4 c."
-    return _QUOTED.sub(r' \1 ', text)
+    return _QUOTED.sub(r" \1 ", text)
 
 # %% ../../nbs/artemis/utterances.ipynb #ee2eacc7
 def _contractions():
     "Pattern -> expansion; the last two lines are never reached. Source: facts/data.md 2.4 d."
-    def family(stems, ending, word): return {f"{s}'{ending}": f'{s} {word}' for s in stems.split()}
-    people = 'i you he she it we they'
-    had, will = family(f'{people} that there', 'd', 'had'), family(f'{people} what who', 'll', 'will')
-    negated = {f"{s}n't": f'{s} not' for s in 'are could did do does had has have is may might must need ought should was were would'.split()}
-    negated |= {"can't": 'cannot', "won't": 'will not', "shan't": 'shall not', "ain't": 'am not'}
-    table = negated | had | will | family('how', 'll', 'will') | family('how where', 'd', 'did') | family('you we they what', 're', 'are')
-    table |= family('i you we they what when where who why could might must should would will to so', 've', 'have')
-    table |= family('he she it that there what where when who why so how', 's', 'is')
-    table |= {"i'm": 'i am', "let's": 'let us', "'cause": 'because', "o'clock": 'of the clock', "ma'am": 'madam', "y'all": 'you all', "do'nt": 'do not', "does'nt": 'does not'}
-    perfect = [f"{s}n't" for s in 'ca could had might must need ought sha should wo would'.split()]
-    table |= {f"{p}'ve": f'{table[p]} have' for p in (*perfect, *had, *will)} | {"sha'n't": 'shall not', "how'd'y": 'how do you'}
-    return table | {f"y'all'{e}": f'you all {w}' for e, w in (('d', 'had'), ("d've", 'had have'), ('re', 'are'), ('ve', 'have'))}
+
+    def family(stems, ending, word):
+        return {f"{s}'{ending}": f"{s} {word}" for s in stems.split()}
+
+    people = "i you he she it we they"
+    had, will = family(f"{people} that there", "d", "had"), family(f"{people} what who", "ll", "will")
+    negated = {
+        f"{s}n't": f"{s} not"
+        for s in "are could did do does had has have is may might must need ought should was were would".split()
+    }
+    negated |= {"can't": "cannot", "won't": "will not", "shan't": "shall not", "ain't": "am not"}
+    table = (
+        negated
+        | had
+        | will
+        | family("how", "ll", "will")
+        | family("how where", "d", "did")
+        | family("you we they what", "re", "are")
+    )
+    table |= family("i you we they what when where who why could might must should would will to so", "ve", "have")
+    table |= family("he she it that there what where when who why so how", "s", "is")
+    table |= {
+        "i'm": "i am",
+        "let's": "let us",
+        "'cause": "because",
+        "o'clock": "of the clock",
+        "ma'am": "madam",
+        "y'all": "you all",
+        "do'nt": "do not",
+        "does'nt": "does not",
+    }
+    perfect = [f"{s}n't" for s in "ca could had might must need ought sha should wo would".split()]
+    table |= {f"{p}'ve": f"{table[p]} have" for p in (*perfect, *had, *will)} | {
+        "sha'n't": "shall not",
+        "how'd'y": "how do you",
+    }
+    return table | {
+        f"y'all'{e}": f"you all {w}" for e, w in (("d", "had"), ("d've", "had have"), ("re", "are"), ("ve", "have"))
+    }
+
 
 CONTRACTIONS = _contractions()
-_CONTRACTION = re.compile('|'.join(map(re.escape, CONTRACTIONS)))
+_CONTRACTION = re.compile("|".join(map(re.escape, CONTRACTIONS)))
+
 
 def expand(
     text: str,  # lower-case
@@ -80,116 +128,157 @@ def expand(
     return _CONTRACTION.sub(lambda m: CONTRACTIONS[m[0]], text) if "'" in text else text
 
 # %% ../../nbs/artemis/utterances.ipynb #6ffd08a6
-_BLANK = str.maketrans(dict.fromkeys(PUNCTUATION, ' '))
-_WHOLE = re.compile(r"""["\x1c-\x1f]|'\S*'""")   # what NLTK's rules see otherwise in a text than in its pieces
-PIECES = 1 << 17                                # different pieces remembered
+_BLANK = str.maketrans(dict.fromkeys(PUNCTUATION, " "))
+_WHOLE = re.compile(r"""["\x1c-\x1f]|'\S*'""")  # what NLTK's rules see otherwise in a text than in its pieces
+PIECES = 1 << 17  # different pieces remembered
+
 
 @lru_cache(1)
 def _nltk():
     from nltk.tokenize import NLTKWordTokenizer
+
     return NLTKWordTokenizer().tokenize
 
+
 @lru_cache(PIECES)
-def _cut(piece): return tuple(_nltk()(piece))
+def _cut(piece):
+    return tuple(_nltk()(piece))
+
 
 def cut(
     text: str,
 ) -> list:  # tokens
     "What NLTK's word tokenizer makes of a text, remembered piece by piece."
-    if _WHOLE.search(text): return _nltk()(text)
+    if _WHOLE.search(text):
+        return _nltk()(text)
     return [token for piece in text.split() for token in _cut(piece)]
 
 # %% ../../nbs/artemis/utterances.ipynb #28daa2c7
 def tokenise(
-    utterance: str,         # as typed
+    utterance: str,  # as typed
     tables: Tables = None,  # None: `SEEN`
-) -> list:                  # tokens
+) -> list:  # tokens
     "Everything but the spelling. Source: facts/data.md 2.4 a-g."
-    if not isinstance(utterance, str): raise DataError(f'an utterance is {utterance!r}, a {type(utterance).__name__}; expected text. Read the CSV so that empty cells and words like "null" stay text.')
+    if not isinstance(utterance, str):
+        raise DataError(
+            f'an utterance is {utterance!r}, a {type(utterance).__name__}; expected text. Read the CSV so that empty cells and words like "null" stay text.'
+        )
     tables = SEEN if tables is None else tables
     text = tables.utterances.get(utterance, utterance).lower()
     tokens = cut(expand(unquote(text)).translate(_BLANK))
-    if not tables.tokens.keys() & tokens: return tokens
+    if not tables.tokens.keys() & tokens:
+        return tokens
     return [part for token in tokens for part in (tables.tokens[token].split() if token in tables.tokens else [token])]
 
 # %% ../../nbs/artemis/utterances.ipynb #6bf2d50b
 def read_known_words(
-    *paths,             # text files in UTF-8, one word a line; the first is GloVe's vocabulary as ArtEmis hands it out
+    *paths,  # text files in UTF-8, one word a line; the first is GloVe's vocabulary as ArtEmis hands it out
 ) -> frozenset:
     "Words the spelling step leaves alone."
     known = set()
     for path in paths:
-        try: lines = Path(path).read_text(encoding='utf-8-sig').split('\n')
-        except OSError as e: raise DataError(f'cannot read {path}: {e.strerror}. Give the path of a word list, one word a line.') from e
-        except UnicodeDecodeError as e: raise DataError(f'{path} is not UTF-8 ({e.reason} at byte {e.start}). Expected a word list, one word a line.') from e
+        try:
+            lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
+        except OSError as e:
+            raise DataError(f"cannot read {path}: {e.strerror}. Give the path of a word list, one word a line.") from e
+        except UnicodeDecodeError as e:
+            raise DataError(
+                f"{path} is not UTF-8 ({e.reason} at byte {e.start}). Expected a word list, one word a line."
+            ) from e
         for i, line in enumerate(lines, 1):
             if len(words := line.split()) > 1:
-                raise DataError(f'{path}, line {i}: found {len(words)} fields ({line[:40]!r}); expected one word a line. Give the list of words, not of vectors or counts.')
+                raise DataError(
+                    f"{path}, line {i}: found {len(words)} fields ({line[:40]!r}); expected one word a line. Give the list of words, not of vectors or counts."
+                )
             known.update(words)
-    if not known: raise DataError(f"no word in {', '.join(map(str, paths)) or 'no file'}; expected a word list, one word a line.")
+    if not known:
+        raise DataError(f"no word in {', '.join(map(str, paths)) or 'no file'}; expected a word list, one word a line.")
     return frozenset(known)
 
 # %% ../../nbs/artemis/utterances.ipynb #bb84f8e7
-DICTIONARY, ENTRIES, PREFIX = 'frequency_dictionary_en_82_765.txt', 82_765, 7
-_ADDED = frozenset('acknowledgment ameba behavior center color defense enroll favor favorable favored fiber fulfill labeled liter signaling skillful'.split())
+DICTIONARY, ENTRIES, PREFIX = "frequency_dictionary_en_82_765.txt", 82_765, 7
+_ADDED = frozenset(
+    "acknowledgment ameba behavior center color defense enroll favor favorable favored fiber fulfill labeled liter signaling skillful".split()
+)
 
-def dictionary() -> dict:   # word -> count
+
+def dictionary() -> dict:  # word -> count
     "SymSpell's English dictionary as it was: the package's file without what was added later."
-    lines = (files('symspellpy')/DICTIONARY).read_text(encoding='utf-8').splitlines()
+    lines = (files("symspellpy") / DICTIONARY).read_text(encoding="utf-8").splitlines()
     counts = dict([(w, int(n)) for w, n in map(str.split, lines) if w not in _ADDED][:ENTRIES])
-    if len(counts) != ENTRIES: raise DataError(f"symspellpy's {DICTIONARY} has {len(counts)} of {ENTRIES} words. Install the version that constraints.txt names.")
+    if len(counts) != ENTRIES:
+        raise DataError(
+            f"symspellpy's {DICTIONARY} has {len(counts)} of {ENTRIES} words. Install the version that constraints.txt names."
+        )
     return counts
+
 
 @lru_cache(1)
 def _engine(distance):
     "SymSpell over the dictionary; some seconds, once."
     from symspellpy import SymSpell
+
     engine = SymSpell(max_dictionary_edit_distance=distance, prefix_length=PREFIX)
-    for word, count in dictionary().items(): engine.create_dictionary_entry(word, count)
+    for word, count in dictionary().items():
+        engine.create_dictionary_entry(word, count)
     return engine
 
 # %% ../../nbs/artemis/utterances.ipynb #455f1056
 class Speller:
     "Replace unknown tokens by the nearest, then most frequent, word of the dictionary. Source: facts/data.md 2.4 h."
-    def __init__(self,
-        known_words,        # left alone, see `read_known_words`
+
+    def __init__(
+        self,
+        known_words,  # left alone, see `read_known_words`
         distance: int = 2,  # the largest number of letters to mend; 1 was meant, 2 was published
     ):
-        if isinstance(known_words, (str, Path)): raise DataError(f'the known words are {str(known_words)[:60]!r}; expected a set of words. `read_known_words` reads one from a file.')
-        if not isinstance(distance, int) or not 1 <= distance < PREFIX: raise ConfigError(f'distance is {distance!r}; expected a whole number from 1 to {PREFIX - 1}.')
+        if isinstance(known_words, (str, Path)):
+            raise DataError(
+                f"the known words are {str(known_words)[:60]!r}; expected a set of words. `read_known_words` reads one from a file."
+            )
+        if not isinstance(distance, int) or not 1 <= distance < PREFIX:
+            raise ConfigError(f"distance is {distance!r}; expected a whole number from 1 to {PREFIX - 1}.")
         self.known, self.distance = frozenset(known_words), int(distance)
-        self.changed, self.unknown = Counter(), Counter()   # (token, replacement), token without suggestion -> how often met
-        self._found = {}                                    # token -> replacement or None
+        self.changed, self.unknown = (
+            Counter(),
+            Counter(),
+        )  # (token, replacement), token without suggestion -> how often met
+        self._found = {}  # token -> replacement or None
 
     def suggest(self, token: str):
         "The first suggestion, or None."
         from symspellpy import Verbosity
+
         found = _engine(self.distance).lookup(token, Verbosity.TOP)
         return found[0].term if found else None
 
     def __call__(self, token: str) -> str:
         "The token, or what replaces it."
-        if token in self.known: return token
-        if token not in self._found: self._found[token] = self.suggest(token)
+        if token in self.known:
+            return token
+        if token not in self._found:
+            self._found[token] = self.suggest(token)
         if (word := self._found[token]) is None:
             self.unknown[token] += 1
             return token
-        if word != token: self.changed[token, word] += 1
+        if word != token:
+            self.changed[token, word] += 1
         return word
 
 # %% ../../nbs/artemis/utterances.ipynb #ed9f8d1d
 def spell_utterances(
-    utterances: Sequence,       # of str, as typed
-    speller: Speller = None,    # None: steps a to g only
-    tables: Tables = None,      # None: `SEEN`
-    progress: bool = False,     # show a bar
-) -> list:                      # of str: the tokens of each, joined by single spaces
+    utterances: Sequence,  # of str, as typed
+    speller: Speller = None,  # None: steps a to g only
+    tables: Tables = None,  # None: `SEEN`
+    progress: bool = False,  # show a bar
+) -> list:  # of str: the tokens of each, joined by single spaces
     "ArtEmis's `utterance_spelled`; each distinct utterance is done once, and counted once by the speller."
-    if isinstance(utterances, str): raise DataError('spell_utterances got one text; expected a sequence of utterances. Put it in a list.')
+    if isinstance(utterances, str):
+        raise DataError("spell_utterances got one text; expected a sequence of utterances. Put it in a list.")
     done, spelled = {}, []
-    for utterance in tqdm(utterances, disable=not progress, unit=' utterances'):
+    for utterance in tqdm(utterances, disable=not progress, unit=" utterances"):
         if not isinstance(utterance, str) or utterance not in done:
             tokens = tokenise(utterance, tables)
-            done[utterance] = ' '.join(map(speller, tokens) if speller else tokens)
+            done[utterance] = " ".join(map(speller, tokens) if speller else tokens)
         spelled.append(done[utterance])
     return spelled

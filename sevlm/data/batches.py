@@ -9,8 +9,10 @@ __all__ = ['READERS', 'pair', 'Batch', 'collate', 'in_rows', 'PairBatches']
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
+
 import numpy as np
 import torch
+
 from ..config import SEVLMConfig, emotion_id
 from .paintings import Painting, Report
 from ..errors import DataError
@@ -18,43 +20,51 @@ from ..models.tokenizer import Special, encode_all, segments, span_masks, specia
 
 # %% ../../nbs/course/04_batches.ipynb #3647e6ef
 def pair(
-    painting: Painting,         # with two different emotions or more
-    epoch: int,                 # 0, 1, ...
+    painting: Painting,  # with two different emotions or more
+    epoch: int,  # 0, 1, ...
     rng: np.random.Generator,
-) -> tuple:                     # i, j: positions of two annotations
+) -> tuple:  # i, j: positions of two annotations
     "Two annotations of different emotions: the first in turn, the second by chance."
     n = len(painting.emotions)
     first = n - 1 - epoch % n
     others = [k for k in range(n) if painting.emotions[k] != painting.emotions[first]]
-    if not others: raise DataError(f'{painting.key} has annotations of one emotion only ({painting.emotions[0]}); expected two. PairBatches leaves such paintings out.')
+    if not others:
+        raise DataError(
+            f"{painting.key} has annotations of one emotion only ({painting.emotions[0]}); expected two. PairBatches leaves such paintings out."
+        )
     return first, others[int(rng.integers(len(others)))]
 
 # %% ../../nbs/course/04_batches.ipynb #e6e18b15
 @dataclass
 class Batch:
     "B paintings and S sequences; everything but the ids may be absent."
-    ids: torch.Tensor              # [S, T]
-    segs: torch.Tensor = None      # [S, T] segment ids
-    labels: torch.Tensor = None    # [S, T] ids, -100 at <bos> and padding; not shifted
-    vad: torch.Tensor = None       # [S, T, 3]
-    known: torch.Tensor = None     # [S, T] bool
+
+    ids: torch.Tensor  # [S, T]
+    segs: torch.Tensor = None  # [S, T] segment ids
+    labels: torch.Tensor = None  # [S, T] ids, -100 at <bos> and padding; not shifted
+    vad: torch.Tensor = None  # [S, T, 3]
+    known: torch.Tensor = None  # [S, T] bool
     emo_span: torch.Tensor = None  # [S, T] bool
     exp_span: torch.Tensor = None  # [S, T] bool
-    emo: torch.Tensor = None       # [S] number of the emotion
+    emo: torch.Tensor = None  # [S] number of the emotion
     image_of: torch.Tensor = None  # [S] which of the B paintings
-    img: torch.Tensor = None       # [B, 3, h, w] pixels, or
-    grid: torch.Tensor = None      # [B, P, D] patches as encoded before
-    cls: torch.Tensor = None       # [B, D]
+    img: torch.Tensor = None  # [B, 3, h, w] pixels, or
+    grid: torch.Tensor = None  # [B, P, D] patches as encoded before
+    cls: torch.Tensor = None  # [B, D]
     neg_perm: torch.Tensor = None  # [2, B] whose explanations serve as negatives; None: drawn by the model
-    row_index: torch.Tensor = None # [B, R] from `in_rows`: which of the S*T tokens stands where in the row of a painting
-    row_place: torch.Tensor = None # [S, T] where each token went, of the B*R
+    row_index: torch.Tensor = (
+        None  # [B, R] from `in_rows`: which of the S*T tokens stands where in the row of a painting
+    )
+    row_place: torch.Tensor = None  # [S, T] where each token went, of the B*R
     row_mask: torch.Tensor = None  # [B, 1, R, R] bool: who sees whom
-    alike: int = 0                 # tokens with which the texts of a painting begin, in a row only once
-    whole: dict = None             # `counts` of the whole step, where this batch is only a part of it
-    points_to_all: bool = False    # neg_perm points into the whole batch of all processes, of which this is a share
-    idle: bool = False             # stands in for a share without a painting: counts for nothing
+    alike: int = 0  # tokens with which the texts of a painting begin, in a row only once
+    whole: dict = None  # `counts` of the whole step, where this batch is only a part of it
+    points_to_all: bool = False  # neg_perm points into the whole batch of all processes, of which this is a share
+    idle: bool = False  # stands in for a share without a painting: counts for nothing
 
-    def _changed(self, change): return {f.name: change(t) for f in fields(self) if isinstance(t := getattr(self, f.name), torch.Tensor)}
+    def _changed(self, change):
+        return {f.name: change(t) for f in fields(self) if isinstance(t := getattr(self, f.name), torch.Tensor)}
+
     def to(self, device):
         "The same batch on a device."
         return replace(self, **self._changed(lambda t: t.to(device, non_blocking=True)))
@@ -63,13 +73,18 @@ class Batch:
     def counts(self) -> dict:
         "What each loss is a mean over: target tokens, known words of the explanations, sequences."
         counts = dict(lm=int((self.labels[:, 1:] != -100).sum()), con=len(self.ids), total=len(self.ids))
-        if self.known is not None: counts['vad'] = int((self.known & self.exp_span)[:, 1:].sum())
+        if self.known is not None:
+            counts["vad"] = int((self.known & self.exp_span)[:, 1:].sum())
         return {k: v * (not self.idle) for k, v in counts.items()}
 
     def texts_each(self, B: int) -> int:
         "How many texts each of the B paintings has, if equally many and next to each other; else 0."
         S = len(self.ids)
-        return S // B * (S % B == 0 and torch.equal(self.image_of, torch.arange(S, device=self.image_of.device) // (S // B)))
+        return (
+            S
+            // B
+            * (S % B == 0 and torch.equal(self.image_of, torch.arange(S, device=self.image_of.device) // (S // B)))
+        )
 
     def split(self, n: int) -> list:
         "n batches of whole paintings, or fewer: never of a single painting if there are others, since the contrast needs another one."
@@ -79,24 +94,42 @@ class Batch:
 
     def _part(self, paintings):
         lo, hi = paintings[0], paintings[-1] + 1
-        rows, perm = (self.image_of >= lo) & (self.image_of < hi), None if self.neg_perm is None or self.points_to_all else self.neg_perm[:, lo:hi] - lo
-        of_painting = {k: t[lo:hi] for k in ('img', 'grid', 'cls') if (t := getattr(self, k)) is not None}
-        some = {k: t[rows] for k, t in self._changed(lambda t: t).items() if k not in ('img', 'grid', 'cls', 'neg_perm', 'row_index', 'row_place', 'row_mask')}
-        some['image_of'] = some['image_of'] - lo
-        part = replace(self, **some, **of_painting, points_to_all=False, neg_perm=perm if perm is not None and 0 <= perm.min() and perm.max() < hi - lo else None)
+        rows, perm = (
+            (self.image_of >= lo) & (self.image_of < hi),
+            None if self.neg_perm is None or self.points_to_all else self.neg_perm[:, lo:hi] - lo,
+        )
+        of_painting = {k: t[lo:hi] for k in ("img", "grid", "cls") if (t := getattr(self, k)) is not None}
+        some = {
+            k: t[rows]
+            for k, t in self._changed(lambda t: t).items()
+            if k not in ("img", "grid", "cls", "neg_perm", "row_index", "row_place", "row_mask")
+        }
+        some["image_of"] = some["image_of"] - lo
+        part = replace(
+            self,
+            **some,
+            **of_painting,
+            points_to_all=False,
+            neg_perm=perm if perm is not None and 0 <= perm.min() and perm.max() < hi - lo else None,
+        )
         return part if self.row_index is None else in_rows(part)
 
 # %% ../../nbs/course/04_batches.ipynb #99db1566
 def collate(
-    rows,                        # lists of ids, or [S, T] padded
+    rows,  # lists of ids, or [S, T] padded
     special: Special,
-    config: SEVLMConfig,         # boundary, pad_in_span, pads_count and max_tokens are read
-    table=None,                  # VADTable; None: no vad, no known
-    **given: torch.Tensor,       # img, grid, cls, image_of, emo
+    config: SEVLMConfig,  # boundary, pad_in_span, pads_count and max_tokens are read
+    table=None,  # VADTable; None: no vad, no known
+    **given: torch.Tensor,  # img, grid, cls, image_of, emo
 ) -> Batch:
     "Texts of different lengths as one batch, padded to its longest, or to `max_tokens` where padding takes part in the numbers (as published)."
-    rows = rows if isinstance(rows, torch.Tensor) else torch.nn.utils.rnn.pad_sequence(
-        [torch.tensor(r) for r in rows], batch_first=True, padding_value=special.pad)
+    rows = (
+        rows
+        if isinstance(rows, torch.Tensor)
+        else torch.nn.utils.rnn.pad_sequence(
+            [torch.tensor(r) for r in rows], batch_first=True, padding_value=special.pad
+        )
+    )
     T = config.max_tokens if config.pads_count else int((rows != special.pad).sum(1).max())
     ids = torch.nn.functional.pad(rows, (0, max(T - rows.shape[1], 0)), value=special.pad)[:, :T].long()
     labels = ids.masked_fill(ids == special.pad, -100)
@@ -107,32 +140,48 @@ def collate(
 
 # %% ../../nbs/course/04_batches.ipynb #5969ccbe
 def in_rows(
-    batch: Batch,   # texts of a painting next to each other, equally many for each; else it stays as it is
-) -> Batch:         # with `row_index`, `row_place`, `row_mask`, `alike`
+    batch: Batch,  # texts of a painting next to each other, equally many for each; else it stays as it is
+) -> Batch:  # with `row_index`, `row_place`, `row_mask`, `alike`
     "Lay out the texts of each painting in one row, without padding between them and with their common beginning once."
     (S, T), B = batch.ids.shape, int(batch.image_of.max()) + 1
     n, device = batch.texts_each(B), batch.ids.device
-    if n < 2: return batch
+    if n < 2:
+        return batch
     texts = torch.stack([batch.ids, batch.segs, batch.labels]).view(3, B, n, T)
-    same = (texts == texts[:, :, :1]).flatten(0, 2).all(0) & ~batch.exp_span.any(0)       # before anything is fused
+    same = (texts == texts[:, :, :1]).flatten(0, 2).all(0) & ~batch.exp_span.any(0)  # before anything is fused
     k = min(int(same.int().cumprod(0).sum()), T - 1)
-    kept = (batch.emo_span | batch.exp_span).view(B, n, T).clone()                        # what counts: with `pad_in_span` also padding
+    kept = (batch.emo_span | batch.exp_span).view(B, n, T).clone()  # what counts: with `pad_in_span` also padding
     kept[:, 1:, :k] = False
     R = int(kept.flatten(1).sum(1).max())
-    order = kept.flatten(1).int().argsort(dim=1, descending=True, stable=True)[:, :R]         # [B, R] of n*T: what is kept, in its order, comes first
+    order = (
+        kept.flatten(1).int().argsort(dim=1, descending=True, stable=True)[:, :R]
+    )  # [B, R] of n*T: what is kept, in its order, comes first
     text = order // T
-    sees = (text[:, :, None] == text[:, None]) | (order < k)[:, None]                     # [B, R, R]
-    place = torch.zeros(B, n*T, dtype=torch.long, device=device).scatter_(1, order, torch.arange(R, device=device).expand(B, R)).view(B, n, T)
+    sees = (text[:, :, None] == text[:, None]) | (order < k)[:, None]  # [B, R, R]
+    place = (
+        torch.zeros(B, n * T, dtype=torch.long, device=device)
+        .scatter_(1, order, torch.arange(R, device=device).expand(B, R))
+        .view(B, n, T)
+    )
     place[:, 1:, :k] = place[:, :1, :k]
     offset = torch.arange(B, device=device)[:, None]
-    return replace(batch, row_index=order + offset*n*T, row_place=(place + offset[..., None]*R).view(S, T), row_mask=sees.tril()[:, None], alike=k)
+    return replace(
+        batch,
+        row_index=order + offset * n * T,
+        row_place=(place + offset[..., None] * R).view(S, T),
+        row_mask=sees.tril()[:, None],
+        alike=k,
+    )
 
 # %% ../../nbs/course/04_batches.ipynb #01952d0d
 def _stack(source, index, map=map):
     "The items `index` of a tensor, a sequence or a function, as one float tensor."
-    if source is None: return None
-    if isinstance(source, torch.Tensor) or getattr(source, 'many', False): return source[index].float()     # many: takes a list of numbers
+    if source is None:
+        return None
+    if isinstance(source, torch.Tensor) or getattr(source, "many", False):
+        return source[index].float()  # many: takes a list of numbers
     return torch.stack(list(map(source if callable(source) else source.__getitem__, index))).float()
+
 
 def _ahead(make, items):
     "make(item) for each item, always one ahead of the reader, in a thread."
@@ -140,61 +189,103 @@ def _ahead(make, items):
         waiting = None
         for item in items:
             ready, waiting = waiting, thread.submit(make, item)
-            if ready: yield ready.result()
-        if waiting: yield waiting.result()
+            if ready:
+                yield ready.result()
+        if waiting:
+            yield waiting.result()
+
 
 def _cycle(rng, n):
     "A permutation [n] that moves everyone."
     order = rng.permutation(n)
     return torch.from_numpy(order[np.argsort(np.roll(order, 1))])
 
-READERS = 8     # pictures opened at once, at most
+
+READERS = 8  # pictures opened at once, at most
+
 
 class PairBatches:
     "Epochs of batches: each painting once, with two annotations of different emotions."
-    def __init__(self,
+
+    def __init__(
+        self,
         paintings: list,
         tokenizer,
-        table,                   # VADTable of the tokenizer's size, or None
-        config: SEVLMConfig,     # max_tokens, boundary, pad_in_span
+        table,  # VADTable of the tokenizer's size, or None
+        config: SEVLMConfig,  # max_tokens, boundary, pad_in_span
         seed: int = 0,
-        batch_size: int = 32,    # B
-        grids=None,              # number of a painting -> [P, D] (tensor, sequence or function)
-        pixels=None,             # number of a painting -> [3, h, w]
-        shuffle: bool = True,    # False: in the order given
+        batch_size: int = 32,  # B
+        grids=None,  # number of a painting -> [P, D] (tensor, sequence or function)
+        pixels=None,  # number of a painting -> [3, h, w]
+        shuffle: bool = True,  # False: in the order given
     ):
-        for name, size, n in (('table', table is not None and len(table), len(tokenizer)), ('grids', hasattr(grids, '__len__') and len(grids), len(paintings))):
-            if size is not False and size != n: raise DataError(f'{name} has {size} entries; expected {n}. Make it anew for these data.')
+        for name, size, n in (
+            ("table", table is not None and len(table), len(tokenizer)),
+            ("grids", hasattr(grids, "__len__") and len(grids), len(paintings)),
+        ):
+            if size is not False and size != n:
+                raise DataError(f"{name} has {size} entries; expected {n}. Make it anew for these data.")
         self.paintings, self.table, self.config, self.grids, self.pixels = paintings, table, config, grids, pixels
-        self.seed, self.batch_size, self.shuffle, self.epoch, self.special = seed, batch_size, shuffle, 0, special_ids(tokenizer)
+        self.seed, self.batch_size, self.shuffle, self.epoch, self.special = (
+            seed,
+            batch_size,
+            shuffle,
+            0,
+            special_ids(tokenizer),
+        )
         self.rank, self.count, self.draw_negatives = 0, 1, False
-        self.report = Report('training pairs', 'paintings', len(paintings))
+        self.report = Report("training pairs", "paintings", len(paintings))
         self.usable = [i for i, p in enumerate(paintings) if len(set(p.emotions)) > 1]
         for p in paintings:
-            if len(set(p.emotions)) < 2: self.report.drop('one emotion only', p.key)
-        if not self.usable: raise DataError(f'no painting has annotations of two emotions, so no pair can be made.\n{self.report}')
+            if len(set(p.emotions)) < 2:
+                self.report.drop("one emotion only", p.key)
+        if not self.usable:
+            raise DataError(f"no painting has annotations of two emotions, so no pair can be made.\n{self.report}")
         self._encode(tokenizer)
 
     def _encode(self, tokenizer):
         "All texts as one padded table; `start[i]` is the first row of painting i."
-        rows = encode_all(tokenizer, [pair for i in self.usable for pair in zip(self.paintings[i].emotions, self.paintings[i].explanations)], self.config.max_tokens)
-        self.rows = torch.full((len(rows), max(map(len, rows))), self.special.pad, dtype=torch.int32)       # [annotations, T]
-        for k, row in enumerate(rows): self.rows[k, :len(row)] = torch.tensor(row, dtype=torch.int32)
+        rows = encode_all(
+            tokenizer,
+            [pair for i in self.usable for pair in zip(self.paintings[i].emotions, self.paintings[i].explanations)],
+            self.config.max_tokens,
+        )
+        self.rows = torch.full(
+            (len(rows), max(map(len, rows))), self.special.pad, dtype=torch.int32
+        )  # [annotations, T]
+        for k, row in enumerate(rows):
+            self.rows[k, : len(row)] = torch.tensor(row, dtype=torch.int32)
         self.lengths = list(map(len, rows))
-        self.start = dict(zip(self.usable, np.cumsum([0, *(len(self.paintings[i].emotions) for i in self.usable)]).tolist()))
-        self.report.notes.update({'annotations': len(rows), f'texts cut at {self.config.max_tokens} tokens': sum(r[-1] != self.special.eos for r in rows)})
+        self.start = dict(
+            zip(self.usable, np.cumsum([0, *(len(self.paintings[i].emotions) for i in self.usable)]).tolist())
+        )
+        self.report.notes.update(
+            {
+                "annotations": len(rows),
+                f"texts cut at {self.config.max_tokens} tokens": sum(r[-1] != self.special.eos for r in rows),
+            }
+        )
 
-    def set_epoch(self, epoch: int): self.epoch = epoch
-    def __len__(self): return -(-len(self.usable) // self.batch_size)
+    def set_epoch(self, epoch: int):
+        self.epoch = epoch
+
+    def __len__(self):
+        return -(-len(self.usable) // self.batch_size)
 
     def __iter__(self):
         rng = np.random.default_rng([self.seed, self.epoch])
         order = rng.permutation(self.usable).tolist() if self.shuffle else self.usable
         pairs = [(i, *pair(self.paintings[i], self.epoch, rng)) for i in order]
-        if self.shuffle: pairs.sort(key=lambda p: sum(self.lengths[self.start[p[0]] + k] for k in p[1:]))     # rows of one length; ties stay shuffled
-        batches = [pairs[at:at + self.batch_size] for at in range(0, len(pairs), self.batch_size)]
+        if self.shuffle:
+            pairs.sort(
+                key=lambda p: sum(self.lengths[self.start[p[0]] + k] for k in p[1:])
+            )  # rows of one length; ties stay shuffled
+        batches = [pairs[at : at + self.batch_size] for at in range(0, len(pairs), self.batch_size)]
         order = rng.permutation(len(batches)).tolist() if self.shuffle else range(len(batches))
-        perms = [torch.stack([_cycle(rng, len(b)), _cycle(rng, len(b))]) if self.draw_negatives and len(b) > 1 else None for b in batches]
+        perms = [
+            torch.stack([_cycle(rng, len(b)), _cycle(rng, len(b))]) if self.draw_negatives and len(b) > 1 else None
+            for b in batches
+        ]
         yield from _ahead(lambda b: self._share(batches[b], perms[b]), order)
 
     def share(self, rank: int, count: int, draw_negatives: bool = False):
@@ -205,13 +296,28 @@ class PairBatches:
     def _share(self, pairs, perm):
         lo, hi = (len(pairs) * k // self.count for k in (self.rank, self.rank + 1))
         batch = self.batch(pairs[lo:hi] or pairs[:1])
-        return replace(batch, idle=lo == hi, points_to_all=perm is not None, neg_perm=None if perm is None or lo == hi else perm[:, lo:hi])
+        return replace(
+            batch,
+            idle=lo == hi,
+            points_to_all=perm is not None,
+            neg_perm=None if perm is None or lo == hi else perm[:, lo:hi],
+        )
 
     def batch(self, pairs: list) -> Batch:
         "Some (painting, annotation, annotation) as a batch."
         index, texts = [i for i, *_ in pairs], [(i, k) for i, *ks in pairs for k in ks]
         emo = torch.tensor([emotion_id(self.paintings[i].emotions[k]) for i, k in texts])
-        with ThreadPoolExecutor(min(READERS, os.cpu_count() or 1)) as threads:      # pictures are opened side by side
+        with ThreadPoolExecutor(min(READERS, os.cpu_count() or 1)) as threads:  # pictures are opened side by side
             grid, img = _stack(self.grids, index), _stack(self.pixels, index, threads.map)
-        return in_rows(collate(self.rows[[self.start[i] + k for i, k in texts]], self.special, self.config, self.table, emo=emo,
-                               image_of=torch.arange(len(index)).repeat_interleave(2), grid=grid, img=img))
+        return in_rows(
+            collate(
+                self.rows[[self.start[i] + k for i, k in texts]],
+                self.special,
+                self.config,
+                self.table,
+                emo=emo,
+                image_of=torch.arange(len(index)).repeat_interleave(2),
+                grid=grid,
+                img=img,
+            )
+        )

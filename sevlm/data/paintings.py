@@ -14,172 +14,222 @@ import unicodedata
 from collections import Counter
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+
+from tqdm.auto import tqdm
+
 from ..config import EMOTIONS
 from ..errors import DataError, ImageError
-from ..utils import normalise
-from tqdm.auto import tqdm
 from ..images import open_image
+from ..utils import normalise
 
 # %% ../../nbs/artemis/release.ipynb #914dcd27
 @dataclass(frozen=True)
 class Painting:
     "A painting with its annotations, in the order of the file."
-    style: str           # style folder
-    name: str            # file stem
-    emotions: tuple      # one of `EMOTIONS` for each annotation
+
+    style: str  # style folder
+    name: str  # file stem
+    emotions: tuple  # one of `EMOTIONS` for each annotation
     explanations: tuple  # normalised utterances
-    utterances: tuple    # as typed
-    image: Path = None   # the picture's file
+    utterances: tuple  # as typed
+    image: Path = None  # the picture's file
     votes: tuple = None  # [9] votes or shares of the painting, where they are more than its listed annotations (a histogram of its own); None: count these
 
     @property
     def key(self) -> str:
         "'style/name'"
-        return f'{self.style}/{self.name}'
+        return f"{self.style}/{self.name}"
 
     @property
     def counts(self) -> tuple:
         "Votes for each of the nine emotions (or shares, if `votes` holds shares)."
         return self.votes or tuple(map(self.emotions.count, EMOTIONS))
 
-    def majority(self,
-        rule: str = 'strict',  # 'strict': share above 1/2; 'tolerant': at least 1/2 and no tie
-    ):                         # an emotion, or None
+    def majority(
+        self,
+        rule: str = "strict",  # 'strict': share above 1/2; 'tolerant': at least 1/2 and no tie
+    ):  # an emotion, or None
         "The majority emotion."
-        if rule not in ('strict', 'tolerant'): raise DataError(f"majority rule {rule!r} is not known. Valid: strict, tolerant.")
+        if rule not in ("strict", "tolerant"):
+            raise DataError(f"majority rule {rule!r} is not known. Valid: strict, tolerant.")
         top, total = max(self.counts), sum(self.counts)
-        if abs(total - 1) < 1e-3: total = 1     # shares such as three times a third, or rounded to a few digits
-        enough = 2*top > total or (rule == 'tolerant' and 2*top == total and self.counts.count(top) == 1)
+        if abs(total - 1) < 1e-3:
+            total = 1  # shares such as three times a third, or rounded to a few digits
+        enough = 2 * top > total or (rule == "tolerant" and 2 * top == total and self.counts.count(top) == 1)
         return EMOTIONS[self.counts.index(top)] if enough else None
 
 # %% ../../nbs/artemis/release.ipynb #bbb5e11a
 @dataclass
 class Report:
     "What was read, what was dropped and why."
+
     title: str
-    unit: str = 'rows'
+    unit: str = "rows"
     read: int = 0
-    dropped: Counter = field(default_factory=Counter)   # reason -> number
-    examples: dict = field(default_factory=dict)        # reason -> the first three
-    notes: dict = field(default_factory=dict)           # other things worth knowing
+    dropped: Counter = field(default_factory=Counter)  # reason -> number
+    examples: dict = field(default_factory=dict)  # reason -> the first three
+    notes: dict = field(default_factory=dict)  # other things worth knowing
 
     @property
-    def kept(self) -> int: return self.read - self.dropped.total()
+    def kept(self) -> int:
+        return self.read - self.dropped.total()
 
     def drop(self, reason: str, example, count: int = 1):
         "Count something dropped."
         self.dropped[reason] += count
         seen = self.examples.setdefault(reason, [])
-        if len(seen) < 3 and str(example) not in seen: seen.append(str(example))
+        if len(seen) < 3 and str(example) not in seen:
+            seen.append(str(example))
 
     def to_dict(self) -> dict:
         "For JSON."
-        return {**{f.name: getattr(self, f.name) for f in fields(self)}, 'dropped': dict(self.dropped), 'kept': self.kept}
+        return {
+            **{f.name: getattr(self, f.name) for f in fields(self)},
+            "dropped": dict(self.dropped),
+            "kept": self.kept,
+        }
 
     def __str__(self):
-        lines = [f'{self.title}: {self.read} {self.unit} read, {self.kept} kept, {self.dropped.total()} dropped']
+        lines = [f"{self.title}: {self.read} {self.unit} read, {self.kept} kept, {self.dropped.total()} dropped"]
         lines += [f"{n:7d}  {reason}: {'; '.join(self.examples[reason])}" for reason, n in self.dropped.most_common()]
-        return '\n'.join(lines + [f'   note  {what}: {value}' for what, value in self.notes.items()])
+        return "\n".join(lines + [f"   note  {what}: {value}" for what, value in self.notes.items()])
 
 # %% ../../nbs/artemis/release.ipynb #14b1b8ef
 def _canonical(name):
     "One spelling for all spellings of a file name: `#Uxxxx` decoded, Unicode composed (NFC)."
-    return unicodedata.normalize('NFC', re.sub('#[Uu]([0-9a-fA-F]{4})', lambda m: chr(int(m[1], 16)), name))
+    return unicodedata.normalize("NFC", re.sub("#[Uu]([0-9a-fA-F]{4})", lambda m: chr(int(m[1], 16)), name))
+
 
 def find_image(
-    images,              # folder with one folder for each style
-    style: str, name: str,
-    index: dict = None,  # filled on the way: style -> canonical stem -> path
-):                       # path, or None
+    images,  # folder with one folder for each style
+    style: str,
+    name: str,
+    index: dict | None = None,  # filled on the way: style -> canonical stem -> path
+):  # path, or None
     "The picture of a painting: the plain name, or any spelling of it."
-    exact, index = Path(images)/style/f'{name}.jpg', {} if index is None else index
-    if os.path.isfile(exact): return exact
+    exact, index = Path(images) / style / f"{name}.jpg", {} if index is None else index
+    if os.path.isfile(exact):
+        return exact
     if style not in index:
         files = sorted(exact.parent.iterdir(), reverse=True) if os.path.isdir(exact.parent) else []
-        index[style] = {_canonical(p.stem): p for p in files if p.suffix.lower() in ('.jpg', '.jpeg', '.png')}
+        index[style] = {_canonical(p.stem): p for p in files if p.suffix.lower() in (".jpg", ".jpeg", ".png")}
     return index[style].get(_canonical(name))
 
 # %% ../../nbs/artemis/release.ipynb #332b93c7
-COLUMNS = ('art_style', 'painting', 'emotion', 'utterance', 'repetition')
+COLUMNS = ("art_style", "painting", "emotion", "utterance", "repetition")
+
 
 def _table(path):
     "Header and numbered rows of a CSV file with `COLUMNS`."
-    try: text = (raw := Path(path).read_bytes()).decode('utf-8-sig')
-    except OSError as e: raise DataError(f'cannot read {path}: {e.strerror}. Give the path of the release file (CSV).') from e
+    try:
+        text = (raw := Path(path).read_bytes()).decode("utf-8-sig")
+    except OSError as e:
+        raise DataError(f"cannot read {path}: {e.strerror}. Give the path of the release file (CSV).") from e
     except UnicodeDecodeError as e:
-        raise DataError(f'{path}, line {1 + raw[:e.start].count(10)}: found bytes that are not UTF-8. Expected the release file as it was handed out.') from e
-    reader = csv.reader(io.StringIO(text, newline=''), strict=True)
+        raise DataError(
+            f"{path}, line {1 + raw[: e.start].count(10)}: found bytes that are not UTF-8. Expected the release file as it was handed out."
+        ) from e
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         header, rows = [h.strip() for h in next(reader, [])], [(reader.line_num, row) for row in reader if row]
-    except csv.Error as e: raise DataError(f'{path}, line {reader.line_num}: {e}. Expected a CSV file; is a quote not closed?') from e
+    except csv.Error as e:
+        raise DataError(f"{path}, line {reader.line_num}: {e}. Expected a CSV file; is a quote not closed?") from e
     if bad := [c for c in COLUMNS if header.count(c) != 1]:
-        raise DataError(f"{path}: found the columns {', '.join(header)[:200] or '(none)'}; expected {', '.join(COLUMNS)}, once each, separated by commas. "
-                        f"Missing or repeated: {', '.join(bad)}.")
+        raise DataError(
+            f"{path}: found the columns {', '.join(header)[:200] or '(none)'}; expected {', '.join(COLUMNS)}, once each, separated by commas. "
+            f"Missing or repeated: {', '.join(bad)}."
+        )
     return header, rows
 
 # %% ../../nbs/artemis/release.ipynb #f179d2b7
 def _fault(row, header):
     "Why a row cannot be used, with an example; or None."
-    if len(row) != len(header): return 'wrong number of fields', f'{len(row)} instead of {len(header)}'
+    if len(row) != len(header):
+        return "wrong number of fields", f"{len(row)} instead of {len(header)}"
     cell = dict(zip(header, row))
-    for part in (cell['art_style'], cell['painting']):
-        if part.strip() in ('', '.', '..') or re.search(r'[/\\\0]', part): return 'name that could leave the image folder', repr(part[:40])
-    if cell['emotion'] not in EMOTIONS: return 'unknown emotion', repr(cell['emotion'][:40])
-    if not normalise(cell['utterance']): return 'empty utterance', repr(cell['utterance'][:40])
+    for part in (cell["art_style"], cell["painting"]):
+        if part.strip() in ("", ".", "..") or re.search(r"[/\\\0]", part):
+            return "name that could leave the image folder", repr(part[:40])
+    if cell["emotion"] not in EMOTIONS:
+        return "unknown emotion", repr(cell["emotion"][:40])
+    if not normalise(cell["utterance"]):
+        return "empty utterance", repr(cell["utterance"][:40])
     return None
 
+
 def read_artemis(
-    path,           # CSV with `COLUMNS`
-    images=None,    # folder of style folders; None: paintings without pictures
-) -> tuple:         # paintings sorted by key, Report
+    path,  # CSV with `COLUMNS`
+    images=None,  # folder of style folders; None: paintings without pictures
+) -> tuple:  # paintings sorted by key, Report
     "Read a release in the file format of ArtEmis."
-    if images is not None and not os.path.isdir(images): raise DataError(f'no folder {images}. Expected a folder that holds one folder for each art style.')
+    if images is not None and not os.path.isdir(images):
+        raise DataError(f"no folder {images}. Expected a folder that holds one folder for each art style.")
     header, rows = _table(path)
-    report, groups, index = Report(f'annotations in {Path(path).name}', read=len(rows)), {}, {}
-    if extra := [c for c in header if c not in COLUMNS]: report.notes['columns ignored'] = ', '.join(extra)
+    report, groups, index = Report(f"annotations in {Path(path).name}", read=len(rows)), {}, {}
+    if extra := [c for c in header if c not in COLUMNS]:
+        report.notes["columns ignored"] = ", ".join(extra)
     for line, row in rows:
-        if fault := _fault(row, header): report.drop(fault[0], f'line {line} ({fault[1]})')
+        if fault := _fault(row, header):
+            report.drop(fault[0], f"line {line} ({fault[1]})")
         else:
             style, name, emotion, utterance, repetition = (row[header.index(c)] for c in COLUMNS)
             groups.setdefault((style, name), []).append((emotion, normalise(utterance), utterance, repetition))
     paintings = []
-    for style, name in sorted(groups, key='/'.join):
+    for style, name in sorted(groups, key="/".join):
         found = groups[style, name]
         image = images and find_image(images, style, name, index)
-        if images and image is None: report.drop('no picture for the painting', f'{style}/{name}', len(found))
-        else: paintings.append(Painting(style, name, *map(tuple, list(zip(*found))[:3]), image))
+        if images and image is None:
+            report.drop("no picture for the painting", f"{style}/{name}", len(found))
+        else:
+            paintings.append(Painting(style, name, *map(tuple, list(zip(*found))[:3]), image))
     differ = sum(any(r.strip() != str(len(found)) for *_, r in found) for found in groups.values())
-    report.notes.update({'paintings': len(paintings), 'paintings with another number of usable rows than `repetition` says': differ})
-    if not paintings: raise DataError(f'none of the {len(rows)} rows of {path} can be used.\n{report}')
+    report.notes.update(
+        {"paintings": len(paintings), "paintings with another number of usable rows than `repetition` says": differ}
+    )
+    if not paintings:
+        raise DataError(f"none of the {len(rows)} rows of {path} can be used.\n{report}")
     return paintings, report
 
 # %% ../../nbs/artemis/release.ipynb #fda11b1d
 def check_images(
-    paintings,              # with pictures
-    progress: bool = False, # show a bar
-) -> tuple:                 # those whose picture opens, Report
+    paintings,  # with pictures
+    progress: bool = False,  # show a bar
+) -> tuple:  # those whose picture opens, Report
     "Open every picture once, and leave out what cannot be opened."
-    report, kept = Report('pictures', 'paintings', len(paintings)), []
-    for p in tqdm(paintings, desc='checking pictures', unit='img', disable=not progress):
-        try: open_image(p.image)
-        except ImageError as e: report.drop('picture cannot be opened', p.key if p.image else f'{p.key} (no file)')
-        else: kept.append(p)
+    report, kept = Report("pictures", "paintings", len(paintings)), []
+    for p in tqdm(paintings, desc="checking pictures", unit="img", disable=not progress):
+        try:
+            open_image(p.image)
+        except ImageError as e:
+            report.drop("picture cannot be opened", p.key if p.image else f"{p.key} (no file)")
+        else:
+            kept.append(p)
     return kept, report
 
 # %% ../../nbs/artemis/release.ipynb #f194fc9d
 class Release:
     "The files of a release: `.csv`, `.images` and `.lexicon` (None when there is none); `.source` is the file whose content stands for the data."
+
     def __init__(self, folder):
         self.folder = folder = Path(folder)
-        if not folder.is_dir(): raise DataError(f'no folder {folder}. Expected the folder of a release: a CSV file, a folder wikiart, a lexicon.')
-        self.csv = self.source = self._one('artemis_dataset_release*.csv', '*.csv')
-        self.images = self._one('wikiart', 'wikiart*', 'rescaled_max_size*')
-        self.lexicon = self._one('*[Ll]exicon*.t[sx][vt]', needed=False)
+        if not folder.is_dir():
+            raise DataError(
+                f"no folder {folder}. Expected the folder of a release: a CSV file, a folder wikiart, a lexicon."
+            )
+        self.csv = self.source = self._one("artemis_dataset_release*.csv", "*.csv")
+        self.images = self._one("wikiart", "wikiart*", "rescaled_max_size*")
+        self.lexicon = self._one("*[Ll]exicon*.t[sx][vt]", needed=False)
 
     def _one(self, *patterns, needed=True):
         found = next((f for p in patterns if (f := sorted(self.folder.glob(p)))), [])
-        if len(found) > 1: raise DataError(f"{self.folder} holds {', '.join(p.name for p in found)}; expected one file like {patterns[0]}. Move the others away.")
-        if not found and needed: raise DataError(f"{self.folder} holds nothing like {' or '.join(patterns)}. Expected a CSV file and a folder wikiart of style folders.")
+        if len(found) > 1:
+            raise DataError(
+                f"{self.folder} holds {', '.join(p.name for p in found)}; expected one file like {patterns[0]}. Move the others away."
+            )
+        if not found and needed:
+            raise DataError(
+                f"{self.folder} holds nothing like {' or '.join(patterns)}. Expected a CSV file and a folder wikiart of style folders."
+            )
         return found[0] if found else None
 
     def paintings(self) -> tuple:
@@ -199,14 +249,20 @@ class Release:
 
 # %% ../../nbs/artemis/release.ipynb #1ae4c67c
 def split_paintings(
-    paintings,          # any order
-    seed: int = 2021,   # ArtEmis's
-) -> dict:              # 'train', 'val', 'test' -> paintings sorted by key
+    paintings,  # any order
+    seed: int = 2021,  # ArtEmis's
+) -> dict:  # 'train', 'val', 'test' -> paintings sorted by key
     "Split as ArtEmis does: 85 %, 5 %, 10 %, by painting."
     from sklearn.model_selection import train_test_split
+
     found = {p.style + p.name: p for p in sorted(paintings, key=lambda p: p.key, reverse=True)}
-    if len(found) != len(paintings): raise DataError(f'{len(paintings)} paintings have {len(found)} identities; expected each painting once.')
-    if len(found) < 7: raise DataError(f'{len(found)} paintings are too few to split in three; expected at least 7.')
-    train, held = train_test_split(sorted(found), test_size=.05 + .1, random_state=seed)
-    val, test = train_test_split(held, test_size=round(.1*len(found)), random_state=seed)
-    return {name: sorted((found[i] for i in ids), key=lambda p: p.key) for name, ids in (('train', train), ('val', val), ('test', test))}
+    if len(found) != len(paintings):
+        raise DataError(f"{len(paintings)} paintings have {len(found)} identities; expected each painting once.")
+    if len(found) < 7:
+        raise DataError(f"{len(found)} paintings are too few to split in three; expected at least 7.")
+    train, held = train_test_split(sorted(found), test_size=0.05 + 0.1, random_state=seed)
+    val, test = train_test_split(held, test_size=round(0.1 * len(found)), random_state=seed)
+    return {
+        name: sorted((found[i] for i in ids), key=lambda p: p.key)
+        for name, ids in (("train", train), ("val", val), ("test", test))
+    }

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SCALES', 'RANGE', 'SEVEN', 'DIMENSIONS', 'NAMES', 'KNOWN', 'ends_of', 'to_bipolar', 'find_scale', 'is_lexicon',
-           'Known', 'recognise', 'LexiconFile', 'read_lexicon_file', 'terms', 'file_facts']
+           'PublishedLexicon', 'recognise', 'LexiconFile', 'read_lexicon_file', 'terms', 'file_facts']
 
 # %% ../../nbs/library/lexicon_files.ipynb #dbc005e0
 import csv
@@ -17,186 +17,318 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+
 from ..errors import LexiconError
 
 # %% ../../nbs/library/lexicon_files.ipynb #2c725c61
-SCALES = {'unit': (0., 1.), 'bipolar': (-1., 1.), 'nine': (1., 9.)}     # name -> lowest and highest value
-RANGE = r'(-?\d+(?:\.\d+)?)\s*\.\.\s*(-?\d+(?:\.\d+)?)'
+SCALES = {"unit": (0.0, 1.0), "bipolar": (-1.0, 1.0), "nine": (1.0, 9.0)}  # name -> lowest and highest value
+RANGE = r"(-?\d+(?:\.\d+)?)\s*\.\.\s*(-?\d+(?:\.\d+)?)"
+
 
 def ends_of(
     scale: str,  # a name in `SCALES`, or lowest and highest value as in '0..100'
-) -> tuple:      # the two
+) -> tuple:  # the two
     "Lowest and highest value of a scale."
-    if scale in SCALES: return SCALES[scale]
+    if scale in SCALES:
+        return SCALES[scale]
     ends = re.fullmatch(RANGE, str(scale).strip())
     if not ends or float(ends[1]) >= float(ends[2]):
-        raise LexiconError(f'unknown scale {scale!r}. Valid: {", ".join(SCALES)}, or lowest and highest value, for instance 0..100.')
+        raise LexiconError(
+            f"unknown scale {scale!r}. Valid: {', '.join(SCALES)}, or lowest and highest value, for instance 0..100."
+        )
     return float(ends[1]), float(ends[2])
+
 
 def _plain(scale):
     "The name of a scale if it has one, else its ends."
-    return next((s for s, e in SCALES.items() if e == ends_of(scale)), '{:g}..{:g}'.format(*ends_of(scale)))
+    return next((s for s, e in SCALES.items() if e == ends_of(scale)), "{:g}..{:g}".format(*ends_of(scale)))
+
 
 def to_bipolar(
-    values,      # numbers on `scale`, any shape
+    values,  # numbers on `scale`, any shape
     scale: str,  # as `ends_of` takes it
-):               # the same shape, on -1..1
+):  # the same shape, on -1..1
     "Map a scale's ends to -1 and 1."
     lo, hi = ends_of(scale)
-    return (2*np.asarray(values, dtype=np.float64) - (lo + hi)) / (hi - lo)
+    return (2 * np.asarray(values, dtype=np.float64) - (lo + hi)) / (hi - lo)
 
 # %% ../../nbs/library/lexicon_files.ipynb #398751fc
-SEVEN = 7.      # the other usual scales that begin at 1 (1..5, 1..7) end here or before
+SEVEN = 7.0  # the other usual scales that begin at 1 (1..5, 1..7) end here or before
+
 
 def find_scale(
-    values,            # [N, 3]
-    where,             # where(i) names entry i in an error
-    named: str = None, # insist on this scale
-    why: str = 'named by the caller',  # how `named` is known
-) -> tuple:            # the scale, how it was found, a doubt to be told or None
+    values,  # [N, 3]
+    where,  # where(i) names entry i in an error
+    named: str | None = None,  # insist on this scale
+    why: str = "named by the caller",  # how `named` is known
+) -> tuple:  # the scale, how it was found, a doubt to be told or None
     "The scale that all values are on."
     ends = {named: ends_of(named)} if named else SCALES
     off = {s: ((values < lo) | (values > hi)).any(1) for s, (lo, hi) in ends.items()}
-    best = min(ends, key=lambda s: off[s].sum())            # ties: the first, so 0..1 counts as 'unit'
+    best = min(ends, key=lambda s: off[s].sum())  # ties: the first, so 0..1 counts as 'unit'
     least, most, (lo, hi) = values.min(), values.max(), ends[best]
     if off[best].any():
-        raise LexiconError(f"{where(i := int(off[best].argmax()))}: {', '.join(f'{v:g}' for v in values[i])} is off the scale {lo:g}..{hi:g} which fits {len(values) - off[best].sum()} "
-                           f"of {len(values)} entries; all values run from {least:g} to {most:g}. Expected {'it' if named else 'one of ' + ', '.join(f'{a:g}..{b:g} ({s})' for s, (a, b) in SCALES.items())}: "
-                           "mend the entry, or name the scale, as scale='0..100' in Lexicon.read or as 'valence (0..100)' in the line of column names.")
-    if named: return best, why, None
-    if best == 'unit': return best, f'all values are within 0..1 (they run from {least:g} to {most:g})', (
-        "a list of pleasant words on -1..1 would look the same; if it is one, say scale='bipolar'")
-    if best == 'nine' and most <= SEVEN:
-        raise LexiconError(f"{where(int(values.max(1).argmax()))}: the highest of all values, {most:g}, leaves open whether the scale is 1..9 or one that ends at {SEVEN:g} or before. "
-                           "Expected to know it: name the scale, as scale='nine' or scale='1..7' in Lexicon.read, or as 'valence (1..7)' in the line of column names.")
-    return best, 'the only one of the usual scales that all values fit', None
+        raise LexiconError(
+            f"{where(i := int(off[best].argmax()))}: {', '.join(f'{v:g}' for v in values[i])} is off the scale {lo:g}..{hi:g} which fits {len(values) - off[best].sum()} "
+            f"of {len(values)} entries; all values run from {least:g} to {most:g}. Expected {'it' if named else 'one of ' + ', '.join(f'{a:g}..{b:g} ({s})' for s, (a, b) in SCALES.items())}: "
+            "mend the entry, or name the scale, as scale='0..100' in Lexicon.read or as 'valence (0..100)' in the line of column names."
+        )
+    if named:
+        return best, why, None
+    if best == "unit":
+        return (
+            best,
+            f"all values are within 0..1 (they run from {least:g} to {most:g})",
+            ("a list of pleasant words on -1..1 would look the same; if it is one, say scale='bipolar'"),
+        )
+    if best == "nine" and most <= SEVEN:
+        raise LexiconError(
+            f"{where(int(values.max(1).argmax()))}: the highest of all values, {most:g}, leaves open whether the scale is 1..9 or one that ends at {SEVEN:g} or before. "
+            "Expected to know it: name the scale, as scale='nine' or scale='1..7' in Lexicon.read, or as 'valence (1..7)' in the line of column names."
+        )
+    return best, "the only one of the usual scales that all values fit", None
 
 # %% ../../nbs/library/lexicon_files.ipynb #34a1c91c
-DIMENSIONS = ('valence', 'arousal', 'dominance')
-NAMES = {'word': ('word', 'term'), **{d: (d, d[0], f'{d[0]}.mean.sum') for d in DIMENSIONS}}     # the last: Warriner et al.
+DIMENSIONS = ("valence", "arousal", "dominance")
+NAMES = {
+    "word": ("word", "term"),
+    **{d: (d, d[0], f"{d[0]}.mean.sum") for d in DIMENSIONS},
+}  # the last: Warriner et al.
+
 
 def _number(text):
     "The finite number written in `text`, or None."
-    try: value = float(text)
-    except ValueError: return None
+    try:
+        value = float(text)
+    except ValueError:
+        return None
     return value if math.isfinite(value) else None
+
 
 def _columns(cells, where):
     "Positions of word, V, A, D in a line of column names, the scale it states (or None) and a note; None if the line is an entry."
-    plain = [re.sub(r'\s*\(.*\)$', '', c).strip().lower() for c in cells]
+    plain = [re.sub(r"\s*\(.*\)$", "", c).strip().lower() for c in cells]
     at = {k: [i for i, c in enumerate(plain) if c in names] for k, names in NAMES.items()}
     named = [d for d in DIMENSIONS if at[d]]
-    if any(_number(c) is not None for c in cells) or not (named or len(cells) == 4): return None
-    if not named: return (0, 1, 2, 3), None, f"the names of the columns ({', '.join(cells)}) are not understood; taken in the order word, valence, arousal, dominance"
-    if len(named) < 3: raise LexiconError(f'{where}: the columns are named {", ".join(cells)[:120]}; found {" and ".join(named)}, expected {", ".join(DIMENSIONS)}.{_hint(cells)}')
-    if not at['word'] and len(cells) == 4: at['word'] = [i for i in range(4) if [i] not in (at[d] for d in DIMENSIONS)]
+    if any(_number(c) is not None for c in cells) or not (named or len(cells) == 4):
+        return None
+    if not named:
+        return (
+            (0, 1, 2, 3),
+            None,
+            f"the names of the columns ({', '.join(cells)}) are not understood; taken in the order word, valence, arousal, dominance",
+        )
+    if len(named) < 3:
+        raise LexiconError(
+            f"{where}: the columns are named {', '.join(cells)[:120]}; found {' and '.join(named)}, expected {', '.join(DIMENSIONS)}.{_hint(cells)}"
+        )
+    if not at["word"] and len(cells) == 4:
+        at["word"] = [i for i in range(4) if [i] not in (at[d] for d in DIMENSIONS)]
     for k, found in at.items():
-        if len(found) != 1: raise LexiconError(f'{where}: {len(found)} columns are named {" or ".join(NAMES[k])}; expected one.{_hint(cells)}')
+        if len(found) != 1:
+            raise LexiconError(
+                f"{where}: {len(found)} columns are named {' or '.join(NAMES[k])}; expected one.{_hint(cells)}"
+            )
     stated = {m[0] for d in DIMENSIONS if (m := re.search(RANGE, cells[at[d][0]]))}
-    if len(stated) > 1: raise LexiconError(f"{where}: the columns state different scales, {' and '.join(sorted(stated))}. Expected one scale for all three: bring them to one.")
+    if len(stated) > 1:
+        raise LexiconError(
+            f"{where}: the columns state different scales, {' and '.join(sorted(stated))}. Expected one scale for all three: bring them to one."
+        )
     return tuple(at[k][0] for k in NAMES), next(iter(stated), None), None
+
 
 def _hint(cells):
     "What a file that is no lexicon of V, A and D may be."
-    if len(cells) == 2: return ' This looks like one dimension alone, as in a folder OneFilePerDimension; take the file with all three, NRC-VAD-Lexicon.txt, from the folder above.'
-    if len(cells) == 4 and cells[3].startswith('['): return ' This looks like the lexicon of VADER, which rates valence only.'
-    return ' This looks like rated sentences (EmoBank); a lexicon rates words.' if 'text' in [c.lower() for c in cells] else ''
+    if len(cells) == 2:
+        return " This looks like one dimension alone, as in a folder OneFilePerDimension; take the file with all three, NRC-VAD-Lexicon.txt, from the folder above."
+    if len(cells) == 4 and cells[3].startswith("["):
+        return " This looks like the lexicon of VADER, which rates valence only."
+    return (
+        " This looks like rated sentences (EmoBank); a lexicon rates words."
+        if "text" in [c.lower() for c in cells]
+        else ""
+    )
 
 # %% ../../nbs/library/lexicon_files.ipynb #67b7fb48
 def _lines(data, path):
     "The numbered lines of a lexicon file, as lists of fields."
-    try: text = data.decode('utf-8-sig')
+    try:
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as e:
-        raise LexiconError(f'{path}, line {1 + data[:e.start].count(10)}: found bytes that are not UTF-8. Save the lexicon as UTF-8 text.') from e
-    if '\0' in text: raise LexiconError(f'{path}: found a binary file. Expected UTF-8 text with word, V, A, D on each line.')
-    lines = [(n, line) for n, line in enumerate(re.split('\r\n|\r|\n', text), 1) if line.strip()]
-    if not lines or '\t' in lines[0][1] or ',' not in lines[0][1] or _columns(first := next(csv.reader([lines[0][1]])), path) is None:
-        return [(n, [c.strip() for c in line.split('\t')]) for n, line in lines], 'tab-separated'
-    reader = csv.reader(io.StringIO(text, newline=''), strict=True)
-    try: return [(reader.line_num, [c.strip() for c in row]) for row in reader if any(row)], 'comma-separated'
-    except csv.Error as e: raise LexiconError(f'{path}, line {reader.line_num}: {e}. Expected comma-separated text; is a quote not closed?') from e
+        raise LexiconError(
+            f"{path}, line {1 + data[: e.start].count(10)}: found bytes that are not UTF-8. Save the lexicon as UTF-8 text."
+        ) from e
+    if "\0" in text:
+        raise LexiconError(f"{path}: found a binary file. Expected UTF-8 text with word, V, A, D on each line.")
+    lines = [(n, line) for n, line in enumerate(re.split("\r\n|\r|\n", text), 1) if line.strip()]
+    if (
+        not lines
+        or "\t" in lines[0][1]
+        or "," not in lines[0][1]
+        or _columns(first := next(csv.reader([lines[0][1]])), path) is None
+    ):
+        return [(n, [c.strip() for c in line.split("\t")]) for n, line in lines], "tab-separated"
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        return [(reader.line_num, [c.strip() for c in row]) for row in reader if any(row)], "comma-separated"
+    except csv.Error as e:
+        raise LexiconError(
+            f"{path}, line {reader.line_num}: {e}. Expected comma-separated text; is a quote not closed?"
+        ) from e
+
 
 def is_lexicon(path) -> bool:
     "Whether the first line of a file names word, valence, arousal and dominance."
-    try: return any(_columns(cells, path) for _, cells in _lines(Path(path).read_bytes(), path)[0][:1])
-    except (LexiconError, OSError): return False
+    try:
+        return any(_columns(cells, path) for _, cells in _lines(Path(path).read_bytes(), path)[0][:1])
+    except (LexiconError, OSError):
+        return False
+
 
 def _table(data, path):
     "Line numbers, words, values [N, 3], and what the file is: form, names of its columns, stated scale, notes."
     lines, form = _lines(data, path)
-    head, stated, note = (lines and _columns(lines[0][1], f'{path}, line {lines[0][0]}')) or (None, None, None)
+    head, stated, note = (lines and _columns(lines[0][1], f"{path}, line {lines[0][0]}")) or (None, None, None)
     at, names = head or (0, 1, 2, 3), lines.pop(0)[1] if head else []
     width, rows = len(names) or 4, []
     for n, cells in lines:
         if len(cells) != width:
-            raise LexiconError(f'{path}, line {n}: found {len(cells)} {form} fields in {" ".join(cells)[:60]!r}, expected {width}'
-                               f'{": word, valence, arousal, dominance" if width == 4 else " as in the line of column names"}. '
-                               f'Save the lexicon as tab-separated text.{_hint(cells)}')
+            raise LexiconError(
+                f"{path}, line {n}: found {len(cells)} {form} fields in {' '.join(cells)[:60]!r}, expected {width}"
+                f"{': word, valence, arousal, dominance' if width == 4 else ' as in the line of column names'}. "
+                f"Save the lexicon as tab-separated text.{_hint(cells)}"
+            )
         word, *values = (cells[i] for i in at)
         numbers = [_number(v) for v in values]
         if None in numbers:
-            raise LexiconError(f'{path}, line {n}: {values[numbers.index(None)]!r} is not a number. Expected V, A and D for {word!r}.{_hint(cells)}')
-        if not word: raise LexiconError(f'{path}, line {n}: the word is empty. Delete the line or fill it in.')
+            raise LexiconError(
+                f"{path}, line {n}: {values[numbers.index(None)]!r} is not a number. Expected V, A and D for {word!r}.{_hint(cells)}"
+            )
+        if not word:
+            raise LexiconError(f"{path}, line {n}: the word is empty. Delete the line or fill it in.")
         rows.append((n, word, numbers))
-    if not rows: raise LexiconError(f'{path} holds no entries. Expected word, V, A, D on each line, separated by tabs.')
+    if not rows:
+        raise LexiconError(f"{path} holds no entries. Expected word, V, A, D on each line, separated by tabs.")
     numbers, words, values = zip(*rows)
-    return numbers, words, np.array(values), f"{form}, {'column names' if head else 'no column names'}", names, stated, [note] if note else []
+    return (
+        numbers,
+        words,
+        np.array(values),
+        f"{form}, {'column names' if head else 'no column names'}",
+        names,
+        stated,
+        [note] if note else [],
+    )
 
 # %% ../../nbs/library/lexicon_files.ipynb #5fda7551
 @dataclass(frozen=True)
-class Known:
+class PublishedLexicon:
     "What is published about a lexicon."
+
     name: str
     scale: str
     rows: int
-    parts: tuple           # (rows, what) of files that hold a part of it
-    file: str              # pattern of the file's name
-    columns: tuple         # names its columns begin with; (): none
-    sha256: str            # of the published file; '': not known
+    parts: tuple  # (rows, what) of files that hold a part of it
+    file: str  # pattern of the file's name
+    columns: tuple  # names its columns begin with; (): none
+    sha256: str  # of the published file; '': not known
     terms: str
     cite: str
-    source: str            # where to get it
+    source: str  # where to get it
 
-_NRC = ('free for research and education that is not commercial; commercial use by arrangement with the author; not to be passed on', 'https://saifmohammad.com/WebPages/nrc-vad.html')
+
+_NRC = (
+    "free for research and education that is not commercial; commercial use by arrangement with the author; not to be passed on",
+    "https://saifmohammad.com/WebPages/nrc-vad.html",
+)
 KNOWN = (
-    Known('NRC VAD v1', 'unit', 19_971, (), r'NRC-VAD-Lexicon\.txt', ('word', 'valence', 'arousal', 'dominance'), 'fd49023f760155c8377424d96ca18d57c6685891d78ba381e47af6f4a1b148a7',
-          _NRC[0], 'Mohammad, ACL 2018', _NRC[1]),
-    Known('NRC VAD v1, bipolar', 'bipolar', 19_971, (), r'NRC-VAD-Lexicon\.txt', (), '', _NRC[0], 'Mohammad, ACL 2018', f'{_NRC[1]} (folder BipolarScale)'),
-    Known('NRC VAD v2.1', 'bipolar', 54_801, ((44_728, 'the single words'), (10_073, 'the entries of several words')), r'.*NRC-VAD-Lexicon-v2.*\.txt', ('term', 'valence', 'arousal', 'dominance'),
-          '42c718817fc91d5c133581b24b0bb31d2b14a0b16edb19bc6ce6ab70343e5a45', _NRC[0], 'Mohammad, ACL 2018, and arXiv 2503.23547', _NRC[1]),
-    Known('Warriner et al. 2013', 'nine', 13_915, (), r'Ratings_Warriner_et_al\.csv|BRM-emot-submit\.csv', ('', 'word', 'v.mean.sum'), '78ac8107c78e116bb96538fae4faa47281a155f5f8fe39f30bbc6ea3db05b446',
-          'CC BY-NC-ND 3.0: not commercial, not to be passed on in changed form', 'Warriner, Kuperman and Brysbaert, Behavior Research Methods 2013', 'the supplement of the article; JULIELab/XANEW'))
+    PublishedLexicon(
+        "NRC VAD v1",
+        "unit",
+        19_971,
+        (),
+        r"NRC-VAD-Lexicon\.txt",
+        ("word", "valence", "arousal", "dominance"),
+        "fd49023f760155c8377424d96ca18d57c6685891d78ba381e47af6f4a1b148a7",
+        _NRC[0],
+        "Mohammad, ACL 2018",
+        _NRC[1],
+    ),
+    PublishedLexicon(
+        "NRC VAD v1, bipolar",
+        "bipolar",
+        19_971,
+        (),
+        r"NRC-VAD-Lexicon\.txt",
+        (),
+        "",
+        _NRC[0],
+        "Mohammad, ACL 2018",
+        f"{_NRC[1]} (folder BipolarScale)",
+    ),
+    PublishedLexicon(
+        "NRC VAD v2.1",
+        "bipolar",
+        54_801,
+        ((44_728, "the single words"), (10_073, "the entries of several words")),
+        r".*NRC-VAD-Lexicon-v2.*\.txt",
+        ("term", "valence", "arousal", "dominance"),
+        "42c718817fc91d5c133581b24b0bb31d2b14a0b16edb19bc6ce6ab70343e5a45",
+        _NRC[0],
+        "Mohammad, ACL 2018, and arXiv 2503.23547",
+        _NRC[1],
+    ),
+    PublishedLexicon(
+        "Warriner et al. 2013",
+        "nine",
+        13_915,
+        (),
+        r"Ratings_Warriner_et_al\.csv|BRM-emot-submit\.csv",
+        ("", "word", "v.mean.sum"),
+        "78ac8107c78e116bb96538fae4faa47281a155f5f8fe39f30bbc6ea3db05b446",
+        "CC BY-NC-ND 3.0: not commercial, not to be passed on in changed form",
+        "Warriner, Kuperman and Brysbaert, Behavior Research Methods 2013",
+        "the supplement of the article; JULIELab/XANEW",
+    ),
+)
+
 
 def recognise(
-    path,       # of the file; its name is looked at
+    path,  # of the file; its name is looked at
     data: bytes,
-    columns,    # names of its columns; []: none
-    values,     # [N, 3]
-) -> tuple:     # Known or None, and by what it was recognised
+    columns,  # names of its columns; []: none
+    values,  # [N, 3]
+) -> tuple:  # PublishedLexicon or None, and by what it was recognised
     "The published lexicon that a file is, if it is one of `KNOWN`."
     digest, names = hashlib.sha256(data).hexdigest(), tuple(c.lower() for c in columns)
     for k in KNOWN:
-        if k.sha256 == digest: return k, 'its checksum'
+        if k.sha256 == digest:
+            return k, "its checksum"
     for k in KNOWN:
-        if np.abs(to_bipolar(values, k.scale)).max() > 1: continue
-        if re.fullmatch(k.file, Path(path).name) and names[:len(k.columns)] in (k.columns, ()): return k, 'its name'
-        if 'v.mean.sum' in names and k.scale == 'nine': return k, 'the names of its columns'
-    return None, ''
+        if np.abs(to_bipolar(values, k.scale)).max() > 1:
+            continue
+        if re.fullmatch(k.file, Path(path).name) and names[: len(k.columns)] in (k.columns, ()):
+            return k, "its name"
+        if "v.mean.sum" in names and k.scale == "nine":
+            return k, "the names of its columns"
+    return None, ""
 
 # %% ../../nbs/library/lexicon_files.ipynb #d774b173
 @dataclass
 class LexiconFile:
     "What was read from a lexicon file, and how."
+
     name: str
-    entries: dict           # word in lower case -> V, A, D as written
+    entries: dict  # word in lower case -> V, A, D as written
     scale: str
-    why: str                # how the scale was found
+    why: str  # how the scale was found
     form: str
-    rows: int               # entries of the file, before repeats were joined
-    counted: dict           # what reading passed over: reason -> number
-    known: Known = None     # the published lexicon it is
-    by: str = ''            # by what it was recognised
-    notes: list = field(default_factory=list)   # doubts, in sentences
+    rows: int  # entries of the file, before repeats were joined
+    counted: dict  # what reading passed over: reason -> number
+    known: PublishedLexicon = None  # the published lexicon it is
+    by: str = ""  # by what it was recognised
+    notes: list = field(default_factory=list)  # doubts, in sentences
+
 
 def _unique(numbers, words, values, path):
     "Entries by lower-case word, and a count of what was joined."
@@ -205,48 +337,78 @@ def _unique(numbers, words, values, path):
         key = word.lower()
         line, spelled = first.setdefault(key, (n, word))
         if entries.get(key, value) != value and spelled == word:
-            raise LexiconError(f'{path}, line {n}: {word!r} was listed on line {line} with other values. Expected each word once: delete one of the lines.')
-        if key in entries: counted['repeated' if entries[key] == value else 'differing in capitals'] += 1
-        if key not in entries or word == key: entries[key], first[key] = value, (n, word)
+            raise LexiconError(
+                f"{path}, line {n}: {word!r} was listed on line {line} with other values. Expected each word once: delete one of the lines."
+            )
+        if key in entries:
+            counted["repeated" if entries[key] == value else "differing in capitals"] += 1
+        if key not in entries or word == key:
+            entries[key], first[key] = value, (n, word)
     return entries, dict(counted)
 
+
 def read_lexicon_file(
-    path,               # text: word, V, A, D between tabs, or columns named in the first line between tabs or commas
-    scale: str = None,  # insist on it; None: as the file is known for, as it states, or as the values show
+    path,  # text: word, V, A, D between tabs, or columns named in the first line between tabs or commas
+    scale: str | None = None,  # insist on it; None: as the file is known for, as it states, or as the values show
 ) -> LexiconFile:
     "Read a lexicon in any of the forms of this page."
     scale = scale and _plain(scale)
-    try: data = Path(path).read_bytes()
+    try:
+        data = Path(path).read_bytes()
     except OSError as e:
-        raise LexiconError(f'cannot read the lexicon {path}: {e.strerror}. Expected a text file with word, V, A, D on each line.') from e
+        raise LexiconError(
+            f"cannot read the lexicon {path}: {e.strerror}. Expected a text file with word, V, A, D on each line."
+        ) from e
     numbers, words, values, form, columns, stated, notes = _table(data, path)
     known, by = recognise(path, data, columns, values)
     told = stated and _plain(stated)
-    sure = known and (by == 'its checksum' or 'v.mean.sum' in (c.lower() for c in columns))
-    ways = ((scale, 'named by the caller'), (told, 'stated in the header'), (known.scale if sure else None, f'{known.name} is published on it' if known else ''))
-    named, why = next((way for way in ways if way[0]), (None, ''))
-    scale, why, doubt = find_scale(values, lambda i: f'{path}, line {numbers[i]} ({words[i]!r})', named, why)
-    if doubt and not (known and len(words) == known.rows): notes.append(f'scale: {doubt}')
-    if told and told != scale: notes.append(f'scale: the header states {told}, {scale} was asked for')
-    if known and known.scale != scale: notes.append(f'scale: {known.name} is published on {known.scale}, {scale} was asked for')
+    sure = known and (by == "its checksum" or "v.mean.sum" in (c.lower() for c in columns))
+    ways = (
+        (scale, "named by the caller"),
+        (told, "stated in the header"),
+        (known.scale if sure else None, f"{known.name} is published on it" if known else ""),
+    )
+    named, why = next((way for way in ways if way[0]), (None, ""))
+    scale, why, doubt = find_scale(values, lambda i: f"{path}, line {numbers[i]} ({words[i]!r})", named, why)
+    if doubt and not (known and len(words) == known.rows):
+        notes.append(f"scale: {doubt}")
+    if told and told != scale:
+        notes.append(f"scale: the header states {told}, {scale} was asked for")
+    if known and known.scale != scale:
+        notes.append(f"scale: {known.name} is published on {known.scale}, {scale} was asked for")
     if known and len(words) != known.rows:
-        part = next((f', as many as {what} of it' for n, what in known.parts if n == len(words)), ': cut, changed, or another edition?')
-        notes.append(f'rows: recognised by {by} as {known.name}, which has {known.rows:,} rows; found {len(words):,}{part}')
+        part = next(
+            (f", as many as {what} of it" for n, what in known.parts if n == len(words)),
+            ": cut, changed, or another edition?",
+        )
+        notes.append(
+            f"rows: recognised by {by} as {known.name}, which has {known.rows:,} rows; found {len(words):,}{part}"
+        )
     entries, counted = _unique(numbers, words, values, path)
     return LexiconFile(Path(path).name, entries, scale, why, form, len(words), counted, known, by, notes)
 
 # %% ../../nbs/library/lexicon_files.ipynb #342caaa3
 def terms(
-    lexicon,    # a `LexiconFile`, or anything else with `known`
+    lexicon,  # a `LexiconFile`, or anything else with `known`
 ) -> str:
     "On what terms a lexicon may be used, and how to cite it."
-    k = getattr(lexicon, 'known', None)
-    if k is None: return 'not known to sevlm; before you pass it on, or a model made with it, look where it came from'
-    return f'{k.terms}. Cite {k.cite}. From {k.source}.'
+    k = getattr(lexicon, "known", None)
+    if k is None:
+        return "not known to sevlm; before you pass it on, or a model made with it, look where it came from"
+    return f"{k.terms}. Cite {k.cite}. From {k.source}."
+
 
 def file_facts(
     read: LexiconFile,
-) -> dict:      # name -> text
+) -> dict:  # name -> text
     "What to tell of a lexicon file that was read."
-    return {'form': read.form, 'scale of the file': '{} ({:g}..{:g})'.format(read.scale, *ends_of(read.scale)), 'scale found by': read.why, 'rows': read.rows, 'passed over': read.counted,
-            'known as': f'{read.known.name}, by {read.by}' if read.known else 'none of those sevlm knows', 'terms': terms(read), 'notes': read.notes}
+    return {
+        "form": read.form,
+        "scale of the file": "{} ({:g}..{:g})".format(read.scale, *ends_of(read.scale)),
+        "scale found by": read.why,
+        "rows": read.rows,
+        "passed over": read.counted,
+        "known as": f"{read.known.name}, by {read.by}" if read.known else "none of those sevlm knows",
+        "terms": terms(read),
+        "notes": read.notes,
+    }

@@ -11,84 +11,119 @@ from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
+
 from ..errors import LexiconError
 from .files import LexiconFile, file_facts, find_scale, read_lexicon_file, terms, to_bipolar
 from ..utils import write_atomic
 
 # %% ../../nbs/course/01_lexicon.ipynb #a158e5fc
-POS = ('VERB', 'NOUN', 'ADJ', 'ADV', 'AUX')
-SPELLINGS = (('(?<=..)our', 'or'), ('(?<=..)or', 'our'), ('(?<=..)([iy])s', r'\1z'), ('(?<=..)([iy])z', r'\1s'),
-             ('(?<=..)re$', 'er'), ('(?<=..)er$', 're'), ('grey', 'gray'), ('gray', 'grey'))     # British and American, both ways
+POS = ("VERB", "NOUN", "ADJ", "ADV", "AUX")
+SPELLINGS = (
+    ("(?<=..)our", "or"),
+    ("(?<=..)or", "our"),
+    ("(?<=..)([iy])s", r"\1z"),
+    ("(?<=..)([iy])z", r"\1s"),
+    ("(?<=..)re$", "er"),
+    ("(?<=..)er$", "re"),
+    ("grey", "gray"),
+    ("gray", "grey"),
+)  # British and American, both ways
+
 
 def spellings(
     word: str,  # lower case
-):              # yields the same word in the other English
+):  # yields the same word in the other English
     "British and American forms of a word."
     for pattern, other in SPELLINGS:
-        if (changed := re.sub(pattern, other, word)) != word: yield changed
+        if (changed := re.sub(pattern, other, word)) != word:
+            yield changed
+
 
 def candidates(
     word: str,  # lower case
-):              # yields the forms to look for, best first
+):  # yields the forms to look for, best first
     "The word, its lemmas, then other spellings of these."
     yield word
     from lemminflect import getAllLemmas
+
     lemmas = getAllLemmas(word)
     forms = [word, *dict.fromkeys(lemma for pos in POS for lemma in lemmas.get(pos, ()))]
     yield from forms[1:]
-    for form in forms: yield from spellings(form)
+    for form in forms:
+        yield from spellings(form)
 
 # %% ../../nbs/course/01_lexicon.ipynb #37673a8d
 class Lexicon:
     "Words with their valence, arousal and dominance on the bipolar scale."
-    def __init__(self,
-        entries: dict,                 # word -> three numbers
-        scale: str = 'bipolar',        # the scale of `entries`; kept on record, the values are mapped to -1..1
-        source: str = 'made in code',  # where the entries come from
-        counted: dict = None,          # what reading passed over: reason -> number
-        file: LexiconFile = None,      # the file they were read from
+
+    def __init__(
+        self,
+        entries: dict,  # word -> three numbers
+        scale: str = "bipolar",  # the scale of `entries`; kept on record, the values are mapped to -1..1
+        source: str = "made in code",  # where the entries come from
+        counted: dict | None = None,  # what reading passed over: reason -> number
+        file: LexiconFile = None,  # the file they were read from
     ):
         words, values = list(entries), np.array(list(entries.values()), dtype=np.float64)
         if not words or values.shape != (len(words), 3) or not np.isfinite(values).all():
-            raise LexiconError(f'found {len(words)} entries with values of shape {values.shape}; expected word -> three finite numbers for one word or more.')
-        find_scale(values, lambda i: f'{source}, {words[i]!r}', scale)
-        self.vad = to_bipolar(values, scale).astype(np.float32)     # [N, 3]
+            raise LexiconError(
+                f"found {len(words)} entries with values of shape {values.shape}; expected word -> three finite numbers for one word or more."
+            )
+        find_scale(values, lambda i: f"{source}, {words[i]!r}", scale)
+        self.vad = to_bipolar(values, scale).astype(np.float32)  # [N, 3]
         self.index = {w: i for i, w in enumerate(words)}
         self.scale, self.source, self.counted, self.file, self._bases = scale, source, counted or {}, file, {}
-        self.multiword = sum(' ' in w for w in words)
+        self.multiword = sum(" " in w for w in words)
 
     @classmethod
-    def read(cls,
-        path,               # in any of the forms of `read_lexicon_file`
-        scale: str = None,  # to insist on: 'unit', 'bipolar', 'nine', or ends as in '0..100'; None: as known, as stated or as the values show
+    def read(
+        cls,
+        path,  # in any of the forms of `read_lexicon_file`
+        scale: str
+        | None = None,  # to insist on: 'unit', 'bipolar', 'nine', or ends as in '0..100'; None: as known, as stated or as the values show
     ):
         "Read a lexicon file; the scale found is checked and kept in `.scale`, the reason in `.why`."
         f = read_lexicon_file(path, scale)
         return cls(f.entries, f.scale, f.name, f.counted, f)
 
     @property
-    def known(self): return self.file and self.file.known           # the published lexicon it is, or None
+    def known(self):
+        return self.file and self.file.known  # the published lexicon it is, or None
+
     @property
-    def why(self): return self.file.why if self.file else 'named in code'
+    def why(self):
+        return self.file.why if self.file else "named in code"
+
     @property
-    def notes(self): return self.file.notes if self.file else []    # doubts about the file
+    def notes(self):
+        return self.file.notes if self.file else []  # doubts about the file
+
     @property
-    def terms(self): return terms(self)
+    def terms(self):
+        return terms(self)
 
     def facts(self) -> dict:
         "What to tell of it when it is loaded."
-        return {'entries': len(self), 'of several words': self.multiword, **(file_facts(self.file) if self.file else {'scale': self.scale, 'terms': self.terms})}
+        return {
+            "entries": len(self),
+            "of several words": self.multiword,
+            **(file_facts(self.file) if self.file else {"scale": self.scale, "terms": self.terms}),
+        }
 
     def write(self, path):
         "Write on the bipolar scale, with a header that states it."
-        rows = ['\t'.join(['word', *(f'{d} (-1..1)' for d in ('valence', 'arousal', 'dominance'))])]
-        rows += ['\t'.join([w, *(str(v) for v in self[w])]) for w in self]      # the shortest digits that give the same float32
-        with write_atomic(path) as tmp: tmp.write_text('\n'.join(rows) + '\n', encoding='utf-8')
+        rows = ["\t".join(["word", *(f"{d} (-1..1)" for d in ("valence", "arousal", "dominance"))])]
+        rows += [
+            "\t".join([w, *(str(v) for v in self[w])]) for w in self
+        ]  # the shortest digits that give the same float32
+        with write_atomic(path) as tmp:
+            tmp.write_text("\n".join(rows) + "\n", encoding="utf-8")
 
     def base(self, word: str):
         "The entry that stands for `word`, or None."
         word = word.lower()
-        if word not in self._bases: self._bases[word] = next((w for w in candidates(word) if w in self.index), None)
+        if word not in self._bases:
+            self._bases[word] = next((w for w in candidates(word) if w in self.index), None)
         return self._bases[word]
 
     def lookup(self, word: str) -> tuple:
@@ -96,34 +131,62 @@ class Lexicon:
         base = self.base(word)
         return (np.zeros(3, np.float32), False) if base is None else (self[base], True)
 
-    def __len__(self): return len(self.index)
-    def __iter__(self): return iter(self.index)
-    def __contains__(self, word): return word in self.index
-    def __getitem__(self, word): return self.vad[self.index[word]]
+    def __len__(self):
+        return len(self.index)
+
+    def __iter__(self):
+        return iter(self.index)
+
+    def __contains__(self, word):
+        return word in self.index
+
+    def __getitem__(self, word):
+        return self.vad[self.index[word]]
+
     def __repr__(self):
-        more = ''.join(f', {n} {what}' for what, n in self.counted.items())
-        return f'Lexicon({len(self)} entries, {self.multiword} of several words{more}; scale {self.scale}; source {self.source}' + (f'; {self.known.name}, {self.terms}' if self.known else '') + ''.join(f'; note on {n}' for n in self.notes) + ')'
+        more = "".join(f", {n} {what}" for what, n in self.counted.items())
+        return (
+            f"Lexicon({len(self)} entries, {self.multiword} of several words{more}; scale {self.scale}; source {self.source}"
+            + (f"; {self.known.name}, {self.terms}" if self.known else "")
+            + "".join(f"; note on {n}" for n in self.notes)
+            + ")"
+        )
 
 # %% ../../nbs/course/01_lexicon.ipynb #ac2bd7c2
 @dataclass
 class Coverage:
     "How much of some texts a lexicon knows."
-    tokens: int        # words
+
+    tokens: int  # words
     tokens_known: int
-    types: int         # different words
+    types: int  # different words
     types_known: int
-    missed: list       # (word, times), most frequent first
+    missed: list  # (word, times), most frequent first
 
     def __str__(self):
-        parts = [f'{k} of {n} {what} known ({k/max(n, 1):.0%})' for k, n, what in
-                 ((self.tokens_known, self.tokens, 'words'), (self.types_known, self.types, 'different words'))]
-        return ', '.join(parts) + (f"; most frequent misses: {', '.join(f'{w} {n}' for w, n in self.missed[:8])}" if self.missed else '')
+        parts = [
+            f"{k} of {n} {what} known ({k / max(n, 1):.0%})"
+            for k, n, what in (
+                (self.tokens_known, self.tokens, "words"),
+                (self.types_known, self.types, "different words"),
+            )
+        ]
+        return ", ".join(parts) + (
+            f"; most frequent misses: {', '.join(f'{w} {n}' for w, n in self.missed[:8])}" if self.missed else ""
+        )
+
 
 def coverage(
     lexicon: Lexicon,
-    texts,             # any number of texts
+    texts,  # any number of texts
 ) -> Coverage:
     "Count the words of `texts` that `lexicon` knows."
     counts = Counter(w for text in texts for w in re.findall(r"[^\W\d_]+(?:['’][^\W\d_]+)*", text.lower()))
     known = {w: n for w, n in counts.items() if lexicon.base(w)}
-    return Coverage(counts.total(), sum(known.values()), len(counts), len(known), [(w, n) for w, n in counts.most_common() if w not in known])
+    return Coverage(
+        counts.total(),
+        sum(known.values()),
+        len(counts),
+        len(known),
+        [(w, n) for w, n in counts.most_common() if w not in known],
+    )

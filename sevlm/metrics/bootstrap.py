@@ -11,10 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+
 from ..errors import DataError
 
 # %% ../../nbs/library/bootstrap.ipynb #46198953
 Z95 = 1.959964  # standard errors to each side of a 95 % interval
+
 
 def wilson(correct: int, n: int) -> tuple[float, float]:
     "Wilson's 95 % interval (low, high) for the share of `correct` among `n` answers."
@@ -28,27 +30,35 @@ def redraw(n: int, draws: int = 1000, seed: int = 0) -> np.ndarray:
     rng = np.random.default_rng(seed)
     return np.stack([np.bincount(rng.integers(n, size=n), minlength=n) for _ in range(draws)]).astype(float)
 
-def middle(draws, centre: float = None) -> tuple[float, float] | None:
-    "The middle 95 % of some draws, those without a value left out; moved so that their mean is `centre` if it is given."
-    if not len(draws := draws[np.isfinite(draws)]): return None
-    return tuple(np.quantile(draws if centre is None else draws - draws.mean() + centre, [.025, .975]).tolist())
 
-def ratio(sums): return sums[..., 0] / sums[..., 1]  # [.., 2] -> [..]
+def middle(draws, centre: float | None = None) -> tuple[float, float] | None:
+    "The middle 95 % of some draws, those without a value left out; moved so that their mean is `centre` if it is given."
+    if not len(draws := draws[np.isfinite(draws)]):
+        return None
+    return tuple(np.quantile(draws if centre is None else draws - draws.mean() + centre, [0.025, 0.975]).tolist())
+
+
+def ratio(sums):
+    return sums[..., 0] / sums[..., 1]  # [.., 2] -> [..]
+
 
 @dataclass
 class Measure:
     "A score of a test set as a function of what each painting adds to it."
-    sums: np.ndarray        # [N, k] what each painting adds
-    of: Callable = ratio    # sums [.., k] -> score [..]
-    n: int = None           # paintings it is over; None: all
-    note: str = ''          # what it is
-    centred: bool = False   # drawing with replacement displaces this score: only the spread of its draws is used
 
-    def __post_init__(self): self.n = len(self.sums) if self.n is None else self.n
+    sums: np.ndarray  # [N, k] what each painting adds
+    of: Callable = ratio  # sums [.., k] -> score [..]
+    n: int = None  # paintings it is over; None: all
+    note: str = ""  # what it is
+    centred: bool = False  # drawing with replacement displaces this score: only the spread of its draws is used
+
+    def __post_init__(self):
+        self.n = len(self.sums) if self.n is None else self.n
 
     def drawn(self, weights) -> np.ndarray:
         "The score of each redrawn set, [draws]; weights from `redraw`."
-        with np.errstate(divide='ignore', invalid='ignore'): return self.of(weights @ self.sums)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return self.of(weights @ self.sums)
 
     @property
     def value(self) -> float | None:
@@ -56,24 +66,31 @@ class Measure:
         value = float(self.drawn(np.ones((1, len(self.sums))))[0])
         return value if math.isfinite(value) else None
 
+
 def interval(measure, weights) -> tuple[float, float] | None:
     "95 % of a measure over redrawn paintings."
-    if (value := measure.value) is None or (ends := middle(measure.drawn(weights), value if measure.centred else None)) is None: return None
-    return max(ends[0], 0.), ends[1]  # no score is below zero, but a moved interval could be
+    if (value := measure.value) is None or (
+        ends := middle(measure.drawn(weights), value if measure.centred else None)
+    ) is None:
+        return None
+    return max(ends[0], 0.0), ends[1]  # no score is below zero, but a moved interval could be
 
-def mean_of(values, over=None, note: str = '') -> Measure:
+
+def mean_of(values, over=None, note: str = "") -> Measure:
     "The mean of one value a painting, over the marked paintings (None: all)."
     over = np.ones(len(values), bool) if over is None else np.asarray(over, bool)
-    return Measure(np.stack([np.where(over, values, 0.), over], 1).astype(float), ratio, int(over.sum()), note)
+    return Measure(np.stack([np.where(over, values, 0.0), over], 1).astype(float), ratio, int(over.sum()), note)
 
 # %% ../../nbs/library/bootstrap.ipynb #807c68cc
 def bootstrap(
-    values,         # [N] one value per painting
+    values,  # [N] one value per painting
     n: int = 1000,  # how many times the paintings are redrawn
     seed: int = 0,  # of the draws
 ) -> tuple[float, float]:
     "Percentile interval (low, high; 95 %) of the mean of `values` over paintings."
     values = np.asarray(values, dtype=float)
     if values.ndim != 1 or not len(values):
-        raise DataError(f'Values of shape {values.shape} cannot be redrawn: expected [N] with N >= 1, one value per painting.')
+        raise DataError(
+            f"Values of shape {values.shape} cannot be redrawn: expected [N] with N >= 1, one value per painting."
+        )
     return middle(redraw(len(values), n, seed) @ values / len(values))

@@ -16,194 +16,283 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
+
 import numpy as np
+
 from ..errors import ConfigError, DataError
-from .bootstrap import Measure
-from .bootstrap import mean_of
+from .bootstrap import Measure, mean_of
 
 # %% ../../nbs/studies/captions.ipynb #731f7bdb
 def one_line(caption: str) -> str:
     "The caption on one line, valid UTF-8, without the separator of METEOR's protocol."
     if not isinstance(caption, str):
-        raise DataError(f'A caption is {type(caption).__name__}, expected text (an empty string for an empty answer).')
-    return ' '.join(caption.replace('|||', ' ').encode('utf-8', 'replace').decode().split())
+        raise DataError(f"A caption is {type(caption).__name__}, expected text (an empty string for an empty answer).")
+    return " ".join(caption.replace("|||", " ").encode("utf-8", "replace").decode().split())
+
 
 _DROPPED = frozenset("' ` . ? ! , : - ;".split())  # punctuation that coco-caption drops
-_TYPOGRAPHY = str.maketrans({'’': "'", '‘': "'", '“': ' ', '”': ' ', '–': ' ', '—': ' ', '…': ' '})
+_TYPOGRAPHY = str.maketrans({"’": "'", "‘": "'", "“": " ", "”": " ", "–": " ", "—": " ", "…": " "})
 _WORD = re.compile(r"n't\b|'(?:s|m|d|re|ve|ll)\b|\d[\d.,:]*\d|(?:\w\.){2,}|\w+(?:[-/]\w+)*|[^\w\s'\"()\[\]{}]")
+
 
 def simple_tokens(captions: list[str]) -> list[str]:
     "Nearly the PTB tokens (joined by spaces) of captions of one line each, without Java."
-    text = [re.sub(r"(?<=\w)(?=n't\b)", ' ', c.lower().translate(_TYPOGRAPHY)).replace('--', ' ') for c in captions]
-    return [' '.join(w for w in _WORD.findall(re.sub(r'\bcannot\b', 'can not', t)) if w not in _DROPPED) for t in text]
+    text = [re.sub(r"(?<=\w)(?=n't\b)", " ", c.lower().translate(_TYPOGRAPHY)).replace("--", " ") for c in captions]
+    return [" ".join(w for w in _WORD.findall(re.sub(r"\bcannot\b", "can not", t)) if w not in _DROPPED) for t in text]
 
 # %% ../../nbs/studies/captions.ipynb #9cfe9241
 def java_missing() -> str | None:
     "Why METEOR and the PTB tokenizer cannot run; None when they can."
-    if shutil.which('java'): return None
-    return 'Java was not found on the PATH; METEOR and the PTB tokenizer need it: apt install default-jre-headless'
+    if shutil.which("java"):
+        return None
+    return "Java was not found on the PATH; METEOR and the PTB tokenizer need it: apt install default-jre-headless"
+
 
 def ptb_tokens(captions: list[str]) -> list[str]:
     "Penn Treebank tokens of captions of one line each, by the Stanford tokenizer of coco-caption (needs Java)."
-    if reason := java_missing(): raise ConfigError(reason)
+    if reason := java_missing():
+        raise ConfigError(reason)
     from pycocoevalcap.tokenizer import ptbtokenizer as ptb
-    full = [*filter(None, captions), 'sentinel']
-    command = ['java', '-cp', ptb.STANFORD_CORENLP_3_4_1_JAR, 'edu.stanford.nlp.process.PTBTokenizer', '-preserveLines', '-lowerCase']
-    run = subprocess.run(command, input='\n'.join(full).encode(), cwd=Path(ptb.__file__).parent, capture_output=True)
-    lines = run.stdout.decode().split('\n')
-    if lines[len(full) - 1:len(full)] != full[-1:]:
-        raise DataError(f'The PTB tokenizer returned {len(lines)} lines for {len(full)} captions, out of step: look for odd characters, or use tokenizer="simple". {run.stderr.decode()[-200:].strip()}')
-    words = iter(' '.join(w for w in line.split() if w not in ptb.PUNCTUATIONS) for line in lines)
-    return [next(words) if c else '' for c in captions]
 
-TOKENIZERS = {'ptb': ptb_tokens, 'simple': simple_tokens, 'split': list}  # 'split': words between spaces, as in optas/artemis
+    full = [*filter(None, captions), "sentinel"]
+    command = [
+        "java",
+        "-cp",
+        ptb.STANFORD_CORENLP_3_4_1_JAR,
+        "edu.stanford.nlp.process.PTBTokenizer",
+        "-preserveLines",
+        "-lowerCase",
+    ]
+    run = subprocess.run(command, input="\n".join(full).encode(), cwd=Path(ptb.__file__).parent, capture_output=True)
+    lines = run.stdout.decode().split("\n")
+    if lines[len(full) - 1 : len(full)] != full[-1:]:
+        raise DataError(
+            f'The PTB tokenizer returned {len(lines)} lines for {len(full)} captions, out of step: look for odd characters, or use tokenizer="simple". {run.stderr.decode()[-200:].strip()}'
+        )
+    words = iter(" ".join(w for w in line.split() if w not in ptb.PUNCTUATIONS) for line in lines)
+    return [next(words) if c else "" for c in captions]
+
+
+TOKENIZERS = {
+    "ptb": ptb_tokens,
+    "simple": simple_tokens,
+    "split": list,
+}  # 'split': words between spaces, as in optas/artemis
 
 # %% ../../nbs/studies/captions.ipynb #0bfe1c81
 def _tokenised(hypotheses, references, tokenizer):
     "{key: [tokens]} of hypotheses and of references, checked, and how many references were empty."
-    if tokenizer not in TOKENIZERS: raise ConfigError(f'Unknown tokenizer {tokenizer!r}: expected one of {", ".join(TOKENIZERS)}.')
-    if not hypotheses: raise DataError('No captions to score: expected at least one key -> caption; look at the filter that made them.')
-    for what, a, b in (('reference', hypotheses, references), ('hypothesis', references, hypotheses)):
+    if tokenizer not in TOKENIZERS:
+        raise ConfigError(f"Unknown tokenizer {tokenizer!r}: expected one of {', '.join(TOKENIZERS)}.")
+    if not hypotheses:
+        raise DataError(
+            "No captions to score: expected at least one key -> caption; look at the filter that made them."
+        )
+    for what, a, b in (("reference", hypotheses, references), ("hypothesis", references, hypotheses)):
         if keys := sorted(str(k) for k in a if k not in b):
-            raise DataError(f'{len(keys)} keys have no {what}, e.g. {keys[:3]}: expected the same keys on both sides; an empty answer is an empty string.')
+            raise DataError(
+                f"{len(keys)} keys have no {what}, e.g. {keys[:3]}: expected the same keys on both sides; an empty answer is an empty string."
+            )
     if wrong := [k for k, refs in references.items() if isinstance(refs, str)]:
-        raise DataError(f'The references of {wrong[0]!r} are one text: expected a list of texts.')
+        raise DataError(f"The references of {wrong[0]!r} are one text: expected a list of texts.")
     flat = [*hypotheses.values(), *(r for k in hypotheses for r in references[k])]
     words = iter(TOKENIZERS[tokenizer]([one_line(c) for c in flat]))
     hyp = {k: [next(words)] for k in hypotheses}
     ref = {k: [r for r in [next(words) for _ in references[k]] if r] for k in hypotheses}  # empty would match empty
     if bare := [str(k) for k in ref if not ref[k]]:
-        raise DataError(f'{len(bare)} keys have no reference with a word in it, e.g. {bare[:3]}: expected one; drop these paintings.')
+        raise DataError(
+            f"{len(bare)} keys have no reference with a word in it, e.g. {bare[:3]}: expected one; drop these paintings."
+        )
     return hyp, ref, len(flat) - len(hyp) - sum(map(len, ref.values()))
+
 
 def _bleu(hyp, ref):
     "BLEU-1 to 4 of the test set and of each painting, and the ten numbers each painting adds to the sums."
     from pycocoevalcap.bleu.bleu_scorer import BleuScorer
+
     scorer = BleuScorer(n=4)
-    for k in hyp: scorer += hyp[k][0], ref[k]
-    total, each = scorer.compute_score(option='closest', verbose=0)
-    sums = [[*c['correct'], *c['guess'], c['testlen'], min((abs(r - c['testlen']), r) for r in c['reflen'])[1]] for c in scorer.ctest]
-    return {f'BLEU-{n}': float(b) for n, b in enumerate(total, 1)}, {f'BLEU-{n}': np.array(e) for n, e in enumerate(each, 1)}, np.array(sums, float)
+    for k in hyp:
+        scorer += hyp[k][0], ref[k]
+    total, each = scorer.compute_score(option="closest", verbose=0)
+    sums = [
+        [*c["correct"], *c["guess"], c["testlen"], min((abs(r - c["testlen"]), r) for r in c["reflen"])[1]]
+        for c in scorer.ctest
+    ]
+    return (
+        {f"BLEU-{n}": float(b) for n, b in enumerate(total, 1)},
+        {f"BLEU-{n}": np.array(e) for n, e in enumerate(each, 1)},
+        np.array(sums, float),
+    )
+
 
 def bleu_scores(
-    hypotheses: dict,           # key -> caption
-    references: dict,           # key -> list of captions
-    tokenizer: str = 'simple',  # 'simple' and 'split' need no Java, 'ptb' does
-) -> dict[str, float]:          # 'BLEU-1' ... 'BLEU-4' of the whole set
+    hypotheses: dict,  # key -> caption
+    references: dict,  # key -> list of captions
+    tokenizer: str = "simple",  # 'simple' and 'split' need no Java, 'ptb' does
+) -> dict[str, float]:  # 'BLEU-1' ... 'BLEU-4' of the whole set
     "BLEU alone: quick enough for every validation."
     return _bleu(*_tokenised(hypotheses, references, tokenizer)[:2])[0]
 
 # %% ../../nbs/studies/captions.ipynb #e308659a
 TINY, SMALL = 1e-15, 1e-9  # what the field's code adds above and below a fraction, so that nothing is divided by zero
 
+
 def bleu_of(
-    sums,        # [.., 10]: n-grams matched and written for n = 1..4, words written, words of the nearest references
+    sums,  # [.., 10]: n-grams matched and written for n = 1..4, words written, words of the nearest references
     n: int = 4,
-):               # [..] BLEU-n
-    "Corpus BLEU from what its paintings add."
-    matched, written, c, r = sums[..., :n], sums[..., 4:4 + n], sums[..., 8], sums[..., 9]
-    return np.exp(np.minimum(0, 1 - (r + SMALL) / (c + TINY))) * np.prod((matched + TINY) / (written + SMALL), -1)**(1 / n)
+):  # [..] BLEU-n
+    "TrainingData BLEU from what its paintings add."
+    matched, written, c, r = sums[..., :n], sums[..., 4 : 4 + n], sums[..., 8], sums[..., 9]
+    return np.exp(np.minimum(0, 1 - (r + SMALL) / (c + TINY))) * np.prod((matched + TINY) / (written + SMALL), -1) ** (
+        1 / n
+    )
 
 # %% ../../nbs/studies/captions.ipynb #0cf00e7f
 @contextlib.contextmanager
 def _readable_jar():
     "METEOR's program cannot find its own data below a folder whose name a URL would escape, such as one with a space: there it runs from a copy."
     from pycocoevalcap.meteor import meteor as wrapper
+
     home, name = Path(wrapper.__file__).parent, wrapper.METEOR_JAR
     with tempfile.TemporaryDirectory() as place:
-        if quote(str(home)) != str(home): wrapper.METEOR_JAR = str(Path(shutil.copytree(home, Path(place)/'meteor'))/name)
-        try: yield wrapper.Meteor
-        finally: wrapper.METEOR_JAR = name
+        if quote(str(home)) != str(home):
+            wrapper.METEOR_JAR = str(Path(shutil.copytree(home, Path(place) / "meteor")) / name)
+        try:
+            yield wrapper.Meteor
+        finally:
+            wrapper.METEOR_JAR = name
+
 
 def meteor_of(sums):
     "METEOR 1.5 for English from what its paintings add, [.., 23] -> [..]. Source: the parameters of the program's own configuration."
-    alpha, beta, gamma, content, stages = .85, .2, .6, .75, np.array([1, .6, .8, .6])  # stages: exact, stem, synonym, paraphrase
-    matched = sums[..., 4:20].reshape(*sums.shape[:-1], 4, 4)  # a stage: content words of hypothesis and reference, function words of both
-    with np.errstate(divide='ignore', invalid='ignore'):
-        P, R = ((stages * (content * matched[..., i] + (1 - content) * matched[..., 2 + i])).sum(-1)
-                / (content * sums[..., i] + (1 - 2 * content) * sums[..., 2 + i]) for i in (0, 1))
+    alpha, beta, gamma, content, stages = (
+        0.85,
+        0.2,
+        0.6,
+        0.75,
+        np.array([1, 0.6, 0.8, 0.6]),
+    )  # stages: exact, stem, synonym, paraphrase
+    matched = sums[..., 4:20].reshape(
+        *sums.shape[:-1], 4, 4
+    )  # a stage: content words of hypothesis and reference, function words of both
+    with np.errstate(divide="ignore", invalid="ignore"):
+        P, R = (
+            (stages * (content * matched[..., i] + (1 - content) * matched[..., 2 + i])).sum(-1)
+            / (content * sums[..., i] + (1 - 2 * content) * sums[..., 2 + i])
+            for i in (0, 1)
+        )
         pieces = sums[..., 20] / ((sums[..., 21] + sums[..., 22]) / 2)
         return np.nan_to_num(P * R / (alpha * P + (1 - alpha) * R) * (1 - gamma * pieces**beta))
+
 
 def _meteor_sums(line):
     "METEOR's 23 counts of a painting; an answer that is a reference word for word adds no chunk, as in the program's own sum."
     sums = np.array(line.split(), float)
-    if (sums[21:] == sums[:2]).all() and sums[20] == 1: sums[20] = 0
+    if (sums[21:] == sums[:2]).all() and sums[20] == 1:
+        sums[20] = 0
     return sums
+
 
 def _meteor(hyp, ref):
     "METEOR of the test set, of each painting, and its counts; its Java process is ended here."
-    with _readable_jar() as Meteor: return _run_meteor(Meteor(), hyp, ref)
+    with _readable_jar() as Meteor:
+        return _run_meteor(Meteor(), hyp, ref)
+
 
 def _run_meteor(scorer, hyp, ref):
     process, ask, lines = scorer.meteor_p, scorer._stat, []
     scorer._stat = lambda *texts: lines.append(ask(*texts)) or lines[-1]  # listens to what Java answers
-    try: total, each = scorer.compute_score(ref, hyp)
+    try:
+        total, each = scorer.compute_score(ref, hyp)
     except (ValueError, OSError) as err:
         process.kill()
-        raise DataError(f'METEOR stopped ({err}): {process.stderr.read().decode()[-300:].strip()} Expected a Java with 2 GB of memory; use meteor="off" to go without.') from err
+        raise DataError(
+            f'METEOR stopped ({err}): {process.stderr.read().decode()[-300:].strip()} Expected a Java with 2 GB of memory; use meteor="off" to go without.'
+        ) from err
     finally:
-        if scorer.lock.locked(): scorer.lock.release()  # else the wrapper waits for itself when it is deleted
+        if scorer.lock.locked():
+            scorer.lock.release()  # else the wrapper waits for itself when it is deleted
         process.kill()
         for pipe in (process.stdin, process.stdout, process.stderr):
-            with contextlib.suppress(OSError): pipe.close()
+            with contextlib.suppress(OSError):
+                pipe.close()
         process.wait()
     return float(total), np.array(each), np.stack([_meteor_sums(line) for line in lines])
 
 # %% ../../nbs/studies/captions.ipynb #401bdf05
-FAMILIES = {'coco': ('ptb', meteor_of), 'artemis': ('split', None)}  # family -> tokenizer, and METEOR from summed counts (None: the mean over paintings)
+FAMILIES = {
+    "coco": ("ptb", meteor_of),
+    "artemis": ("split", None),
+}  # family -> tokenizer, and METEOR from summed counts (None: the mean over paintings)
+
 
 @dataclass
 class Scores:
     "Caption scores of a test set."
+
     values: dict[str, float | None]  # name -> score of the whole set, None when skipped
-    each: dict[str, np.ndarray]      # name -> [N] score of each painting, in the order of the hypotheses
-    n: int                           # paintings
-    tokenizer: str                   # 'ptb', 'simple' or 'split'
-    skipped: dict[str, str]          # name -> why it was not computed
-    empty_hypotheses: int            # answers without a word: they score 0
-    empty_references: int            # references without a word: left out
-    measures: dict[str, Measure]     # name -> the same score, ready to be redrawn
-    family: str                      # which of `FAMILIES`
+    each: dict[str, np.ndarray]  # name -> [N] score of each painting, in the order of the hypotheses
+    n: int  # paintings
+    tokenizer: str  # 'ptb', 'simple' or 'split'
+    skipped: dict[str, str]  # name -> why it was not computed
+    empty_hypotheses: int  # answers without a word: they score 0
+    empty_references: int  # references without a word: left out
+    measures: dict[str, Measure]  # name -> the same score, ready to be redrawn
+    family: str  # which of `FAMILIES`
 
     def rows(self, name):
-        note = f'{self.family}: {self.tokenizer} tokenizer; {self.empty_hypotheses} empty answers, {self.empty_references} empty references'
-        return [(f'{name} {m}', v, self.n, self.skipped.get(m, note)) for m, v in self.values.items()]
+        note = f"{self.family}: {self.tokenizer} tokenizer; {self.empty_hypotheses} empty answers, {self.empty_references} empty references"
+        return [(f"{name} {m}", v, self.n, self.skipped.get(m, note)) for m, v in self.values.items()]
 
 # %% ../../nbs/studies/captions.ipynb #b49e1b37
 def caption_scores(
-    hypotheses: dict,         # key -> caption
-    references: dict,         # key -> list of captions, the same keys
-    meteor: str = 'auto',     # 'auto' when Java is there, 'on' (an error without Java), 'off'
-    tokenizer: str = 'auto',  # 'ptb' (Java), 'simple', 'split'; 'auto': that of the family, 'simple' for 'ptb' without Java
-    family: str = 'coco',     # 'coco' (as SEVLM reports) or 'artemis'
+    hypotheses: dict,  # key -> caption
+    references: dict,  # key -> list of captions, the same keys
+    meteor: str = "auto",  # 'auto' when Java is there, 'on' (an error without Java), 'off'
+    tokenizer: str = "auto",  # 'ptb' (Java), 'simple', 'split'; 'auto': that of the family, 'simple' for 'ptb' without Java
+    family: str = "coco",  # 'coco' (as SEVLM reports) or 'artemis'
 ) -> Scores:
     "BLEU-1 to 4, METEOR, ROUGE-L and CIDEr by pycocoevalcap, and what was left out."
     from pycocoevalcap.cider.cider import Cider
     from pycocoevalcap.rouge.rouge import Rouge
-    if meteor not in ('auto', 'on', 'off'): raise ConfigError(f'meteor={meteor!r}: expected auto, on or off.')
-    if family not in FAMILIES: raise ConfigError(f'Unknown family {family!r} of caption scores: expected one of {", ".join(FAMILIES)}.')
-    reason = 'switched off by meteor="off"' if meteor == 'off' else java_missing()
-    if meteor == 'on' and reason: raise ConfigError(reason)
+
+    if meteor not in ("auto", "on", "off"):
+        raise ConfigError(f"meteor={meteor!r}: expected auto, on or off.")
+    if family not in FAMILIES:
+        raise ConfigError(f"Unknown family {family!r} of caption scores: expected one of {', '.join(FAMILIES)}.")
+    reason = 'switched off by meteor="off"' if meteor == "off" else java_missing()
+    if meteor == "on" and reason:
+        raise ConfigError(reason)
     usual, summed = FAMILIES[family]
-    if tokenizer == 'auto': tokenizer = 'simple' if usual == 'ptb' and java_missing() else usual
+    if tokenizer == "auto":
+        tokenizer = "simple" if usual == "ptb" and java_missing() else usual
     hyp, ref, dropped = _tokenised(hypotheses, references, tokenizer)
-    skipped = {'METEOR': reason} if reason else {}
+    skipped = {"METEOR": reason} if reason else {}
     values, each, sums = _bleu(hyp, ref)
-    measures = {f'BLEU-{n}': Measure(sums, lambda s, n=n: bleu_of(s, n)) for n in range(1, 5)}
-    values |= {'METEOR': None, 'ROUGE-L': None, 'CIDEr': None}
+    measures = {f"BLEU-{n}": Measure(sums, lambda s, n=n: bleu_of(s, n)) for n in range(1, 5)}
+    values |= {"METEOR": None, "ROUGE-L": None, "CIDEr": None}
     with contextlib.redirect_stdout(io.StringIO()):  # the library talks
         if not reason:
             try:
-                values['METEOR'], each['METEOR'], sums = _meteor(hyp, ref)
-                if not summed: values['METEOR'] = each['METEOR'].mean()
-                measures['METEOR'] = Measure(sums, summed) if summed else mean_of(each['METEOR'])
+                values["METEOR"], each["METEOR"], sums = _meteor(hyp, ref)
+                if not summed:
+                    values["METEOR"] = each["METEOR"].mean()
+                measures["METEOR"] = Measure(sums, summed) if summed else mean_of(each["METEOR"])
             except DataError as err:
-                if meteor == 'on': raise
-                skipped['METEOR'] = str(err)
-        values['ROUGE-L'], each['ROUGE-L'] = Rouge().compute_score(ref, hyp)
-        if len(hyp) > 1: values['CIDEr'], each['CIDEr'] = Cider().compute_score(ref, hyp)
-        else: skipped['CIDEr'] = 'one painting: CIDEr weighs n-grams by how many paintings share them, so it needs two or more'
-    measures |= {m: mean_of(each[m]) for m in ('ROUGE-L', 'CIDEr') if m in each}  # CIDEr: its weights of n-grams are kept when paintings are redrawn
+                if meteor == "on":
+                    raise
+                skipped["METEOR"] = str(err)
+        values["ROUGE-L"], each["ROUGE-L"] = Rouge().compute_score(ref, hyp)
+        if len(hyp) > 1:
+            values["CIDEr"], each["CIDEr"] = Cider().compute_score(ref, hyp)
+        else:
+            skipped["CIDEr"] = (
+                "one painting: CIDEr weighs n-grams by how many paintings share them, so it needs two or more"
+            )
+    measures |= {
+        m: mean_of(each[m]) for m in ("ROUGE-L", "CIDEr") if m in each
+    }  # CIDEr: its weights of n-grams are kept when paintings are redrawn
     values = {m: None if v is None else float(v) for m, v in values.items()}
-    return Scores(values, each, len(hyp), tokenizer, skipped, sum(not h[0] for h in hyp.values()), dropped, measures, family)
+    return Scores(
+        values, each, len(hyp), tokenizer, skipped, sum(not h[0] for h in hyp.values()), dropped, measures, family
+    )

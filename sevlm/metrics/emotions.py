@@ -9,81 +9,100 @@ __all__ = ['RULES', 'UNNAMED', 'BINS', 'majority_ids', 'Accuracy', 'emotion_accu
 
 # %% ../../nbs/course/13_metrics.ipynb #2f6cf448
 from dataclasses import dataclass
+
 import numpy as np
+
 from ..config import EMOTIONS
 from ..errors import ConfigError, DataError
-from .bootstrap import Measure, mean_of
-from .bootstrap import wilson
-from .bootstrap import bootstrap
+from .bootstrap import Measure, bootstrap, mean_of, wilson
 
 # %% ../../nbs/course/13_metrics.ipynb #ff4652e3
-RULES = ('strict', 'tolerant')
+RULES = ("strict", "tolerant")
+
 
 def majority_ids(
-    counts,                # [N, 9] votes per emotion, order of EMOTIONS (a histogram of shares will do)
-    rule: str = 'strict',  # 'strict' share > 1/2 (SEVLM), 'tolerant' share >= 1/2 without tie (ArtEmis)
-) -> np.ndarray:           # [N] emotion id, -1 where no emotion has the majority
+    counts,  # [N, 9] votes per emotion, order of EMOTIONS (a histogram of shares will do)
+    rule: str = "strict",  # 'strict' share > 1/2 (SEVLM), 'tolerant' share >= 1/2 without tie (ArtEmis)
+) -> np.ndarray:  # [N] emotion id, -1 where no emotion has the majority
     "The majority emotion of each painting. Source: released code of SEVLM (get_scores); optas/artemis."
-    if rule not in RULES: raise ConfigError(f'Unknown majority rule {rule!r}: expected one of {", ".join(RULES)}.')
+    if rule not in RULES:
+        raise ConfigError(f"Unknown majority rule {rule!r}: expected one of {', '.join(RULES)}.")
     votes = np.asarray(counts, dtype=float)
     if votes.ndim != 2 or votes.shape[1] != len(EMOTIONS) or not len(votes):
-        raise DataError(f'Votes of shape {votes.shape}: expected [N, {len(EMOTIONS)}], a row per painting and a column per '
-                        'emotion; give at least one painting.')
+        raise DataError(
+            f"Votes of shape {votes.shape}: expected [N, {len(EMOTIONS)}], a row per painting and a column per "
+            "emotion; give at least one painting."
+        )
     top, total = votes.max(1), votes.sum(1)
     total = np.where(np.abs(total - 1) < 1e-6, 1, total)  # shares: rounding must not make a majority
     alone = (votes == top[:, None]).sum(1) == 1
-    return np.where(2 * top > total if rule == 'strict' else (2 * top >= total) & alone, votes.argmax(1), -1)
+    return np.where(2 * top > total if rule == "strict" else (2 * top >= total) & alone, votes.argmax(1), -1)
 
 # %% ../../nbs/course/13_metrics.ipynb #9796756a
 @dataclass
 class Accuracy:
     "Share of paintings whose majority emotion was named, with everything needed to read it."
-    correct: int                          # eligible paintings whose emotion was named
-    eligible: int                         # paintings with a majority emotion: the denominator
-    total: int                            # all paintings handed in
-    unnamed: int                          # eligible paintings whose answer is none of the nine emotions
-    rule: str                             # 'strict' or 'tolerant'
-    value: float | None                   # correct / eligible, None when nothing is eligible
+
+    correct: int  # eligible paintings whose emotion was named
+    eligible: int  # paintings with a majority emotion: the denominator
+    total: int  # all paintings handed in
+    unnamed: int  # eligible paintings whose answer is none of the nine emotions
+    rule: str  # 'strict' or 'tolerant'
+    value: float | None  # correct / eligible, None when nothing is eligible
     interval: tuple[float, float] | None  # Wilson, 95 %
 
     def rows(self, name):
-        note = f'{self.rule} majority: {self.eligible} of {self.total} paintings; {self.unnamed} unnamed'
-        if self.interval: note += f'; Wilson 95 % {self.interval[0]:.3f} to {self.interval[1]:.3f}'
+        note = f"{self.rule} majority: {self.eligible} of {self.total} paintings; {self.unnamed} unnamed"
+        if self.interval:
+            note += f"; Wilson 95 % {self.interval[0]:.3f} to {self.interval[1]:.3f}"
         return [(name, self.value, self.eligible, note)]
+
 
 def emotion_accuracy(
     predicted: list[str],  # [N] emotion named for each painting (None or other words: unnamed, wrong)
-    counts,                # [N, 9] votes
-    rule: str = 'strict',  # see `majority_ids`
+    counts,  # [N, 9] votes
+    rule: str = "strict",  # see `majority_ids`
 ) -> Accuracy:
     "Accuracy over the paintings that have a majority emotion."
     truth = majority_ids(counts, rule)
     if len(predicted) != len(truth):
-        raise DataError(f'{len(predicted)} predicted emotions for {len(truth)} paintings: expected one for each, in the same order.')
-    pairs = [((p or '').strip(), EMOTIONS[t]) for p, t in zip(predicted, truth) if t >= 0]
+        raise DataError(
+            f"{len(predicted)} predicted emotions for {len(truth)} paintings: expected one for each, in the same order."
+        )
+    pairs = [((p or "").strip(), EMOTIONS[t]) for p, t in zip(predicted, truth) if t >= 0]
     correct, n, unnamed = sum(p == t for p, t in pairs), len(pairs), sum(p not in EMOTIONS for p, _ in pairs)
-    return Accuracy(correct, n, len(truth), unnamed, rule, correct / n if n else None, wilson(correct, n) if n else None)
+    return Accuracy(
+        correct, n, len(truth), unnamed, rule, correct / n if n else None, wilson(correct, n) if n else None
+    )
 
 # %% ../../nbs/course/13_metrics.ipynb #5252e4fc
 UNNAMED = len(EMOTIONS)  # the last column of a confusion matrix
 
+
 def confusion(
     predicted: list[str],  # [N] emotion named
-    truth: list[str],      # [N] majority emotion, one of EMOTIONS
-) -> np.ndarray:           # [9, 10] counts: rows truth, columns predicted, last column unnamed
+    truth: list[str],  # [N] majority emotion, one of EMOTIONS
+) -> np.ndarray:  # [9, 10] counts: rows truth, columns predicted, last column unnamed
     "How often each emotion was answered by which."
     if not len(truth) or len(predicted) != len(truth):
-        raise DataError(f'{len(predicted)} predicted and {len(truth)} true emotions: expected as many of each, at least one.')
+        raise DataError(
+            f"{len(predicted)} predicted and {len(truth)} true emotions: expected as many of each, at least one."
+        )
     if odd := sorted({str(t) for t in truth if t not in EMOTIONS}):
-        raise DataError(f'Not an emotion in the truth: {", ".join(odd)}. Expected one of {", ".join(EMOTIONS)}; '
-                        'leave out the paintings without a majority emotion.')
+        raise DataError(
+            f"Not an emotion in the truth: {', '.join(odd)}. Expected one of {', '.join(EMOTIONS)}; "
+            "leave out the paintings without a majority emotion."
+        )
     counts = np.zeros((len(EMOTIONS), len(EMOTIONS) + 1), dtype=int)
-    for p, t in zip(predicted, truth): counts[EMOTIONS.index(t), EMOTIONS.index(p) if p in EMOTIONS else UNNAMED] += 1
+    for p, t in zip(predicted, truth):
+        counts[EMOTIONS.index(t), EMOTIONS.index(p) if p in EMOTIONS else UNNAMED] += 1
     return counts
+
 
 def recalls(counts) -> dict[str, float | None]:
     "Per emotion, the share of its paintings that were named rightly; None for one that is never true. From `confusion`."
     return {e: float(row[i] / row.sum()) if row.sum() else None for i, (e, row) in enumerate(zip(EMOTIONS, counts))}
+
 
 def macro_f1(counts):
     "Mean F1 over the emotions that occur in truth or prediction, [.., 9, 10] -> [..]. From `confusion`."
@@ -95,44 +114,64 @@ def macro_f1(counts):
 def plot_confusion(counts, ax=None):
     "Confusion matrix [9, 10] on `ax` (returned): shade = share of the row, number = paintings."
     import matplotlib.pyplot as plt
-    if ax is None: ax = plt.subplots(figsize=(8, 5.5))[1]
+
+    if ax is None:
+        ax = plt.subplots(figsize=(8, 5.5))[1]
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    ax.imshow(share, cmap='cividis', vmin=0, vmax=1, aspect='auto')
+    ax.imshow(share, cmap="cividis", vmin=0, vmax=1, aspect="auto")
     for (i, j), c in np.ndenumerate(counts):
-        if c: ax.text(j, i, str(c), ha='center', va='center', color='black' if share[i, j] > .5 else 'white')
-    ax.set_xticks(range(UNNAMED + 1), [*EMOTIONS, 'unnamed'], rotation=40, ha='right')
+        if c:
+            ax.text(j, i, str(c), ha="center", va="center", color="black" if share[i, j] > 0.5 else "white")
+    ax.set_xticks(range(UNNAMED + 1), [*EMOTIONS, "unnamed"], rotation=40, ha="right")
     ax.set_yticks(range(UNNAMED), EMOTIONS)
-    ax.set(xlabel='emotion named', ylabel='majority emotion')
+    ax.set(xlabel="emotion named", ylabel="majority emotion")
     ax.grid(False)
     return ax
 
 # %% ../../nbs/course/13_metrics.ipynb #cb3c51e2
 def emotion_measures(
-    predicted: list[str],    # [N] emotion named for each painting
-    counts,                  # [N, 9] votes
-) -> dict[str, Measure]:     # both accuracies and macro F1, ready to be redrawn
+    predicted: list[str],  # [N] emotion named for each painting
+    counts,  # [N, 9] votes
+) -> dict[str, Measure]:  # both accuracies and macro F1, ready to be redrawn
     "Emotion accuracy by both rules; macro F1 over the paintings with a strict majority."
-    found, said = {}, [(p or '').strip() for p in predicted]
+    found, said = {}, [(p or "").strip() for p in predicted]
     for rule in RULES:
         a, truth = emotion_accuracy(said, counts, rule), majority_ids(counts, rule)
-        note = f'{a.correct} of {a.eligible} paintings with a majority emotion, of {a.total}; {a.unnamed} unnamed' + (f'; Wilson {a.interval[0]:.3f} to {a.interval[1]:.3f}' if a.interval else '')
-        found[f'emotion accuracy ({rule})'] = mean_of([t >= 0 and p == EMOTIONS[t] for p, t in zip(said, truth)], truth >= 0, note)
+        note = f"{a.correct} of {a.eligible} paintings with a majority emotion, of {a.total}; {a.unnamed} unnamed" + (
+            f"; Wilson {a.interval[0]:.3f} to {a.interval[1]:.3f}" if a.interval else ""
+        )
+        found[f"emotion accuracy ({rule})"] = mean_of(
+            [t >= 0 and p == EMOTIONS[t] for p, t in zip(said, truth)], truth >= 0, note
+        )
     truth, cells = majority_ids(counts), np.zeros((len(said), len(EMOTIONS), UNNAMED + 1))
-    for i in np.flatnonzero(truth >= 0): cells[i, truth[i], EMOTIONS.index(said[i]) if said[i] in EMOTIONS else UNNAMED] = 1
+    for i in np.flatnonzero(truth >= 0):
+        cells[i, truth[i], EMOTIONS.index(said[i]) if said[i] in EMOTIONS else UNNAMED] = 1
     f1 = lambda s: macro_f1(s.reshape(*s.shape[:-1], *cells.shape[1:]))
-    return found | {'macro F1': Measure(cells.reshape(len(said), -1), f1, int((truth >= 0).sum()), 'mean F1 of the emotions, strict majority', centred=True)}
+    return found | {
+        "macro F1": Measure(
+            cells.reshape(len(said), -1),
+            f1,
+            int((truth >= 0).sum()),
+            "mean F1 of the emotions, strict majority",
+            centred=True,
+        )
+    }
 
 # %% ../../nbs/course/13_metrics.ipynb #787e57cb
 BINS = 10  # of confidence
+
 
 def _confidence(probabilities, counts):
     "Of each painting: confidence, whether the likeliest emotion is right, whether it has a strict majority, probabilities, true id."
     p, truth = np.asarray(probabilities, float), majority_ids(counts)
     if p.shape != (len(truth), len(EMOTIONS)) or not np.allclose(p.sum(1), 1, atol=1e-3) or (p < 0).any():
-        raise DataError(f'Probabilities of shape {p.shape} for {len(truth)} paintings: expected [N, {len(EMOTIONS)}], none below 0, each row with the sum 1.')
+        raise DataError(
+            f"Probabilities of shape {p.shape} for {len(truth)} paintings: expected [N, {len(EMOTIONS)}], none below 0, each row with the sum 1."
+        )
     return p.max(1), (p.argmax(1) == truth) & (truth >= 0), truth >= 0, p, truth
 
-def soft_cross_entropy(probabilities, counts, note: str = '') -> Measure:
+
+def soft_cross_entropy(probabilities, counts, note: str = "") -> Measure:
     "Cross-entropy of nine probabilities against the shares of the votes, over all paintings with votes."
     p, votes = np.asarray(probabilities, float), np.asarray(counts, float)
     q = votes / np.maximum(votes.sum(1, keepdims=True), 1e-12)
@@ -140,22 +179,34 @@ def soft_cross_entropy(probabilities, counts, note: str = '') -> Measure:
 
 # %% ../../nbs/course/13_metrics.ipynb #5fc8e056
 def calibration_measures(
-    probabilities,           # [N, 9] of each answer
-    counts,                  # [N, 9] votes
+    probabilities,  # [N, 9] of each answer
+    counts,  # [N, 9] votes
 ) -> dict[str, Measure]:
     "Whether the probabilities mean what they say; the first two over paintings with a strict majority."
     sure, right, eligible, p, truth = _confidence(probabilities, counts)
     bin_of = np.eye(BINS)[np.clip(np.ceil(sure * BINS).astype(int) - 1, 0, BINS - 1)] * eligible[:, None]  # [N, BINS]
     sums = np.concatenate([bin_of * sure[:, None], bin_of * right[:, None], bin_of], 1)
+
     def gap(s):
         said, was, n = np.split(s, 3, -1)
         return np.abs(said - was).sum(-1) / n.sum(-1)
-    brier = ((p - np.eye(len(EMOTIONS))[truth])**2).sum(1)
+
+    brier = ((p - np.eye(len(EMOTIONS))[truth]) ** 2).sum(1)
     q = np.asarray(counts, float)
     least = soft_cross_entropy(q / np.maximum(q.sum(1, keepdims=True), 1e-12), q).value
-    return {'calibration error': Measure(sums, gap, int(eligible.sum()), f'confidence against accuracy in {BINS} bins; chance alone makes it positive', centred=True),
-            'Brier score': mean_of(brier, eligible, 'of nine probabilities; 0 best, 2 worst'),
-            'cross-entropy of the votes': soft_cross_entropy(p, q, f'all paintings; at least {least:.3f}, the entropy of the votes' if least is not None else 'no votes')}
+    return {
+        "calibration error": Measure(
+            sums,
+            gap,
+            int(eligible.sum()),
+            f"confidence against accuracy in {BINS} bins; chance alone makes it positive",
+            centred=True,
+        ),
+        "Brier score": mean_of(brier, eligible, "of nine probabilities; 0 best, 2 worst"),
+        "cross-entropy of the votes": soft_cross_entropy(
+            p, q, f"all paintings; at least {least:.3f}, the entropy of the votes" if least is not None else "no votes"
+        ),
+    }
 
 # %% ../../nbs/course/13_metrics.ipynb #e0fcfce5
 def reliability(probabilities, counts) -> list[dict]:
@@ -165,62 +216,86 @@ def reliability(probabilities, counts) -> list[dict]:
     for k in range(BINS):
         at = eligible & (np.clip(np.ceil(sure * BINS) - 1, 0, BINS - 1) == k)
         mean = lambda v: float(v[at].mean()) if at.any() else None
-        rows.append(dict(low=k / BINS, high=(k + 1) / BINS, n=int(at.sum()), confidence=mean(sure), accuracy=mean(right)))
+        rows.append(
+            dict(low=k / BINS, high=(k + 1) / BINS, n=int(at.sum()), confidence=mean(sure), accuracy=mean(right))
+        )
     return rows
+
 
 def plot_reliability(table, ax=None):
     "Accuracy against confidence on `ax` (returned), with Wilson's interval and the number of paintings of each bin."
     import matplotlib.pyplot as plt
-    if ax is None: ax = plt.subplots(figsize=(4.5, 4.2), layout='constrained')[1]
-    rows = [r for r in table if r['n']]
-    x, y = ([r[k] for r in rows] for k in ('confidence', 'accuracy'))
-    ends = [wilson(round(r['accuracy'] * r['n']), r['n']) for r in rows]
-    ax.plot([0, 1], [0, 1], '--', color='gray', lw=1)
-    ax.errorbar(x, y, [[max(0, v - e[0]) for v, e in zip(y, ends)], [max(0, e[1] - v) for v, e in zip(y, ends)]], fmt='o-', capsize=3)
-    for r, e in zip(rows, ends): ax.annotate(r['n'], (r['confidence'], e[1]), (0, 4), textcoords='offset points', ha='center', fontsize=8)
-    ax.set(xlabel='confidence', ylabel='share of right answers', xlim=(0, 1.02), ylim=(0, 1.1))
+
+    if ax is None:
+        ax = plt.subplots(figsize=(4.5, 4.2), layout="constrained")[1]
+    rows = [r for r in table if r["n"]]
+    x, y = ([r[k] for r in rows] for k in ("confidence", "accuracy"))
+    ends = [wilson(round(r["accuracy"] * r["n"]), r["n"]) for r in rows]
+    ax.plot([0, 1], [0, 1], "--", color="gray", lw=1)
+    ax.errorbar(
+        x,
+        y,
+        [[max(0, v - e[0]) for v, e in zip(y, ends)], [max(0, e[1] - v) for v, e in zip(y, ends)]],
+        fmt="o-",
+        capsize=3,
+    )
+    for r, e in zip(rows, ends):
+        ax.annotate(r["n"], (r["confidence"], e[1]), (0, 4), textcoords="offset points", ha="center", fontsize=8)
+    ax.set(xlabel="confidence", ylabel="share of right answers", xlim=(0, 1.02), ylim=(0, 1.1))
     return ax
 
 # %% ../../nbs/course/13_metrics.ipynb #15433789
 @dataclass
 class Grounding:
     "Share of explanations whose named things are all in their painting, beside what other paintings would give."
-    share: float                   # of all explanations
-    shuffled: float | None         # exact expectation with every explanation at another painting; None for one painting
-    named_share: float             # explanations that name anything at all
-    n: int                         # explanations
+
+    share: float  # of all explanations
+    shuffled: float | None  # exact expectation with every explanation at another painting; None for one painting
+    named_share: float  # explanations that name anything at all
+    n: int  # explanations
     interval: tuple[float, float]  # bootstrap over paintings, 95 %, of `share`
-    each: np.ndarray               # [N] whether the explanation is grounded
+    each: np.ndarray  # [N] whether the explanation is grounded
 
     def rows(self, name):
-        note = f'bootstrap 95 % {self.interval[0]:.3f} to {self.interval[1]:.3f}; {1 - self.named_share:.1%} name nothing'
-        return [(name, self.share, self.n, note), (f'{name}, other paintings', self.shuffled, self.n, 'exact mean over all i != j')]
+        note = (
+            f"bootstrap 95 % {self.interval[0]:.3f} to {self.interval[1]:.3f}; {1 - self.named_share:.1%} name nothing"
+        )
+        return [
+            (name, self.share, self.n, note),
+            (f"{name}, other paintings", self.shuffled, self.n, "exact mean over all i != j"),
+        ]
+
 
 def grounding(
-    named: list[frozenset],    # [N] things each explanation names
+    named: list[frozenset],  # [N] things each explanation names
     present: list[frozenset],  # [N] things in its painting
-    draws: int = 1000,         # of the bootstrap
-    seed: int = 0,             # of the bootstrap
+    draws: int = 1000,  # of the bootstrap
+    seed: int = 0,  # of the bootstrap
 ) -> Grounding:
     "How much of what is said is there, and how much would be there by luck."
     n = len(named)
     if not n or len(present) != n:
-        raise DataError(f'{n} sets of named things for {len(present)} paintings: expected one for each, at least one.')
+        raise DataError(f"{n} sets of named things for {len(present)} paintings: expected one for each, at least one.")
     things = sorted(set().union(*named, *present), key=str)
     said = np.array([[t in s for t in things] for s in named], dtype=np.float32).reshape(n, -1)
     absent = np.array([[t not in s for t in things] for s in present], dtype=np.float32).reshape(n, -1)
     speaks = said.any(1)
     own = speaks & ((said * absent).sum(1) == 0)
-    pairs = sum(int((row @ absent.T == 0).sum()) for row in np.array_split(said[speaks], 1 + n // 1024))  # a thousand rows at a time
+    pairs = sum(
+        int((row @ absent.T == 0).sum()) for row in np.array_split(said[speaks], 1 + n // 1024)
+    )  # a thousand rows at a time
     shuffled = (pairs - int(own.sum())) / (n * (n - 1)) if n > 1 else None
     return Grounding(float(own.mean()), shuffled, float(speaks.mean()), n, bootstrap(own, draws, seed), own)
 
 # %% ../../nbs/course/13_metrics.ipynb #d7e251d9
 def metrics_table(results: dict) -> str:
     "Aligned text (name, value, n, note) of name -> Accuracy | Scores | Grounding | number | (value, n, note)."
-    rows = [('metric', 'value', 'n', 'note')]
+    rows = [("metric", "value", "n", "note")]
     for name, r in results.items():
-        lines = r.rows(name) if hasattr(r, 'rows') else [(name, *r) if isinstance(r, tuple) else (name, r, '', '')]
-        rows += [(m, '-' if v is None else str(v) if isinstance(v, int) else f'{v:.4f}', str(n), note) for m, v, n, note in lines]
+        lines = r.rows(name) if hasattr(r, "rows") else [(name, *r) if isinstance(r, tuple) else (name, r, "", "")]
+        rows += [
+            (m, "-" if v is None else str(v) if isinstance(v, int) else f"{v:.4f}", str(n), note)
+            for m, v, n, note in lines
+        ]
     a, b, c = (max(len(row[i]) for row in rows) for i in range(3))
-    return '\n'.join(f'{m:<{a}}  {v:>{b}}  {n:>{c}}  {note}'.rstrip() for m, v, n, note in rows)
+    return "\n".join(f"{m:<{a}}  {v:>{b}}  {n:>{c}}  {note}".rstrip() for m, v, n, note in rows)

@@ -8,32 +8,54 @@ __all__ = ['SIMILES', 'WORD', 'has_simile', 'unique_share', 'simile_share', 'mea
 
 # %% ../../nbs/studies/novelty.ipynb #af84bfef
 from dataclasses import dataclass
+
 import numpy as np
+
 from ..errors import DataError
 
 # %% ../../nbs/studies/novelty.ipynb #e4d9d161
-SIMILES = ('could be', 'appears to be', 'appear to be', 'reminds me', 'remind me', 'seems like', 'looks like', 'look like',
-           'is like', 'are like', 'think of', 'resembles', 'resembling')      # the thirteen substrings of "optas/artemis"
+SIMILES = (
+    "could be",
+    "appears to be",
+    "appear to be",
+    "reminds me",
+    "remind me",
+    "seems like",
+    "looks like",
+    "look like",
+    "is like",
+    "are like",
+    "think of",
+    "resembles",
+    "resembling",
+)  # the thirteen substrings of "optas/artemis"
+
 
 def has_simile(text: str) -> bool:
     "Does the text contain a simile, by the rule of ArtEmis (plain containment)?"
     return any(s in text.lower() for s in SIMILES)
 
+
 def _some(captions):
-    if not len(captions): raise DataError('No captions: expected at least one; look at the filter that made them.')
+    if not len(captions):
+        raise DataError("No captions: expected at least one; look at the filter that made them.")
     return list(captions)
+
 
 def unique_share(captions: list[str]) -> float:
     "Distinct captions / captions (exact strings). Source: optas/artemis."
     return len(set(_some(captions))) / len(captions)
 
+
 def simile_share(captions: list[str]) -> float:
     "Share of captions with a phrase of comparison. Source: optas/artemis, evaluation of metaphors."
     return sum(map(has_simile, _some(captions))) / len(captions)
 
+
 def mean_length(captions: list[str]) -> float:
     "Words per caption, split at spaces."
     return sum(len(c.split()) for c in _some(captions)) / len(captions)
+
 
 def distinct_tokens(captions: list[str]) -> int:
     "Different words over all captions, split at spaces."
@@ -42,9 +64,10 @@ def distinct_tokens(captions: list[str]) -> int:
 # %% ../../nbs/studies/novelty.ipynb #78bec5c8
 class Distinct:
     "The share of distinct captions, with the face of a `captions.Measure`."
+
     centred = True
 
-    def __init__(self, captions: list[str], note: str = ''):
+    def __init__(self, captions: list[str], note: str = ""):
         number = {c: i for i, c in enumerate(dict.fromkeys(_some(captions)))}
         self.ids, self.n, self.note = np.array([number[c] for c in captions]), len(captions), note
         self.value = len(number) / self.n
@@ -57,32 +80,42 @@ class Distinct:
 # %% ../../nbs/studies/novelty.ipynb #a3d3163d
 WORD = 64  # bits of a machine word
 
+
 class TextIndex:
     "Texts made ready to be compared with many captions."
 
     def __init__(self, texts: list[str]):  # split at spaces
         rows = [t.split() for t in texts]
-        self.order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))  # long ones first: those that still have a j-th word stand in front
+        self.order = sorted(
+            range(len(rows)), key=lambda i: -len(rows[i])
+        )  # long ones first: those that still have a j-th word stand in front
         self.ids = {w: i for i, w in enumerate(dict.fromkeys(w for row in rows for w in row))}
         longest = len(rows[self.order[0]]) if rows else 0
         count = [sum(len(row) > j for row in rows) for j in range(longest)]
-        self.columns = [np.array([self.ids[rows[i][j]] for i in self.order[:count[j]]], np.int32) for j in range(longest)]  # j-th words
-        self.n, self.bytes = len(rows), np.array([bin(b).count('1') for b in range(256)], np.uint8)
+        self.columns = [
+            np.array([self.ids[rows[i][j]] for i in self.order[: count[j]]], np.int32) for j in range(longest)
+        ]  # j-th words
+        self.n, self.bytes = len(rows), np.array([bin(b).count("1") for b in range(256)], np.uint8)
 
     def lcs(self, caption: str) -> np.ndarray:  # [texts]
         "Length of the longest common subsequence of the caption with each text, in words."
         words = caption.split()
-        parts = [words[at:at + WORD] for at in range(0, len(words), WORD)]
+        parts = [words[at : at + WORD] for at in range(0, len(words), WORD)]
         masks = np.zeros((len(parts), len(self.ids) + 1), np.uint64)
         for p, part in enumerate(parts):
             for bit, w in enumerate(part):
-                if w in self.ids: masks[p, self.ids[w]] |= np.uint64(1 << bit)
+                if w in self.ids:
+                    masks[p, self.ids[w]] |= np.uint64(1 << bit)
         V = np.full((len(parts), self.n), ~np.uint64(0))
-        for column in self.columns: self._step(V[:, :len(column)], masks[:, column])
-        zeros = sum((self._ones(~v & np.uint64((1 << len(part)) - 1)) for v, part in zip(V, parts)), np.zeros(self.n, int))
+        for column in self.columns:
+            self._step(V[:, : len(column)], masks[:, column])
+        zeros = sum(
+            (self._ones(~v & np.uint64((1 << len(part)) - 1)) for v, part in zip(V, parts)), np.zeros(self.n, int)
+        )
         return zeros[np.argsort(self.order)]
 
-    def _ones(self, v): return self.bytes[v.view(np.uint8).reshape(-1, 8)].sum(1, dtype=int)
+    def _ones(self, v):
+        return self.bytes[v.view(np.uint8).reshape(-1, 8)].sum(1, dtype=int)
 
     def _step(self, V, M):
         "One word of every text; the carry goes from part to part of a long caption."
@@ -98,24 +131,29 @@ class TextIndex:
 @dataclass
 class Novelty:
     "How much of some captions stands, in order, in a training text. A small number is a new text."
-    max_lcs: float          # mean over captions of the largest LCS, in words
-    mean_lcs: float         # mean over captions of the mean LCS
-    each_max: np.ndarray    # [n] of each drawn caption
-    each_mean: np.ndarray   # [n]
-    chosen: np.ndarray      # [n] which captions were drawn, ascending
-    nearest: list[str]      # [n] a training text with the largest LCS
-    texts: int              # training texts compared with
+
+    max_lcs: float  # mean over captions of the largest LCS, in words
+    mean_lcs: float  # mean over captions of the mean LCS
+    each_max: np.ndarray  # [n] of each drawn caption
+    each_mean: np.ndarray  # [n]
+    chosen: np.ndarray  # [n] which captions were drawn, ascending
+    nearest: list[str]  # [n] a training text with the largest LCS
+    texts: int  # training texts compared with
 
     def rows(self, name):
-        note = f'words shared in order with {self.texts} training texts'
-        return [(f'{name}, largest LCS', self.max_lcs, len(self.chosen), note), (f'{name}, mean LCS', self.mean_lcs, len(self.chosen), note)]
+        note = f"words shared in order with {self.texts} training texts"
+        return [
+            (f"{name}, largest LCS", self.max_lcs, len(self.chosen), note),
+            (f"{name}, mean LCS", self.mean_lcs, len(self.chosen), note),
+        ]
+
 
 def novelty(
     captions: list[str],
-    training_texts: list[str],   # repetitions count once
-    captions_n: int = 800,       # at most so many captions are drawn
-    texts_n: int = 25_000,       # and so many texts
-    seed: int = 2021,            # of both draws
+    training_texts: list[str],  # repetitions count once
+    captions_n: int = 800,  # at most so many captions are drawn
+    texts_n: int = 25_000,  # and so many texts
+    seed: int = 2021,  # of both draws
 ) -> Novelty:
     "Longest common subsequences of captions with training texts. Source: optas/artemis, which samples from an unordered set."
     texts, said = sorted({*_some(training_texts)}), _some(captions)
@@ -125,4 +163,12 @@ def novelty(
     index = TextIndex(texts)
     shared = [index.lcs(said[i]) for i in chosen]
     largest, mean = np.array([s.max() for s in shared], float), np.array([s.mean() for s in shared])
-    return Novelty(float(largest.mean()), float(mean.mean()), largest, mean, chosen, [texts[s.argmax()] for s in shared], len(texts))
+    return Novelty(
+        float(largest.mean()),
+        float(mean.mean()),
+        largest,
+        mean,
+        chosen,
+        [texts[s.argmax()] for s in shared],
+        len(texts),
+    )

@@ -24,7 +24,7 @@ class ContrastiveHead(nn.Module):
 
     def __init__(self, width: int):  # D
         super().__init__()
-        sizes = [3*width, width, width, width, width, 1]
+        sizes = [3 * width, width, width, width, width, 1]
         layers = [m for i, o in zip(sizes, sizes[1:]) for m in (nn.Linear(i, o), nn.ReLU())]
         self.mlp = nn.Sequential(*layers[:-1])
 
@@ -43,7 +43,9 @@ def derangement(
 ) -> torch.Tensor:  # [B] long, a permutation without fixed point
     "A random permutation that moves every painting (one random cycle through all of them)."
     if B < 2:
-        raise ValueError(f"a batch of {B} painting has no other painting to take an explanation from; use at least 2, or leave negative (b) out")
+        raise ValueError(
+            f"a batch of {B} painting has no other painting to take an explanation from; use at least 2, or leave negative (b) out"
+        )
     order = torch.randperm(B, generator=generator)
     return torch.empty_like(order).scatter_(0, order, order.roll(-1))
 
@@ -53,23 +55,27 @@ def contrastive_scores(
     grid_mean: torch.Tensor,  # [B, D], mean patch of each painting
     emo_mean: torch.Tensor,  # [S, D], S = 2B, interleaved
     exp_mean: torch.Tensor,  # [S, D]
-    neg_perm: torch.Tensor | None = None,  # [2, B]: other painting for the even and the odd sequences; drawn if not given
-    lone: str = 'none',  # negative (b) of a batch of one painting: left out, or 'itself' (as published, finding 8)
-    others: torch.Tensor | None = None,  # [S', D] explanations of more paintings than these; a given `neg_perm` then points to them
+    neg_perm: torch.Tensor
+    | None = None,  # [2, B]: other painting for the even and the odd sequences; drawn if not given
+    lone: str = "none",  # negative (b) of a batch of one painting: left out, or 'itself' (as published, finding 8)
+    others: torch.Tensor
+    | None = None,  # [S', D] explanations of more paintings than these; a given `neg_perm` then points to them
 ) -> torch.Tensor:  # score [S, 1 + N]; column 0 true, 1 the other emotion's explanation, 2 another painting's
     "Scores of each sequence's painting and emotion with its own explanation and with the negatives."
     B, S = len(grid_mean), len(emo_mean)
-    if S != 2*B:
-        raise ValueError(f"the contrast needs two sequences a painting: expected S = 2B = {2*B} for B = {B} paintings, got S = {S}")
-    pairs = exp_mean.view(B, 2, -1)                                              # [B, 2, D]
+    if S != 2 * B:
+        raise ValueError(
+            f"the contrast needs two sequences a painting: expected S = 2B = {2 * B} for B = {B} paintings, got S = {S}"
+        )
+    pairs = exp_mean.view(B, 2, -1)  # [B, 2, D]
     candidates = [exp_mean, pairs.flip(1).flatten(0, 1)]
-    if B == 1 and lone == 'itself':
+    if B == 1 and lone == "itself":
         neg_perm = torch.zeros(2, 1, dtype=torch.long)
     if others is not None and neg_perm is not None:
         pairs = others.view(len(others) // 2, 2, -1)
     elif B > 1 and neg_perm is None:
         neg_perm = torch.stack([derangement(B), derangement(B)])
-    if neg_perm is not None and (B > 1 or lone == 'itself' or others is not None):
+    if neg_perm is not None and (B > 1 or lone == "itself" or others is not None):
         even, odd = neg_perm.to(exp_mean.device)
         candidates.append(torch.stack([pairs[even, 0], pairs[odd, 1]], 1).flatten(0, 1))
     grid, emo = grid_mean.repeat_interleave(2, 0), emo_mean

@@ -15,12 +15,13 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from ..config import SEVLMConfig
-from ..errors import CheckpointError, ConfigError
-from .hub import WEIGHTS, check_tensors, fetch, read_json, read_tensors, weights_file
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from tqdm.auto import tqdm
+
+from ..config import SEVLMConfig
+from ..errors import CheckpointError, ConfigError
+from .hub import WEIGHTS, check_tensors, fetch, read_json, read_tensors, weights_file
 
 # %% ../../nbs/course/06_decoder.ipynb #0a4db8b0
 def shared_attention(
@@ -77,6 +78,7 @@ class KeyValueCache:
 @dataclass
 class DecoderCache:
     "What a decoder need not compute again; one batch of paintings, one cache."
+
     text: KeyValueCache  # of the tokens read so far, S sequences
     painting: KeyValueCache  # of the patches, B paintings
 
@@ -169,7 +171,7 @@ class MLP(nn.Module):
         self.drop = nn.Dropout(config.dropout)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:  # [S, T, D]
-        return self.drop(self.c_proj(F.gelu(self.c_fc(x), approximate='tanh')))
+        return self.drop(self.c_proj(F.gelu(self.c_fc(x), approximate="tanh")))
 
 
 class Block(nn.Module):
@@ -220,17 +222,17 @@ class Decoder(nn.Module):
         "Random weights as GPT-2 starts; biases are zero and norms one."
         for name, p in self.named_parameters():
             if p.dim() == 2:
-                p.normal_(std=spread / math.sqrt(2 * len(self.blocks)) if name.endswith('c_proj.weight') else spread)
+                p.normal_(std=spread / math.sqrt(2 * len(self.blocks)) if name.endswith("c_proj.weight") else spread)
 
     @property
     def wte(self) -> nn.Embedding:
         "The word embedding [V, D], which is also the output head."
-        return self.transformer['wte']
+        return self.transformer["wte"]
 
     @property
     def blocks(self) -> nn.ModuleList:
         "The L blocks, in order."
-        return self.transformer['h']
+        return self.transformer["h"]
 
     def embed(
         self,
@@ -241,8 +243,10 @@ class Decoder(nn.Module):
         "Word + position + segment, with dropout."
         T = ids.shape[1]
         if past + T > self.wpe.num_embeddings:
-            raise ConfigError(f"{past + T} tokens, but the decoder has {self.wpe.num_embeddings} positions; "
-                              "use fewer tokens or a larger max_positions.")
+            raise ConfigError(
+                f"{past + T} tokens, but the decoder has {self.wpe.num_embeddings} positions; "
+                "use fewer tokens or a larger max_positions."
+            )
         position = torch.arange(past, past + T, device=ids.device)
         word, segment = self.wte(torch.stack([ids, segs]))  # asked together: one gradient as large as the vocabulary
         return self.drop(word + self.wpe(position) + segment)
@@ -256,12 +260,18 @@ class Decoder(nn.Module):
     ) -> torch.Tensor:  # hid [S, T, D], after the final norm
         "Runs the blocks. With a cache, `emb` holds only the tokens not seen before."
         if len(emb) % len(grid):
-            raise ValueError(f"{len(emb)} sequences cannot look at {len(grid)} paintings: expected S = n B, "
-                             "with the n sequences of a painting next to each other")
+            raise ValueError(
+                f"{len(emb)} sequences cannot look at {len(grid)} paintings: expected S = n B, "
+                "with the n sequences of a painting next to each other"
+            )
         hid, again = emb, self.checkpointing and self.training and cache is None
         for layer, block in enumerate(self.blocks):
-            hid = checkpoint(block, hid, grid, mask, use_reentrant=False) if again else block(hid, grid, mask, cache, layer)
-        return self.transformer['ln_f'](hid)
+            hid = (
+                checkpoint(block, hid, grid, mask, use_reentrant=False)
+                if again
+                else block(hid, grid, mask, cache, layer)
+            )
+        return self.transformer["ln_f"](hid)
 
     def logits(self, hid: torch.Tensor) -> torch.Tensor:
         "Scores [S, T, V] of the next word."
@@ -286,10 +296,21 @@ def gpt2_config(
     "The configuration of transformers' GPT-2 that equals our decoder (distilGPT-2's sizes in the paper)."
     from transformers import GPT2Config
 
-    return GPT2Config(vocab_size=config.vocab_size, n_positions=config.max_positions, n_embd=config.width,
-                      n_layer=config.layers, n_head=config.heads, add_cross_attention=look, resid_pdrop=config.dropout,
-                      embd_pdrop=config.dropout, attn_pdrop=config.dropout, bos_token_id=None, eos_token_id=None,
-                      activation_function='gelu_pytorch_tanh', initializer_range=random_spread(config))
+    return GPT2Config(
+        vocab_size=config.vocab_size,
+        n_positions=config.max_positions,
+        n_embd=config.width,
+        n_layer=config.layers,
+        n_head=config.heads,
+        add_cross_attention=look,
+        resid_pdrop=config.dropout,
+        embd_pdrop=config.dropout,
+        attn_pdrop=config.dropout,
+        bos_token_id=None,
+        eos_token_id=None,
+        activation_function="gelu_pytorch_tanh",
+        initializer_range=random_spread(config),
+    )
 
 # %% ../../nbs/course/06_decoder.ipynb #a001ef62
 @torch.no_grad()
@@ -300,7 +321,7 @@ def cross_attention(
     block: int = -1,  # which block's attention
 ) -> torch.Tensor:  # [S, T, P], mean over the heads; each row sums to 1
     "Where in the painting each position looks."
-    *before, last = decoder.blocks[:block % len(decoder.blocks) + 1]
+    *before, last = decoder.blocks[: block % len(decoder.blocks) + 1]
     hid = emb
     for layer in before:
         hid = layer(hid, grid)
@@ -308,20 +329,29 @@ def cross_attention(
     return last.crossattention.weights(last.ln_cross_attn(hid), grid).mean(1)
 
 # %% ../../nbs/course/06_decoder.ipynb #48a8cd56
-MASK = re.compile(r'\.(attn|crossattention)\.(bias|masked_bias)$')  # buffers of transformers before version 4.30
+MASK = re.compile(r"\.(attn|crossattention)\.(bias|masked_bias)$")  # buffers of transformers before version 4.30
+
 
 def gpt2_weights(
     tensors: dict[str, torch.Tensor],  # as read from a GPT-2 of transformers' naming
     source: str | Path,  # named in messages
 ) -> dict[str, torch.Tensor]:
     "Without the causal masks and the output head, once these are what they must be; `CheckpointError` if not."
-    word = next((v for k, v in tensors.items() if k.removeprefix('transformer.') == 'wte.weight'), None)
+    word = next((v for k, v in tensors.items() if k.removeprefix("transformer.") == "wte.weight"), None)
     for key, value in tensors.items():
-        if key == 'lm_head.weight' and (word is None or not torch.equal(value, word)):
-            raise CheckpointError(f"{source}: tensor 'lm_head.weight' is not the word embedding 'wte.weight'; expected an output head tied to it.")
-        if MASK.search(key) and value.dim() == 4 and not torch.equal(value[0, 0] != 0, torch.ones_like(value[0, 0], dtype=torch.bool).tril()):
-            raise CheckpointError(f"{source}: tensor {key!r} is not the causal mask it should be; the file is damaged or of another architecture.")
-    return {k: v for k, v in tensors.items() if k != 'lm_head.weight' and not MASK.search(k)}
+        if key == "lm_head.weight" and (word is None or not torch.equal(value, word)):
+            raise CheckpointError(
+                f"{source}: tensor 'lm_head.weight' is not the word embedding 'wte.weight'; expected an output head tied to it."
+            )
+        if (
+            MASK.search(key)
+            and value.dim() == 4
+            and not torch.equal(value[0, 0] != 0, torch.ones_like(value[0, 0], dtype=torch.bool).tril())
+        ):
+            raise CheckpointError(
+                f"{source}: tensor {key!r} is not the causal mask it should be; the file is damaged or of another architecture."
+            )
+    return {k: v for k, v in tensors.items() if k != "lm_head.weight" and not MASK.search(k)}
 
 
 def find_gpt2(
@@ -329,42 +359,58 @@ def find_gpt2(
 ) -> tuple[Path, Path | None]:  # the file of weights, and the folder of its tokenizer if there is one
     "Where the weights of a language model are; downloads them from the hub if `name` is no folder."
     if Path(name).is_dir():
-        files = [f for folder in (Path(name), *sorted(Path(name).glob('*_model_*'))) if (f := weights_file(folder))]
+        files = [f for folder in (Path(name), *sorted(Path(name).glob("*_model_*"))) if (f := weights_file(folder))]
         if not files:
-            raise CheckpointError(f"no {' or '.join(WEIGHTS)} in {name}, nor in a folder *_model_* below it; give the folder that holds one.")
+            raise CheckpointError(
+                f"no {' or '.join(WEIGHTS)} in {name}, nor in a folder *_model_* below it; give the folder that holds one."
+            )
         if len(files) > 1:
-            raise CheckpointError(f"{name} holds several models: {', '.join(f.parent.name for f in files)}; give the folder of one.")
-        near = [p for at in (files[0].parent, files[0].parent.parent) for p in (at, *sorted(at.glob('*_tokenizer_*'))) if (p / 'vocab.json').is_file()]
+            raise CheckpointError(
+                f"{name} holds several models: {', '.join(f.parent.name for f in files)}; give the folder of one."
+            )
+        near = [
+            p
+            for at in (files[0].parent, files[0].parent.parent)
+            for p in (at, *sorted(at.glob("*_tokenizer_*")))
+            if (p / "vocab.json").is_file()
+        ]
         return files[0], next(iter(near), None)
     from huggingface_hub import hf_hub_download
 
-    return Path(fetch(lambda: hf_hub_download(str(name), 'model.safetensors'), f"the language model {str(name)!r}",
-                      f"fetch config.json and model.safetensors of {str(name)!r} elsewhere, put them into a folder, and give its path.")), None
+    return Path(
+        fetch(
+            lambda: hf_hub_download(str(name), "model.safetensors"),
+            f"the language model {str(name)!r}",
+            f"fetch config.json and model.safetensors of {str(name)!r} elsewhere, put them into a folder, and give its path.",
+        )
+    ), None
 
 
 def load_gpt2(
     decoder: Decoder,  # filled in place
-    name: str | Path = 'distilgpt2',  # hub id, or folder: see `find_gpt2`; also a checkpoint of the preset `baseline`
+    name: str | Path = "distilgpt2",  # hub id, or folder: see `find_gpt2`; also a checkpoint of the preset `baseline`
     tokenizer=None,  # the decoder's, to match added tokens by their names; None: rows are matched by number
 ) -> list[str]:  # names of the tensors that keep their random start
     "Starts a decoder from a published GPT-2, with cross-attention (NLX-GPT) or without (distilGPT-2)."
     file, vocabulary = find_gpt2(name)
-    found = {re.sub(r'^(decoder\.)?(transformer\.)?', '', k): v for k, v in gpt2_weights(read_tensors(file)[0], file).items()}
-    own = {k.removeprefix('transformer.'): v for k, v in decoder.state_dict().items()}
-    new = {k for k in own if 'cross' in k} if not any('cross' in k for k in found) else set()
-    words = found.get('wte.weight', torch.empty(0, 0))
-    fits = {**own, 'wte.weight': own['wte.weight'][:1].expand(max(len(words), 1), -1)}  # any number of words
-    check_tensors(found, {k: v for k, v in fits.items() if k not in new}, file, 'the decoder')
-    rows = torch.arange(min(len(words), len(own['wte.weight'])))
+    found = {
+        re.sub(r"^(decoder\.)?(transformer\.)?", "", k): v for k, v in gpt2_weights(read_tensors(file)[0], file).items()
+    }
+    own = {k.removeprefix("transformer."): v for k, v in decoder.state_dict().items()}
+    new = {k for k in own if "cross" in k} if not any("cross" in k for k in found) else set()
+    words = found.get("wte.weight", torch.empty(0, 0))
+    fits = {**own, "wte.weight": own["wte.weight"][:1].expand(max(len(words), 1), -1)}  # any number of words
+    check_tensors(found, {k: v for k, v in fits.items() if k not in new}, file, "the decoder")
+    rows = torch.arange(min(len(words), len(own["wte.weight"])))
     if vocabulary and tokenizer is not None:  # the same text, the same row: added tokens differ between models
-        added = vocabulary / 'added_tokens.json'
-        theirs = {**read_json(vocabulary / 'vocab.json'), **(read_json(added) if added.is_file() else {})}
-        rows = torch.tensor([theirs.get(t, -1) for t in tokenizer.convert_ids_to_tokens(range(len(own['wte.weight'])))])
+        added = vocabulary / "added_tokens.json"
+        theirs = {**read_json(vocabulary / "vocab.json"), **(read_json(added) if added.is_file() else {})}
+        rows = torch.tensor([theirs.get(t, -1) for t in tokenizer.convert_ids_to_tokens(range(len(own["wte.weight"])))])
     there = (rows >= 0) & (rows < len(words))
     with torch.no_grad():
-        for key in found.keys() - {'wte.weight'}:
+        for key in found.keys() - {"wte.weight"}:
             own[key].copy_(found[key])
-        own['wte.weight'][:len(rows)][there] = words[rows[there]].to(own['wte.weight'].dtype)
+        own["wte.weight"][: len(rows)][there] = words[rows[there]].to(own["wte.weight"].dtype)
     return sorted(new)
 
 # %% ../../nbs/course/06_decoder.ipynb #6770efa1
@@ -383,18 +429,23 @@ def pretrain(
     lm, history = GPT2LMHeadModel(gpt2_config(config, look=False)), []
     steps = epochs * -(-len(rows) // batch_size)
     optimiser = torch.optim.AdamW(lm.parameters(), lr=lr, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, total_steps=max(steps, 2), pct_start=.05)
-    bar = tqdm(total=steps, desc='reading texts', disable=not progress)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, total_steps=max(steps, 2), pct_start=0.05)
+    bar = tqdm(total=steps, desc="reading texts", disable=not progress)
     for _ in range(epochs):
-        by_length = sorted(torch.randperm(len(rows)).tolist(), key=lambda i: len(rows[i]))     # ties in random order
-        batches = [by_length[i:i+batch_size] for i in range(0, len(rows), batch_size)]
+        by_length = sorted(torch.randperm(len(rows)).tolist(), key=lambda i: len(rows[i]))  # ties in random order
+        batches = [by_length[i : i + batch_size] for i in range(0, len(rows), batch_size)]
         for k in torch.randperm(len(batches)).tolist():
-            ids = nn.utils.rnn.pad_sequence([torch.tensor(rows[i]) for i in batches[k]], batch_first=True, padding_value=pad)
+            ids = nn.utils.rnn.pad_sequence(
+                [torch.tensor(rows[i]) for i in batches[k]], batch_first=True, padding_value=pad
+            )
             loss = lm(input_ids=ids, labels=ids.masked_fill(ids == pad, -100)).loss
-            optimiser.zero_grad(); loss.backward()
-            nn.utils.clip_grad_norm_(lm.parameters(), 1.)
-            optimiser.step(); schedule.step()
+            optimiser.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(lm.parameters(), 1.0)
+            optimiser.step()
+            schedule.step()
             history.append(loss.item())
-            bar.update(); bar.set_postfix(loss=f'{history[-1]:.2f}')
+            bar.update()
+            bar.set_postfix(loss=f"{history[-1]:.2f}")
     bar.close()
     return lm.transformer.eval(), history

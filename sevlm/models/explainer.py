@@ -13,11 +13,12 @@ from pathlib import Path
 
 import torch
 from PIL import Image
+
 from ..config import EMOTIONS
 from ..errors import CheckpointError, ConfigError, LexiconError
 from ..lexicon.lexicon import Lexicon
 from ..lexicon.token_table import VADTable, vad_table
-from .generation import emotion_probabilities, greedy, write
+from .generation import emotion_probabilities, greedy, generate_texts
 from .released import from_hub, read_released
 from .sevlm import load_model
 from .tokenizer import load_tokenizer, split_answer
@@ -27,6 +28,7 @@ from ..utils import asset
 @dataclass(frozen=True)
 class Answer:
     "What the model says about one painting."
+
     emotion: str  # as the model wrote it; usually one of the nine
     explanation: str  # the text after "because"; may be empty
     probabilities: dict[str, float]  # over the nine emotions, summing to 1; empty if they were not asked for
@@ -40,13 +42,13 @@ class Explainer:
         model,  # a SEVLM, put into evaluation mode
         tokenizer,  # its tokenizer
         table: VADTable,  # the VAD of its tokens
-        device: torch.device | str = 'cpu',
+        device: torch.device | str = "cpu",
     ):
         self.model, self.tokenizer, self.device = model.to(device).eval(), tokenizer, device
         self.table = table.to(device)
 
     @torch.no_grad()
-    def look(
+    def encode_images(
         self,
         images: Sequence[Image.Image],  # RGB pictures of any size
     ) -> torch.Tensor:  # grid [B, P, D], adapted
@@ -63,8 +65,8 @@ class Explainer:
         probabilities: bool = True,  # also those of the nine emotions, which takes about as long as a text
     ) -> list[Answer]:
         "Names an emotion and explains it, for each picture."
-        grid = images if isinstance(images, torch.Tensor) else self.look(images)
-        texts = write(self.model, grid, self.tokenizer, self.table, emotion, pick=pick, beams=beams)
+        grid = images if isinstance(images, torch.Tensor) else self.encode_images(images)
+        texts = generate_texts(self.model, grid, self.tokenizer, self.table, emotion, pick=pick, beams=beams)
         if not probabilities:
             return [Answer(*split_answer(t), {}) for t in texts]
         odds = emotion_probabilities(self.model, grid, self.tokenizer, self.table)
@@ -73,34 +75,45 @@ class Explainer:
 # %% ../../nbs/library/explainer.ipynb #6bdf1936
 def load_explainer(
     folder: str | Path | None = None,  # as `save_checkpoint` wrote it; None: the small model shipped with the project
-    device: torch.device | str = 'cpu',
+    device: torch.device | str = "cpu",
 ) -> Explainer:
     "A checkpoint folder, ready to explain paintings."
-    folder = asset('mini') if folder is None else Path(folder)
+    folder = asset("mini") if folder is None else Path(folder)
     if not folder.is_dir():
-        raise CheckpointError(f"no checkpoint folder at {folder}; expected a folder with model.safetensors and config.json, as `sevlm train` writes it.")
-    table = VADTable.load(folder / 'vad_table.safetensors')
+        raise CheckpointError(
+            f"no checkpoint folder at {folder}; expected a folder with model.safetensors and config.json, as `sevlm train` writes it."
+        )
+    table = VADTable.load(folder / "vad_table.safetensors")
     return Explainer(load_model(folder), load_tokenizer(folder), table, device)
 
 # %% ../../nbs/library/explainer.ipynb #e7f9f3d8
 def load_released(
     weights: str | Path,  # hub id such as jing5566/SEVLM, or a folder in the released layout
     lexicon: str | Path | None,  # NRC VAD, as published; any lexicon file `Lexicon.read` takes
-    device: torch.device | str = 'cpu',
+    device: torch.device | str = "cpu",
     tag: str | None = None,  # 'best-res' or 'best-acc'
     tower: str | Path | None = None,  # a file with CLIP's weights; None: from open_clip's cache or the hub
-    lemmas: str = 'lemminflect',  # how words are brought to the lexicon's form: or 'nltk', the released code's tagger and WordNet (needs their data)
+    lemmas: str = "lemminflect",  # how words are brought to the lexicon's form: or 'nltk', the released code's tagger and WordNet (needs their data)
 ) -> Explainer:
     "The authors' weights, ready to explain paintings in the published mode."
     if lexicon is None:
-        raise LexiconError("the released weights need the lexicon they were trained with, and it may not be passed on: get NRC-VAD-Lexicon.txt from "
-                           "https://saifmohammad.com/WebPages/nrc-vad.html and give its path as lexicon (--lexicon).")
-    if lemmas not in ('lemminflect', 'nltk'): raise ConfigError(f"lemmas = {lemmas!r} is not known. Valid: lemminflect, nltk.")
+        raise LexiconError(
+            "the released weights need the lexicon they were trained with, and it may not be passed on: get NRC-VAD-Lexicon.txt from "
+            "https://saifmohammad.com/WebPages/nrc-vad.html and give its path as lexicon (--lexicon)."
+        )
+    if lemmas not in ("lemminflect", "nltk"):
+        raise ConfigError(f"lemmas = {lemmas!r} is not known. Valid: lemminflect, nltk.")
     words, there = Lexicon.read(lexicon), Path(weights).is_dir()
-    if not there and not re.fullmatch(r'[\w.-]+/[\w.-]+', str(weights)):
-        raise CheckpointError(f"{weights} is neither a folder nor the id of a repository on the hub (owner/name, such as jing5566/SEVLM).")
-    released = read_released(weights if there else from_hub(str(weights), tag or 'best-res'), tag, **({'tower_pretrained': str(tower)} if tower else {}))
-    if lemmas == 'nltk':
+    if not there and not re.fullmatch(r"[\w.-]+/[\w.-]+", str(weights)):
+        raise CheckpointError(
+            f"{weights} is neither a folder nor the id of a repository on the hub (owner/name, such as jing5566/SEVLM)."
+        )
+    released = read_released(
+        weights if there else from_hub(str(weights), tag or "best-res"),
+        tag,
+        **({"tower_pretrained": str(tower)} if tower else {}),
+    )
+    if lemmas == "nltk":
         from sevlm.lexicon.coverage import NltkTable
 
         table = NltkTable(released.tokenizer, words)

@@ -7,9 +7,10 @@ __all__ = ['VADLayer', 'VADEncoder', 'Fusion']
 
 # %% ../../nbs/course/07_fusion.ipynb #6cfd54e8
 import torch
+from torch import nn
+
 from ..config import SEVLMConfig
 from ..errors import ConfigError
-from torch import nn
 
 # %% ../../nbs/course/07_fusion.ipynb #3f769516
 class VADLayer(nn.Module):
@@ -34,14 +35,17 @@ class VADLayer(nn.Module):
         remember=None,  # given keys and values of x [S, H, T, K], gives them with those of earlier tokens before them
     ) -> torch.Tensor:  # [S, T, 3]
         S, T, _ = x.shape
-        q, k, v = (f(x).view(S, T, self.heads, -1).transpose(1, 2) for f in (self.query, self.key, self.value))   # [S, H, T, K]
+        q, k, v = (
+            f(x).view(S, T, self.heads, -1).transpose(1, 2) for f in (self.query, self.key, self.value)
+        )  # [S, H, T, K]
         if remember:
             k, v = remember(k, v)
         past, mask = k.shape[2] - T, None
         if past and causal and T > 1:
             mask = torch.ones(T, past + T, dtype=torch.bool, device=x.device).tril(past)
-        seen = nn.functional.scaled_dot_product_attention(q, k, v, mask, is_causal=causal and not past,
-                                                          dropout_p=self.dropout if self.training else 0.)
+        seen = nn.functional.scaled_dot_product_attention(
+            q, k, v, mask, is_causal=causal and not past, dropout_p=self.dropout if self.training else 0.0
+        )
         x = self.norm1(x + self.drop(seen.transpose(1, 2).reshape(S, T, 3)))
         return self.norm2(x + self.drop(self.fc(x)))
 
@@ -55,12 +59,15 @@ class VADEncoder(nn.Module):
     ):
         super().__init__()
         if 3 % config.vad_heads:
-            raise ConfigError(f"vad_heads is {config.vad_heads}; expected 1 or 3, since a VAD vector has three numbers.")
+            raise ConfigError(
+                f"vad_heads is {config.vad_heads}; expected 1 or 3, since a VAD vector has three numbers."
+            )
         self.causal = config.causal_vad
         self.positions = nn.Embedding(config.vad_positions, 3)
         self.norm = nn.LayerNorm(3)
-        self.layers = nn.ModuleList(VADLayer(config.vad_heads, config.vad_hidden, config.dropout)
-                                    for _ in range(config.vad_layers))
+        self.layers = nn.ModuleList(
+            VADLayer(config.vad_heads, config.vad_hidden, config.dropout) for _ in range(config.vad_layers)
+        )
 
     def forward(
         self,
@@ -70,10 +77,14 @@ class VADEncoder(nn.Module):
         past = cache.get_seq_length() if cache is not None else 0
         T = past + vad.shape[1]
         if cache is not None and not self.causal:
-            raise ValueError("without a causal mask every new token changes the encoding of all earlier ones: nothing can be kept; run the whole text again")
+            raise ValueError(
+                "without a causal mask every new token changes the encoding of all earlier ones: nothing can be kept; run the whole text again"
+            )
         if T > self.positions.num_embeddings:
-            raise ConfigError(f"{T} tokens, but the VAD encoder has {self.positions.num_embeddings} positions; "
-                              "use fewer tokens or a larger vad_positions.")
+            raise ConfigError(
+                f"{T} tokens, but the VAD encoder has {self.positions.num_embeddings} positions; "
+                "use fewer tokens or a larger vad_positions."
+            )
         x = self.norm(vad + self.positions.weight[past:T])
         for i, layer in enumerate(self.layers):
             x = x + layer(x, self.causal, None if cache is None else lambda k, v: cache.update(k, v, i))

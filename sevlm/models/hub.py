@@ -19,8 +19,9 @@ from urllib.parse import urlsplit
 
 import torch
 from safetensors import SafetensorError, safe_open
-from ..errors import CheckpointError
 from torch import nn
+
+from ..errors import CheckpointError
 
 # %% ../../nbs/library/hub.ipynb #4803d8ff
 def hub_address() -> tuple[str, int]:  # host and port
@@ -28,7 +29,7 @@ def hub_address() -> tuple[str, int]:  # host and port
     from huggingface_hub import constants
 
     parts = urlsplit(constants.ENDPOINT)
-    return parts.hostname, parts.port or (80 if parts.scheme == 'http' else 443)
+    return parts.hostname, parts.port or (80 if parts.scheme == "http" else 443)
 
 
 def reachable(
@@ -70,8 +71,10 @@ def fetch(
         with offline_unless_reachable():
             return load()
     except Exception as e:  # the libraries raise many kinds; all mean that it is not to be had
-        raise CheckpointError(f"could not get {what}: it is not in the cache {constants.HF_HOME}, and fetching it failed "
-                              f"({type(e).__name__}). With a network it is downloaded on first use. Without one: {instead}") from e
+        raise CheckpointError(
+            f"could not get {what}: it is not in the cache {constants.HF_HOME}, and fetching it failed "
+            f"({type(e).__name__}). With a network it is downloaded on first use. Without one: {instead}"
+        ) from e
 
 # %% ../../nbs/library/hub.ipynb #504e3042
 def read_pickle(
@@ -81,15 +84,21 @@ def read_pickle(
     if not Path(path).is_file():
         raise CheckpointError(f"no file at {path}; expected one written by torch.save.")
     try:
-        return torch.load(path, map_location='cpu', weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as e:
-        wanted = re.search(r'GLOBAL (\S+)|(?:class|function) ([\w.]+)', str(e))
+        wanted = re.search(r"GLOBAL (\S+)|(?:class|function) ([\w.]+)", str(e))
         if wanted is None:
-            raise CheckpointError(f"{path} is not a readable PyTorch file; it may be cut off or of another kind. Copy it again.") from e
-        raise CheckpointError(f"{path} is a pickle that asks for {wanted[1] or wanted[2]!r}, which is code; it was not run. Expected tensors and plain values only: "
-                              "get the file from a source you trust, or ask its author for safetensors.") from e
+            raise CheckpointError(
+                f"{path} is not a readable PyTorch file; it may be cut off or of another kind. Copy it again."
+            ) from e
+        raise CheckpointError(
+            f"{path} is a pickle that asks for {wanted[1] or wanted[2]!r}, which is code; it was not run. Expected tensors and plain values only: "
+            "get the file from a source you trust, or ask its author for safetensors."
+        ) from e
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as e:
-        raise CheckpointError(f"{path} is not a readable PyTorch file ({type(e).__name__}); it may be cut off. Copy it again.") from e
+        raise CheckpointError(
+            f"{path} is not a readable PyTorch file ({type(e).__name__}); it may be cut off. Copy it again."
+        ) from e
 
 
 def read_tensors(
@@ -97,21 +106,29 @@ def read_tensors(
 ) -> tuple[dict[str, torch.Tensor], dict[str, str]]:  # tensors by name, and the file's own notes
     "The tensors in a file of weights; `CheckpointError` if it is missing, damaged, or anything but tensors."
     path = Path(path)
-    if path.suffix != '.safetensors':
+    if path.suffix != ".safetensors":
         tensors = read_pickle(path)
-        if not isinstance(tensors, dict) or not all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in tensors.items()):
-            raise CheckpointError(f"{path} holds a {type(tensors).__name__} that is not names with tensors; expected the weights of a model alone.")
+        if not isinstance(tensors, dict) or not all(
+            isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in tensors.items()
+        ):
+            raise CheckpointError(
+                f"{path} holds a {type(tensors).__name__} that is not names with tensors; expected the weights of a model alone."
+            )
         return tensors, {}
     try:
-        with safe_open(path, 'pt') as f:
+        with safe_open(path, "pt") as f:
             return {k: f.get_tensor(k) for k in f.keys()}, f.metadata() or {}
     except FileNotFoundError:
-        raise CheckpointError(f"no checkpoint at {path.parent}: {path.name} is missing. A checkpoint folder holds model.safetensors and config.json.") from None
+        raise CheckpointError(
+            f"no checkpoint at {path.parent}: {path.name} is missing. A checkpoint folder holds model.safetensors and config.json."
+        ) from None
     except (SafetensorError, OSError) as e:
-        raise CheckpointError(f"{path} is not a readable safetensors file ({e}); it may be cut off. Copy it again.") from e
+        raise CheckpointError(
+            f"{path} is not a readable safetensors file ({e}); it may be cut off. Copy it again."
+        ) from e
 
 
-WEIGHTS = ('model.safetensors', 'pytorch_model.bin')  # as transformers names them; the first that is there is read
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # as transformers names them; the first that is there is read
 
 
 def weights_file(
@@ -126,7 +143,7 @@ def read_json(
 ) -> dict:
     "A JSON object; `CheckpointError` if it cannot be read or is something else."
     try:
-        found = json.loads(Path(path).read_text(encoding='utf-8'))
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as e:
         raise CheckpointError(f"cannot read {path}: {e}. Copy it again.") from e
     if not isinstance(found, dict):
@@ -142,12 +159,16 @@ def check_tensors(
 ):
     "All names, all shapes, nothing left over, all finite; else a `CheckpointError` that names the culprit."
     for key in sorted(found.keys() | expected.keys()):
-        here, wanted = [tuple(d[key].shape) if key in d else 'missing' for d in (found, expected)]
+        here, wanted = [tuple(d[key].shape) if key in d else "missing" for d in (found, expected)]
         if here != wanted:
             what = f"is {here}, {who} expects {wanted}" if key in expected else f"of shape {here} has no place in {who}"
-            raise CheckpointError(f"{source}: tensor {key!r} {what} ({len(found)} tensors found, {len(expected)} expected). The file belongs to another configuration.")
+            raise CheckpointError(
+                f"{source}: tensor {key!r} {what} ({len(found)} tensors found, {len(expected)} expected). The file belongs to another configuration."
+            )
         if not torch.isfinite(found[key]).all():
-            raise CheckpointError(f"{source}: tensor {key!r} holds values that are not finite; the run that wrote it diverged, or the file is damaged.")
+            raise CheckpointError(
+                f"{source}: tensor {key!r} holds values that are not finite; the run that wrote it diverged, or the file is damaged."
+            )
 
 # %% ../../nbs/library/hub.ipynb #eef14517
 def fingerprint(

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
+from torch import nn
+
 from ..config import SEVLMConfig
 from ..errors import CheckpointError, ConfigError
 from .contrast import ContrastiveHead, contrastive_loss, contrastive_scores, masked_mean
@@ -20,16 +22,20 @@ from .hub import check_tensors, fingerprint, read_tensors
 from .vad_head import VADHead, vad_loss
 from .vision import ImageEncoder, load_tower
 from ..utils import write_atomic
-from torch import nn
 
 # %% ../../nbs/course/10_sevlm.ipynb #5de888b5
 @dataclass
 class Output:
     "What SEVLM returns for a batch."
+
     hid: torch.Tensor  # [S, T, D], last hidden states
     words: torch.Tensor  # [V, D], the output head
-    losses: dict[str, torch.Tensor] = field(default_factory=dict)  # lm, vad, con (those in use) and total; empty without labels
-    counts: dict[str, int] = field(default_factory=dict)  # target tokens, known targets, sequences: what each loss is a mean over
+    losses: dict[str, torch.Tensor] = field(
+        default_factory=dict
+    )  # lm, vad, con (those in use) and total; empty without labels
+    counts: dict[str, int] = field(
+        default_factory=dict
+    )  # target tokens, known targets, sequences: what each loss is a mean over
 
     @property
     def logits(self) -> torch.Tensor:
@@ -52,9 +58,11 @@ class SEVLM(nn.Module):
         self.fusion = Fusion(D) if config.use_fusion else None
         self.vad_head = VADHead(D) if config.use_vad_head else None
         self.contrastive_head = ContrastiveHead(D) if config.use_contrast else None
-        self.gather = None  # several processes: explanation means of all of them, [n, D] -> [sum of n, D]; see `processes`
+        self.gather = (
+            None  # several processes: explanation means of all of them, [n, D] -> [sum of n, D]; see `processes`
+        )
 
-    def look(
+    def encode_images(
         self,
         batch,  # a `data.Batch` with `grid`, or with `img`
     ) -> torch.Tensor:  # grid [B, P, D]
@@ -77,7 +85,7 @@ class SEVLM(nn.Module):
         self,
         batch,  # a `data.Batch` on the model's device
     ) -> Output:
-        grid = self.look(batch)
+        grid = self.encode_images(batch)
         emb = self.embed(batch.ids, batch.segs, batch.vad, batch.exp_span)
         out = Output(self._read(emb, grid, batch), self.decoder.wte.weight)
         if batch.labels is not None:
@@ -88,59 +96,82 @@ class SEVLM(nn.Module):
         "The last hidden states [S, T, D]; of texts laid out in rows only where they have tokens that count."
         S, T, D = emb.shape
         if batch.row_index is not None:
-            rows = emb.flatten(0, 1).index_select(0, batch.row_index.flatten()).view(*batch.row_index.shape, D)             # [B, R, D]
-            return self.decoder(rows, grid, mask=batch.row_mask).flatten(0, 1).index_select(0, batch.row_place.flatten()).view(S, T, D)
+            rows = (
+                emb.flatten(0, 1).index_select(0, batch.row_index.flatten()).view(*batch.row_index.shape, D)
+            )  # [B, R, D]
+            return (
+                self.decoder(rows, grid, mask=batch.row_mask)
+                .flatten(0, 1)
+                .index_select(0, batch.row_place.flatten())
+                .view(S, T, D)
+            )
         return self.decoder(emb, grid if batch.texts_each(len(grid)) else grid[batch.image_of])
 
     def _score(self, out: Output, batch, grid: torch.Tensor):
         "Fills in the losses in use, their counts, and the weighted total."
         config, target = self.config, batch.labels[:, 1:]
         losses, counts = out.losses, out.counts
-        counts['lm'], losses['lm'] = self._next_word(out.hid[:, :-1], target, batch.alike, len(grid))
+        counts["lm"], losses["lm"] = self._next_word(out.hid[:, :-1], target, batch.alike, len(grid))
         if self.vad_head is not None:
-            empty = 'zero' if batch.whole and batch.whole['vad'] else config.empty_vad  # a part may be empty where the step is not
-            losses['vad'], n = vad_loss(self.vad_head(out.hid), batch.vad, batch.known & batch.exp_span, empty)
-            counts['vad'] = int(n)
+            empty = (
+                "zero" if batch.whole and batch.whole["vad"] else config.empty_vad
+            )  # a part may be empty where the step is not
+            losses["vad"], n = vad_loss(self.vad_head(out.hid), batch.vad, batch.known & batch.exp_span, empty)
+            counts["vad"] = int(n)
         if self.contrastive_head is not None:
-            losses['con'] = contrastive_loss(self._contrast(out.hid, batch, grid), config.stable_contrast)
-            counts['con'] = len(batch.ids)
+            losses["con"] = contrastive_loss(self._contrast(out.hid, batch, grid), config.stable_contrast)
+            counts["con"] = len(batch.ids)
         if batch.whole is not None:  # a part of a step: what it adds to the means over the whole
             counts.update(batch.counts)
             for k in losses:
                 losses[k] = losses[k] * (counts[k] / max(batch.whole[k], 1))
-        weight = {'lm': 1., 'vad': config.vad_weight, 'con': config.con_weight}
-        losses['total'], counts['total'] = sum(weight[k] * v for k, v in losses.items()), counts.get('total', len(batch.ids))
+        weight = {"lm": 1.0, "vad": config.vad_weight, "con": config.con_weight}
+        losses["total"], counts["total"] = (
+            sum(weight[k] * v for k, v in losses.items()),
+            counts.get("total", len(batch.ids)),
+        )
 
     def _next_word(self, hid, target, alike: int, B: int):
         "How many targets there are, and the mean cross-entropy over them; scores are computed only there, and once where the texts of a painting are alike."
         there, n = target != -100, len(hid) // B
         weight = torch.ones_like(target, dtype=hid.dtype)
         if alike > 1:
-            same = slice(0, alike - 1)                                                               # state and target are the same
+            same = slice(0, alike - 1)  # state and target are the same
             weight.view(B, n, -1)[:, 0, same], weight.view(B, n, -1)[:, 1:, same] = n, 0
         asked = there & (weight > 0)
-        costs = nn.functional.cross_entropy(self.decoder.logits(hid[asked]), target[asked], reduction='none')      # of [N, V] scores
+        costs = nn.functional.cross_entropy(
+            self.decoder.logits(hid[asked]), target[asked], reduction="none"
+        )  # of [N, V] scores
         count = int(there.sum())
         return count, (costs * weight[asked]).sum() / max(count, 1)
 
     def _contrast(self, hid, batch, grid):
         "Scores [S, 1 + N] of true and mixed triples."
         emo_mean, exp_mean = masked_mean(hid, batch.emo_span), masked_mean(hid, batch.exp_span)
-        others = self.gather(exp_mean[:0] if batch.idle else exp_mean) if self.gather is not None and batch.points_to_all else None
-        return contrastive_scores(self.contrastive_head, grid.mean(1), emo_mean, exp_mean, batch.neg_perm, self.config.lone_negative, others)
+        others = (
+            self.gather(exp_mean[:0] if batch.idle else exp_mean)
+            if self.gather is not None and batch.points_to_all
+            else None
+        )
+        return contrastive_scores(
+            self.contrastive_head, grid.mean(1), emo_mean, exp_mean, batch.neg_perm, self.config.lone_negative, others
+        )
 
 # %% ../../nbs/course/10_sevlm.ipynb #cb13516c
 def trainable(
     model: nn.Module,
 ) -> dict[str, int]:  # part -> number of parameters that are trained
     "The parameter budget by part."
-    return {name: n for name, part in model.named_children()
-            if (n := sum(p.numel() for p in part.parameters() if p.requires_grad))}
+    return {
+        name: n
+        for name, part in model.named_children()
+        if (n := sum(p.numel() for p in part.parameters() if p.requires_grad))
+    }
 
 # %% ../../nbs/course/10_sevlm.ipynb #e6ca7a8a
 def own_weights(model: SEVLM) -> dict[str, torch.Tensor]:
     "The model's own weights, by name: all but the frozen tower."
-    return {key: value for key, value in model.state_dict().items() if not key.startswith('encoder.')}
+    return {key: value for key, value in model.state_dict().items() if not key.startswith("encoder.")}
 
 # %% ../../nbs/course/10_sevlm.ipynb #510e27b9
 def save_model(
@@ -150,16 +181,16 @@ def save_model(
     "Writes model.safetensors and config.json."
     folder = Path(folder)
     weights = {k: v.detach().cpu().contiguous() for k, v in own_weights(model).items()}
-    with write_atomic(folder / 'model.safetensors') as path:
-        save_file(weights, path, metadata={'tower': fingerprint(model.encoder.visual)})
-    model.config.save(folder / 'config.json')
+    with write_atomic(folder / "model.safetensors") as path:
+        save_file(weights, path, metadata={"tower": fingerprint(model.encoder.visual)})
+    model.config.save(folder / "config.json")
     return folder
 
 # %% ../../nbs/course/10_sevlm.ipynb #5d847cf0
 def load_weights(
     model: SEVLM,  # filled in place
     weights: dict[str, torch.Tensor],  # as `own_weights` names them
-    source: str | Path = 'checkpoint',  # named in messages
+    source: str | Path = "checkpoint",  # named in messages
 ) -> SEVLM:  # the same model
     "Fills a model; missing, extra, misshapen and non-finite tensors are refused by name."
     own = own_weights(model)
@@ -172,13 +203,14 @@ def load_weights(
 # %% ../../nbs/course/10_sevlm.ipynb #8b675390
 def load_model(
     folder: str | Path,  # as `save_model` writes it
-    tower: ImageEncoder | None = None,  # an encoder that already has its weights; else they are found by `config.tower_pretrained`
+    tower: ImageEncoder
+    | None = None,  # an encoder that already has its weights; else they are found by `config.tower_pretrained`
 ) -> SEVLM:  # in evaluation mode
     "Reads a checkpoint folder, with its tower."
     folder = Path(folder)
-    weights, metadata = read_tensors(folder / 'model.safetensors')
+    weights, metadata = read_tensors(folder / "model.safetensors")
     try:
-        model = SEVLM(SEVLMConfig.load(folder / 'config.json'))
+        model = SEVLM(SEVLMConfig.load(folder / "config.json"))
     except ConfigError as e:
         raise CheckpointError(f"{folder}: {e}") from e
     if tower is not None:
@@ -186,7 +218,9 @@ def load_model(
     elif model.config.tower_pretrained:
         load_tower(model.encoder, model.config.tower_pretrained)
     load_weights(model, weights, folder)
-    if model.config.tower_pretrained and metadata.get('tower') not in (None, fingerprint(model.encoder.visual)):
-        raise CheckpointError(f"{folder}: trained with another image tower than {model.config.tower!r} with weights "
-                              f"{model.config.tower_pretrained!r} is now; give the tower it was trained with.")
+    if model.config.tower_pretrained and metadata.get("tower") not in (None, fingerprint(model.encoder.visual)):
+        raise CheckpointError(
+            f"{folder}: trained with another image tower than {model.config.tower!r} with weights "
+            f"{model.config.tower_pretrained!r} is now; give the tower it was trained with."
+        )
     return model.eval()

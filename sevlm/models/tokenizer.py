@@ -14,15 +14,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from ..config import EMOTIONS, emotion_id
-from ..errors import DataError
-from ..utils import write_atomic
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Backend
 
+from ..config import EMOTIONS, emotion_id
+from ..errors import DataError
+from ..utils import write_atomic
+
 # %% ../../nbs/course/03_text.ipynb #c5b0f3a1
-END = '<|endoftext|>'  # GPT-2's only special token: begins a text, ends it, stands for what is unknown
-_NOTES = ('tokenizer.json', 'tokenizer_config.json', 'special_tokens_map.json', 'added_tokens.json')
+END = "<|endoftext|>"  # GPT-2's only special token: begins a text, ends it, stands for what is unknown
+_NOTES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 
 
 class TokenIds(NamedTuple):
@@ -46,8 +47,8 @@ class Tokenizer:
         self.backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=add_prefix_space)
         self.backend_tokenizer.decoder = decoders.ByteLevel()
         self.add_prefix_space, roles = add_prefix_space, roles or {}
-        self.bos_token, self.eos_token, self.unk_token = (roles.get(f'{k}_token', END) for k in ('bos', 'eos', 'unk'))
-        self.pad_token = roles.get('pad_token')
+        self.bos_token, self.eos_token, self.unk_token = (roles.get(f"{k}_token", END) for k in ("bos", "eos", "unk"))
+        self.pad_token = roles.get("pad_token")
         self.add_tokens([t if isinstance(t, AddedToken) else _added_token(t) for t in added])
         known = self.get_added_vocab()
         self.add_tokens([t for t in self._special_tokens() if t not in known], special_tokens=True)
@@ -56,37 +57,37 @@ class Tokenizer:
     def from_pretrained(
         cls,
         folder: str | Path,  # tokenizer.json, or vocab.json and merges.txt; written by transformers 4 or 5, or here
-    ) -> 'Tokenizer':
+    ) -> "Tokenizer":
         "Read a tokenizer from a folder; the errors are those of the libraries (`read_bpe` translates them)."
         folder = Path(folder)
         paths = [folder / name for name in _NOTES]
-        notes = {p.name: json.loads(p.read_text(encoding='utf-8')) for p in paths if p.is_file()}
-        if whole := notes.get('tokenizer.json'):
-            vocab, merges = whole['model']['vocab'], whole['model']['merges']
-            merges = [tuple(m.split(' ')) if isinstance(m, str) else tuple(m) for m in merges]
+        notes = {p.name: json.loads(p.read_text(encoding="utf-8")) for p in paths if p.is_file()}
+        if whole := notes.get("tokenizer.json"):
+            vocab, merges = whole["model"]["vocab"], whole["model"]["merges"]
+            merges = [tuple(m.split(" ")) if isinstance(m, str) else tuple(m) for m in merges]
         else:
-            vocab, merges = models.BPE.read_file(str(folder / 'vocab.json'), str(folder / 'merges.txt'))
+            vocab, merges = models.BPE.read_file(str(folder / "vocab.json"), str(folder / "merges.txt"))
         tokens, roles, more = _read_added(notes)
         added = [_added_token(t) for _, t in sorted(tokens.items())]
         names = {t.content for t in added}
         added += [t for t in map(_added_token, [*roles.values(), *more]) if t.content not in names]
-        spaced = notes.get('tokenizer_config.json', {}).get('add_prefix_space', False)
+        spaced = notes.get("tokenizer_config.json", {}).get("add_prefix_space", False)
         tokenizer = cls(vocab, merges, added, roles, spaced)
         for i, token in tokens.items():
             name = _added_token(token).content
             if (read := tokenizer.convert_tokens_to_ids(name)) != i:
-                raise ValueError(f'{name!r} should be {i} and was read as {read}; the ids do not follow the vocabulary')
+                raise ValueError(f"{name!r} should be {i} and was read as {read}; the ids do not follow the vocabulary")
         return tokenizer
 
     def save_pretrained(self, folder: str | Path):
         "Write tokenizer.json and tokenizer_config.json; `transformers.AutoTokenizer` reads them too."
-        config = {'add_prefix_space': self.add_prefix_space, **self._roles(), 'tokenizer_class': 'GPT2Tokenizer'}
+        config = {"add_prefix_space": self.add_prefix_space, **self._roles(), "tokenizer_class": "GPT2Tokenizer"}
         for name, text in (
-            ('tokenizer.json', self.backend_tokenizer.to_str(pretty=True)),
-            ('tokenizer_config.json', json.dumps(config, indent=2, ensure_ascii=False) + '\n'),
+            ("tokenizer.json", self.backend_tokenizer.to_str(pretty=True)),
+            ("tokenizer_config.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n"),
         ):
             with write_atomic(Path(folder) / name) as tmp:
-                tmp.write_text(text, encoding='utf-8')
+                tmp.write_text(text, encoding="utf-8")
 
     def __call__(
         self,
@@ -109,7 +110,7 @@ class Tokenizer:
         clean_up_tokenization_spaces: bool = False,  # no effect, as in transformers: it is not for BPE
     ) -> str:
         "The text of some ids; bytes that make no letter become U+FFFD."
-        ids = ids.tolist() if hasattr(ids, 'tolist') else ids
+        ids = ids.tolist() if hasattr(ids, "tolist") else ids
         ids = [ids] if isinstance(ids, int) else [int(i) for i in ids]
         return self.backend_tokenizer.decode(ids, skip_special_tokens=False)
 
@@ -147,7 +148,7 @@ class Tokenizer:
         return self.backend_tokenizer.get_vocab_size()
 
     def _roles(self):
-        roles = {f'{k}_token': getattr(self, f'{k}_token') for k in ('bos', 'eos', 'unk', 'pad')}
+        roles = {f"{k}_token": getattr(self, f"{k}_token") for k in ("bos", "eos", "unk", "pad")}
         return {k: t for k, t in roles.items() if t is not None}
 
     def _special_tokens(self):
@@ -171,25 +172,25 @@ def _added_token(token):
     "An added token from its name (then special) or from the fields that transformers writes."
     if isinstance(token, str):
         return AddedToken(token, special=True, normalized=False)
-    fields = ('content', 'single_word', 'lstrip', 'rstrip', 'normalized', 'special')
-    return AddedToken(**{'special': True, **{k: token[k] for k in fields if k in token}})
+    fields = ("content", "single_word", "lstrip", "rstrip", "normalized", "special")
+    return AddedToken(**{"special": True, **{k: token[k] for k in fields if k in token}})
 
 
 def _read_added(notes):
     "From the files of `_NOTES`: added tokens by id, tokens by their roles, further special tokens."
-    config = notes.get('tokenizer_config.json', {})
-    tokens = {int(i): t for i, t in config.get('added_tokens_decoder', {}).items()}
+    config = notes.get("tokenizer_config.json", {})
+    tokens = {int(i): t for i, t in config.get("added_tokens_decoder", {}).items()}
     if not tokens:
-        tokens = {i: t for t, i in notes.get('added_tokens.json', {}).items()}
-        tokens |= {t['id']: t for t in notes.get('tokenizer.json', {}).get('added_tokens', ())}
-    said = {**config, **notes.get('special_tokens_map.json', {})}
-    named = {k: t for k, t in said.items() if k.endswith('_token') and isinstance(t, (str, dict))}
+        tokens = {i: t for t, i in notes.get("added_tokens.json", {}).items()}
+        tokens |= {t["id"]: t for t in notes.get("tokenizer.json", {}).get("added_tokens", ())}
+    said = {**config, **notes.get("special_tokens_map.json", {})}
+    named = {k: t for k, t in said.items() if k.endswith("_token") and isinstance(t, (str, dict))}
     roles = {k: _added_token(t).content for k, t in named.items()}
-    return tokens, roles, said.get('additional_special_tokens') or said.get('extra_special_tokens') or []
+    return tokens, roles, said.get("additional_special_tokens") or said.get("extra_special_tokens") or []
 
 # %% ../../nbs/course/03_text.ipynb #bca8baf7
-PROMPT, BECAUSE = ' the emotion is', ' because'
-ADDED = ('<pad>', '<prefix>', '<emotion>', '<explanation>')
+PROMPT, BECAUSE = " the emotion is", " because"
+ADDED = ("<pad>", "<prefix>", "<emotion>", "<explanation>")
 
 
 def add_special_tokens(
@@ -224,12 +225,12 @@ def special_ids(
         raise DataError(
             f"the tokenizer ({len(tokenizer)} entries) lacks {', '.join(missing)}. "
             f"Expected {', '.join((END, *ADDED))}: "
-            'load the one saved beside the model, or add them with add_special_tokens.'
+            "load the one saved beside the model, or add them with add_special_tokens."
         )
     if len(because) != 1:
         raise DataError(
             f"the tokenizer writes '{BECAUSE}' in {len(because)} pieces; expected one. "
-            'Train it on more texts or with a larger vocabulary.'
+            "Train it on more texts or with a larger vocabulary."
         )
     return Special(ids[END], ids[END], *(ids[ADDED[i]] for i in (0, 2, 3)), because[0])
 
@@ -239,19 +240,19 @@ def read_bpe(
 ) -> Tokenizer:
     "A byte-level BPE as it lies in a folder, without any check for the added tokens."
     folder = Path(folder)
-    layouts = [('tokenizer.json',), ('vocab.json', 'merges.txt')]
+    layouts = [("tokenizer.json",), ("vocab.json", "merges.txt")]
     if not any(all((folder / name).is_file() for name in layout) for layout in layouts):
         raise DataError(
-            f'no tokenizer in {folder}: expected tokenizer.json, or vocab.json and merges.txt. '
-            'Give the folder of a saved model or of GPT-2.'
+            f"no tokenizer in {folder}: expected tokenizer.json, or vocab.json and merges.txt. "
+            "Give the folder of a saved model or of GPT-2."
         )
     try:
         return Tokenizer.from_pretrained(folder)
     except Exception as e:  # the tokenizers library raises the bare class
-        what = f'{type(e).__name__}: {e}' if isinstance(e, (KeyError, TypeError, AttributeError)) else e
+        what = f"{type(e).__name__}: {e}" if isinstance(e, (KeyError, TypeError, AttributeError)) else e
         raise DataError(
-            f'the tokenizer in {folder} cannot be read: {what}. '
-            'Expected unchanged files of a byte-level BPE; copy them again.'
+            f"the tokenizer in {folder} cannot be read: {what}. "
+            "Expected unchanged files of a byte-level BPE; copy them again."
         ) from e
 
 
@@ -275,8 +276,8 @@ def train_bpe(
 ) -> Tokenizer:
     "Learn a byte-level BPE; the ids read alike but differ from GPT-2's: always ask the tokenizer."
     texts = list(texts)
-    texts += [''] * max(len(texts), 9 * len(EMOTIONS))
-    lines = [f'{PROMPT} {EMOTIONS[i % len(EMOTIONS)]}{BECAUSE} {t}' for i, t in enumerate(texts)]
+    texts += [""] * max(len(texts), 9 * len(EMOTIONS))
+    lines = [f"{PROMPT} {EMOTIONS[i % len(EMOTIONS)]}{BECAUSE} {t}" for i, t in enumerate(texts)]
     learner = Backend(models.BPE())
     learner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = trainers.BpeTrainer(
@@ -285,9 +286,9 @@ def train_bpe(
         show_progress=False,
     )
     learner.train_from_iterator(lines, trainer)
-    model = json.loads(learner.to_str())['model']
-    vocab = {**model['vocab'], END: len(model['vocab'])}  # the end mark comes last, as in GPT-2
-    tokenizer = add_special_tokens(Tokenizer(vocab, [tuple(m) for m in model['merges']]))
+    model = json.loads(learner.to_str())["model"]
+    vocab = {**model["vocab"], END: len(model["vocab"])}  # the end mark comes last, as in GPT-2
+    tokenizer = add_special_tokens(Tokenizer(vocab, [tuple(m) for m in model["merges"]]))
     special_ids(tokenizer)
     return tokenizer
 
@@ -295,38 +296,45 @@ def train_bpe(
 def segments(
     ids: torch.Tensor,  # [.., T]
     special: Special,
-) -> torch.Tensor:      # [.., T]: <emotion> before the first ' because', <explanation> from it on
+) -> torch.Tensor:  # [.., T]: <emotion> before the first ' because', <explanation> from it on
     "The segment of every token."
     seen = (ids == special.because).cumsum(-1) > 0
     return torch.where(seen, special.explanation, special.emotion)
 
 # %% ../../nbs/course/03_text.ipynb #b423a531
-CHUNK = 4096    # texts tokenised at once; bounds memory
+CHUNK = 4096  # texts tokenised at once; bounds memory
+
 
 class Encoded(NamedTuple):
     "One text in numbers; three lists of equal length."
+
     ids: list
     segs: list
     labels: list
 
+
 def encode_all(
     tokenizer: Tokenizer,
-    pairs: Iterable,   # (emotion, explanation) pairs
-    max_tokens: int,   # longest text, in tokens
-) -> list:             # lists of ids, unpadded
+    pairs: Iterable,  # (emotion, explanation) pairs
+    max_tokens: int,  # longest text, in tokens
+) -> list:  # lists of ids, unpadded
     "`<bos> the emotion is {emotion} because {explanation}<eos>` as ids, many at once."
     special, pairs = special_ids(tokenizer), list(pairs)
-    for emotion in {e for e, _ in pairs}: emotion_id(emotion)       # an unknown name is refused
+    for emotion in {e for e, _ in pairs}:
+        emotion_id(emotion)  # an unknown name is refused
     texts = [f"{PROMPT} {e}{BECAUSE}{' ' * bool(x.strip())}{x.strip()}" for e, x in pairs]
-    chunks = (texts[at:at + CHUNK] for at in range(0, len(texts), CHUNK))
-    rows = [row for chunk in chunks for row in tokenizer(chunk, split_special_tokens=True).input_ids]   # a token's name in a text is plain text
+    chunks = (texts[at : at + CHUNK] for at in range(0, len(texts), CHUNK))
+    rows = [
+        row for chunk in chunks for row in tokenizer(chunk, split_special_tokens=True).input_ids
+    ]  # a token's name in a text is plain text
     return [[special.bos, *row, special.eos][:max_tokens] for row in rows]
+
 
 def encode(
     tokenizer: Tokenizer,
-    emotion: str,       # one of `EMOTIONS`
-    explanation: str,   # normalised
-    max_tokens: int,    # longest text, in tokens
+    emotion: str,  # one of `EMOTIONS`
+    explanation: str,  # normalised
+    max_tokens: int,  # longest text, in tokens
 ) -> Encoded:
     "Ids, segments and labels of one text."
     (ids,), special = encode_all(tokenizer, [(emotion, explanation)], max_tokens), special_ids(tokenizer)
@@ -335,44 +343,48 @@ def encode(
 # %% ../../nbs/course/03_text.ipynb #bef596a6
 def prompt_ids(
     tokenizer: Tokenizer,
-    emotion: str = None,    # ask for an explanation of this emotion; None lets the model choose
+    emotion: str | None = None,  # ask for an explanation of this emotion; None lets the model choose
 ) -> list:
     "Where generation starts: `<bos> the emotion is`, or up to ` because` for a given emotion."
-    text = PROMPT if emotion is None else f'{PROMPT} {EMOTIONS[emotion_id(emotion)]}{BECAUSE}'
+    text = PROMPT if emotion is None else f"{PROMPT} {EMOTIONS[emotion_id(emotion)]}{BECAUSE}"
     return [special_ids(tokenizer).bos, *tokenizer(text).input_ids]
 
 # %% ../../nbs/course/03_text.ipynb #1ee4a144
 def span_masks(
-    ids: torch.Tensor,          # [S, T]
+    ids: torch.Tensor,  # [S, T]
     special: Special,
-    boundary: str = 'because',  # after the first ' because', or 'fixed' (as published)
-    fixed: int = 6,             # first position of the explanation when fixed
+    boundary: str = "because",  # after the first ' because', or 'fixed' (as published)
+    fixed: int = 6,  # first position of the explanation when fixed
     include_pad: bool = False,  # padding counts for the part it stands in (as published, finding 3)
-) -> tuple:                     # emo_span, exp_span [S, T] bool
+) -> tuple:  # emo_span, exp_span [S, T] bool
     "Which tokens are the emotion's and which the explanation's."
-    if boundary not in ('because', 'fixed'): raise DataError(f"boundary {boundary!r} is not known. Valid: because, fixed.")
+    if boundary not in ("because", "fixed"):
+        raise DataError(f"boundary {boundary!r} is not known. Valid: because, fixed.")
     S, T = ids.shape
-    if boundary == 'fixed': first = (torch.arange(T, device=ids.device) < fixed).expand(S, T)
+    if boundary == "fixed":
+        first = (torch.arange(T, device=ids.device) < fixed).expand(S, T)
     else:
         because = ids == special.because
-        first = (because.cumsum(1) - because.long()) == 0       # no ' because' before this position
+        first = (because.cumsum(1) - because.long()) == 0  # no ' because' before this position
     counts = (ids != special.pad) | include_pad
     return first & counts, ~first & counts
 
 # %% ../../nbs/course/03_text.ipynb #8a4a735c
 def decode(
     tokenizer: Tokenizer,
-    ids,                        # one sequence, with or without <bos> and the prompt
-) -> str:                       # '{emotion} because {explanation}'
+    ids,  # one sequence, with or without <bos> and the prompt
+) -> str:  # '{emotion} because {explanation}'
     "The text of a sequence up to its first special token, prompt removed."
     ids, stop = [int(i) for i in ids], {*tokenizer.get_added_vocab().values()}
-    if ids and ids[0] in stop: ids = ids[1:]
+    if ids and ids[0] in stop:
+        ids = ids[1:]
     end = next((n for n, i in enumerate(ids) if i in stop), len(ids))
     return tokenizer.decode(ids[:end], clean_up_tokenization_spaces=False).removeprefix(PROMPT)
 
+
 def split_answer(
-    text: str,      # text after the prompt
-) -> tuple:         # emotion, explanation
+    text: str,  # text after the prompt
+) -> tuple:  # emotion, explanation
     "Cut at the first 'because'; without one, all is emotion."
     emotion, _, explanation = text.partition(BECAUSE.strip())
     return emotion.strip(), explanation.strip()

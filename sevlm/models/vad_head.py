@@ -21,12 +21,14 @@ def vad_loss(
     pred: torch.Tensor,  # [S, T, 3], the head's output at each position
     vad: torch.Tensor,  # [S, T, 3], dictionary values of the tokens themselves (not shifted)
     counted: torch.Tensor,  # [S, T] bool: tokens whose value is to be predicted (known and in the explanation)
-    empty: str = 'zero',  # the loss when nothing counts; 'nan' as published (finding 8)
+    empty: str = "zero",  # the loss when nothing counts; 'nan' as published (finding 8)
 ) -> tuple[torch.Tensor, torch.Tensor]:  # the mean squared error (scalar), and how many targets it is over
     "Mean squared error between prediction at t and value at t+1 (SEVLM, arXiv 2403.11150; facts: method, model 7)."
     if not pred.shape == vad.shape == (*counted.shape, 3):
-        raise ValueError(f"pred and vad must be [S, T, 3] and counted [S, T]; got {tuple(pred.shape)}, {tuple(vad.shape)} and {tuple(counted.shape)}")
+        raise ValueError(
+            f"pred and vad must be [S, T, 3] and counted [S, T]; got {tuple(pred.shape)}, {tuple(vad.shape)} and {tuple(counted.shape)}"
+        )
     mask = counted[:, 1:, None]
     n = mask.sum()
-    squared = torch.where(mask, pred[:, :-1] - vad[:, 1:], 0.).pow(2).sum()
-    return squared / (3 * n if empty == 'nan' else (3 * n).clamp(min=1)), n
+    squared = torch.where(mask, pred[:, :-1] - vad[:, 1:], 0.0).pow(2).sum()
+    return squared / (3 * n if empty == "nan" else (3 * n).clamp(min=1)), n

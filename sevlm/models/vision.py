@@ -17,21 +17,23 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+
 import numpy as np
 import torch
 from PIL import Image
+from torch import nn
+from tqdm.auto import tqdm
+
 from ..config import SEVLMConfig
 from ..errors import CheckpointError, ConfigError, did_you_mean
 from .hub import check_tensors, fetch, read_tensors
 from ..utils import asset
-from torch import nn
-from tqdm.auto import tqdm
 
 # %% ../../nbs/course/05_vision.ipynb #2a3fde90
 # OpenAI's, from the repository openai/CLIP, clip/clip.py; ImageNet's, from torchvision/transforms/_presets.py
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-RESIZE = {'bicubic': Image.Resampling.BICUBIC, 'bilinear': Image.Resampling.BILINEAR}
+RESIZE = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Preprocess:
 
     def __call__(self, image: Image.Image) -> torch.Tensor:
         "Resize straight to a square (aspect not kept), then normalise each channel."
-        image = image if image.mode == 'RGB' else image.convert('RGB')
+        image = image if image.mode == "RGB" else image.convert("RGB")
         square = np.array(image.resize((self.size, self.size), RESIZE[self.resize]))  # [size, size, 3], uint8
         mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (self.mean, self.std))
         return torch.from_numpy(square).permute(2, 0, 1).to(torch.float32).mul_(1 / 255).sub_(mean).div_(std)
@@ -55,11 +57,11 @@ def make_preprocess(
     size: int,  # side of the square the tower works on, in pixels
     mean: Iterable[float],  # of each colour channel, on the scale 0..1
     std: Iterable[float],  # of each colour channel, on the scale 0..1
-    resize: str = 'bicubic',  # interpolation; 'bilinear' is the published one
+    resize: str = "bicubic",  # interpolation; 'bilinear' is the published one
 ) -> Preprocess:
     "The preprocessing of SEVLM, bit for bit that of torchvision's classes."
     if resize not in RESIZE:
-        raise ConfigError(f'resize is {resize!r}; expected one of {sorted(RESIZE)}. {did_you_mean(resize, RESIZE)}')
+        raise ConfigError(f"resize is {resize!r}; expected one of {sorted(RESIZE)}. {did_you_mean(resize, RESIZE)}")
     return Preprocess(size, tuple(mean), tuple(std), resize)
 
 # %% ../../nbs/course/05_vision.ipynb #665c8f26
@@ -69,7 +71,7 @@ def image_stats(
     tower_std: tuple[float, ...],  # the tower's own channel deviations
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:  # (mean, std)
     "The channel statistics a configuration asks for (released code, finding 4)."
-    stats = {'tower': (tower_mean, tower_std), 'imagenet': (IMAGENET_MEAN, IMAGENET_STD)}
+    stats = {"tower": (tower_mean, tower_std), "imagenet": (IMAGENET_MEAN, IMAGENET_STD)}
     if name not in stats:
         raise ConfigError(f"image_stats is {name!r}; expected one of {sorted(stats)}. {did_you_mean(name, stats)}")
     return stats[name]
@@ -104,20 +106,20 @@ class VisionTransformer(nn.Module):
         head_width: int,  # K
         output_dim: int,  # width of the projected summary
         mlp_ratio: float = 4.0,
-        pool_type: str = 'tok',  # the summary: 'tok', the class token; 'avg', the mean patch
+        pool_type: str = "tok",  # the summary: 'tok', the class token; 'avg', the mean patch
     ):
         super().__init__()
-        if pool_type not in ('tok', 'avg'):
+        if pool_type not in ("tok", "avg"):
             raise ConfigError(f"pool_type is {pool_type!r}; expected 'tok' (class token) or 'avg' (mean patch).")
         side, scale = image_size // patch_size, width**-0.5
         self.image_size, self.grid_size, self.pool_type = (image_size, image_size), (side, side), pool_type
-        self.preprocess_cfg = {'mean': CLIP_MEAN, 'std': CLIP_STD}  # where open_clip's towers keep it
+        self.preprocess_cfg = {"mean": CLIP_MEAN, "std": CLIP_STD}  # where open_clip's towers keep it
         self.conv1 = nn.Conv2d(3, width, patch_size, stride=patch_size, bias=False)
         self.class_embedding = nn.Parameter(scale * torch.randn(width))
         self.positional_embedding = nn.Parameter(scale * torch.randn(side * side + 1, width))
         self.ln_pre = nn.LayerNorm(width)
         blocks = [TowerBlock(width, width // head_width, int(width * mlp_ratio)) for _ in range(layers)]
-        self.transformer = nn.ModuleDict({'resblocks': nn.ModuleList(blocks)})
+        self.transformer = nn.ModuleDict({"resblocks": nn.ModuleList(blocks)})
         self.ln_post = nn.LayerNorm(width)
         self.proj = nn.Parameter(scale * torch.randn(width, output_dim))
 
@@ -129,7 +131,7 @@ class VisionTransformer(nn.Module):
         patches = self.conv1(img).flatten(2).transpose(1, 2)  # [B, P, D]
         x = torch.cat([self.class_embedding.expand(len(img), 1, -1), patches], dim=1) + self.positional_embedding
         x = self.ln_pre(x)
-        for block in self.transformer['resblocks']:
+        for block in self.transformer["resblocks"]:
             x = block(x)
         return self.ln_post(x)
 
@@ -139,7 +141,7 @@ class VisionTransformer(nn.Module):
     ) -> torch.Tensor:  # [B, output_dim]
         "The projected summary of each picture: what CLIP compares with texts."
         x = self.tokens(img)
-        return (x[:, 0] if self.pool_type == 'tok' else x[:, 1:].mean(1)) @ self.proj
+        return (x[:, 0] if self.pool_type == "tok" else x[:, 1:].mean(1)) @ self.proj
 
 # %% ../../nbs/course/05_vision.ipynb #87009ca5
 @contextmanager
@@ -161,10 +163,12 @@ def create_clip(
     "A CLIP model from open_clip's registry, to which the shipped towers are added."
     import open_clip
 
-    open_clip.add_model_config(asset('towers'))
+    open_clip.add_model_config(asset("towers"))
     if name not in open_clip.list_models():
-        raise ConfigError(f"tower {name!r} is not a model of open_clip. {did_you_mean(name, open_clip.list_models())}"
-                          " `open_clip.list_models()` lists them all.")
+        raise ConfigError(
+            f"tower {name!r} is not a model of open_clip. {did_you_mean(name, open_clip.list_models())}"
+            " `open_clip.list_models()` lists them all."
+        )
     with _quiet():
         return open_clip.create_model(name, pretrained=pretrained, force_quick_gelu=False)
 
@@ -173,11 +177,11 @@ def build_tower(
     name: str,  # 'mini' or 'tiny', the towers shipped with this project, or an open_clip model name
 ) -> nn.Module:
     "A vision tower with random weights: a small one by our own class, any other from open_clip."
-    shipped = {path.stem: path for path in asset('towers').glob('*.json')}
+    shipped = {path.stem: path for path in asset("towers").glob("*.json")}
     if name not in shipped:
         return create_clip(name).visual
-    settings = json.loads(shipped[name].read_text(encoding='utf-8'))
-    return VisionTransformer(**settings['vision_cfg'], output_dim=settings['embed_dim'])
+    settings = json.loads(shipped[name].read_text(encoding="utf-8"))
+    return VisionTransformer(**settings["vision_cfg"], output_dim=settings["embed_dim"])
 
 # %% ../../nbs/course/05_vision.ipynb #d705d1f5
 class ImageEncoder(nn.Module):
@@ -192,7 +196,7 @@ class ImageEncoder(nn.Module):
         self.visual = build_tower(config.tower)
         size = self.visual.image_size
         self.image_size = size[0] if isinstance(size, tuple) else size
-        stats = image_stats(config.image_stats, *(tuple(self.visual.preprocess_cfg[k]) for k in ('mean', 'std')))
+        stats = image_stats(config.image_stats, *(tuple(self.visual.preprocess_cfg[k]) for k in ("mean", "std")))
         self.preprocess = make_preprocess(self.image_size, *stats, config.resize)
         self.requires_grad_(False).eval()
         blank = torch.zeros(1, 3, self.image_size, self.image_size)
@@ -221,12 +225,12 @@ class ImageEncoder(nn.Module):
             img,
             indices=1,
             normalize_intermediates=True,
-            output_fmt='NLC',
+            output_fmt="NLC",
             output_extra_tokens=True,
             intermediates_only=True,
         )
-        grid = out['image_intermediates'][-1].contiguous()
-        extra = out.get('image_intermediates_prefix')
+        grid = out["image_intermediates"][-1].contiguous()
+        extra = out.get("image_intermediates_prefix")
         return self._pooled(grid), (extra[-1][:, 0] if extra and extra[-1].shape[1] else grid.mean(1))
 
     def _pooled(self, grid):
@@ -249,24 +253,24 @@ def load_tower(
     pretrained: str,  # 'mini' (shipped), a .safetensors file (of a tower or of a whole CLIP), or an open_clip tag
 ) -> ImageEncoder:  # the same encoder
     "Fills a tower with weights; raises `CheckpointError` saying what to fetch, or which tensor does not fit."
-    path = asset('mini/tower.safetensors') if pretrained == 'mini' else Path(pretrained)
-    if path.suffix == '.safetensors':
+    path = asset("mini/tower.safetensors") if pretrained == "mini" else Path(pretrained)
+    if path.suffix == ".safetensors":
         if not path.is_file():
             raise CheckpointError(
-                f'no tower weights at {path}; expected a safetensors file. `sevlm mini --remake` makes the small tower.'
+                f"no tower weights at {path}; expected a safetensors file. `sevlm mini --remake` makes the small tower."
             )
         weights, _ = read_tensors(path)
-        if any(k.startswith('visual.') for k in weights):  # a whole CLIP: its text tower is not needed
-            weights = {k.removeprefix('visual.'): v for k, v in weights.items() if k.startswith('visual.')}
+        if any(k.startswith("visual.") for k in weights):  # a whole CLIP: its text tower is not needed
+            weights = {k.removeprefix("visual."): v for k, v in weights.items() if k.startswith("visual.")}
     else:
         command = f"import open_clip; open_clip.create_model('{encoder.name}', pretrained='{pretrained}')"
         weights = fetch(
             lambda: create_clip(encoder.name, pretrained).visual.state_dict(),
-            f'the weights {pretrained!r} of the tower {encoder.name!r}',
+            f"the weights {pretrained!r} of the tower {encoder.name!r}",
             f'run `python -c "{command}"` on a machine that has one, and copy its cache folder here; '
-            'or give a .safetensors file of the tower as tower_pretrained.',
+            "or give a .safetensors file of the tower as tower_pretrained.",
         )
-    check_tensors(weights, encoder.visual.state_dict(), pretrained, f'the tower {encoder.name!r}')
+    check_tensors(weights, encoder.visual.state_dict(), pretrained, f"the tower {encoder.name!r}")
     encoder.visual.load_state_dict(weights)
     return encoder
 
@@ -286,12 +290,12 @@ def encode_images(
     images: Iterable[Image.Image],  # RGB pictures, in the order in which they are to be kept
     total: int,  # how many pictures will come, N
     batch_size: int = 64,  # pictures encoded at a time
-    device: torch.device | str = 'cpu',  # where the tower computes
+    device: torch.device | str = "cpu",  # where the tower computes
     progress: bool = True,  # show a progress bar
 ) -> torch.Tensor:  # [N, P, D] on the CPU, float32
     "The patch tokens of many pictures, each computed once."
     encoder = encoder.to(device)
-    bar = tqdm(images, total=total, desc='encoding paintings', unit='img', disable=not progress)
+    bar = tqdm(images, total=total, desc="encoding paintings", unit="img", disable=not progress)
     pixels = map(encoder.preprocess, bar)
     grids = []
     while batch := list(islice(pixels, batch_size)):

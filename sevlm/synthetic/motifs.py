@@ -12,236 +12,502 @@ from math import cos, pi, sin
 
 import numpy as np
 from PIL import Image, ImageDraw
+
 from ..errors import DataError
 
 # %% ../../nbs/synthetic/motifs.ipynb #73882a46
 class Brush:
     "Draws shapes given in a unit box: x from -0.5 to 0.5, y from 0 (top) to 1 (foot)"
-    def __init__(self,
-        image: Image.Image,         # painted in place
-        rng: np.random.Generator,   # the only source of chance
-        light=(1, 1, 1),            # multiplies every colour: time and weather
-        white: float = 0.,          # share of snow on every colour
-        box=(.5, 1., 1.),           # centre x, foot y, height, in shares of the canvas
-        flip: int = 1,              # -1: mirror image
-    ):
-        if image.mode not in ('RGB', 'RGBA'): raise DataError(f'the canvas has mode {image.mode!r}, expected RGB or RGBA: use image.convert("RGB")')
-        self.rng, self.light, self.white, self.box, self.flip, self.size = rng, light, white, box, flip, image.width
-        self.draw = ImageDraw.Draw(image, 'RGBA' if image.mode == 'RGB' else None)  # on RGB, alpha blends
 
-    def u(self, lo=-1., hi=1.): return lo + (hi - lo)*self.rng.random()
-    def pick(self, *options): return options[int(self.rng.integers(len(options)))]
+    def __init__(
+        self,
+        image: Image.Image,  # painted in place
+        rng: np.random.Generator,  # the only source of chance
+        light=(1, 1, 1),  # multiplies every colour: time and weather
+        white: float = 0.0,  # share of snow on every colour
+        box=(0.5, 1.0, 1.0),  # centre x, foot y, height, in shares of the canvas
+        flip: int = 1,  # -1: mirror image
+    ):
+        if image.mode not in ("RGB", "RGBA"):
+            raise DataError(f'the canvas has mode {image.mode!r}, expected RGB or RGBA: use image.convert("RGB")')
+        self.rng, self.light, self.white, self.box, self.flip, self.size = rng, light, white, box, flip, image.width
+        self.draw = ImageDraw.Draw(image, "RGBA" if image.mode == "RGB" else None)  # on RGB, alpha blends
+
+    def u(self, lo=-1.0, hi=1.0):
+        return lo + (hi - lo) * self.rng.random()
+
+    def pick(self, *options):
+        return options[int(self.rng.integers(len(options)))]
+
     def xy(self, x, y):
         cx, foot, height = self.box
-        return (cx + self.flip*x*height)*self.size, (foot - (1 - y)*height)*self.size
-    def ink(self, rgb, alpha):
-        wobble = 1 + .06*self.u()
-        return tuple(int(min(255, (c*l + (235*l - c*l)*self.white)*wobble)) for c, l in zip(rgb, self.light)) + (alpha,)
+        return (cx + self.flip * x * height) * self.size, (foot - (1 - y) * height) * self.size
 
-    def poly(self, rgb, *points, alpha=255): self.draw.polygon([self.xy(*p) for p in points], self.ink(rgb, alpha))
-    def rect(self, rgb, x0, y0, x1, y1, alpha=255): self.poly(rgb, (x0, y0), (x1, y0), (x1, y1), (x0, y1), alpha=alpha)
+    def ink(self, rgb, alpha):
+        wobble = 1 + 0.06 * self.u()
+        return tuple(
+            int(min(255, (c * l + (235 * l - c * l) * self.white) * wobble)) for c, l in zip(rgb, self.light)
+        ) + (alpha,)
+
+    def poly(self, rgb, *points, alpha=255):
+        self.draw.polygon([self.xy(*p) for p in points], self.ink(rgb, alpha))
+
+    def rect(self, rgb, x0, y0, x1, y1, alpha=255):
+        self.poly(rgb, (x0, y0), (x1, y0), (x1, y1), (x0, y1), alpha=alpha)
+
     def line(self, rgb, width, *points, alpha=255):
-        self.draw.line([self.xy(*p) for p in points], self.ink(rgb, alpha), max(1, round(width*self.box[2]*self.size)), 'curve')
+        self.draw.line(
+            [self.xy(*p) for p in points], self.ink(rgb, alpha), max(1, round(width * self.box[2] * self.size)), "curve"
+        )
+
     def disc(self, rgb, x, y, rx, ry=None, alpha=255):
-        (px, py), k, ry = self.xy(x, y), self.box[2]*self.size, ry or rx
-        self.draw.ellipse((px - k*rx, py - k*ry, px + k*rx, py + k*ry), self.ink(rgb, alpha))
+        (px, py), k, ry = self.xy(x, y), self.box[2] * self.size, ry or rx
+        self.draw.ellipse((px - k * rx, py - k * ry, px + k * rx, py + k * ry), self.ink(rgb, alpha))
 
 # %% ../../nbs/synthetic/motifs.ipynb #13e8d817
 def mix(a, b, t):
     "Colour between a (t = 0) and b (t = 1)"
-    return tuple(x + (y - x)*t for x, y in zip(a, b))
+    return tuple(x + (y - x) * t for x, y in zip(a, b))
 
-def ridge(b, rgb, y, height, waves=2., alpha=255):
+
+def ridge(b, rgb, y, height, waves=2.0, alpha=255):
     "A landscape line of three sines, filled down to the foot"
-    xs, phases = np.linspace(-.5, .5, 40), b.rng.random(3)
-    ys = y + height*sum(np.sin(2*pi*(waves*k*xs + p))/k for k, p in zip((1, 2.3, 4.1), phases))
-    b.poly(rgb, *zip(xs, ys), (.5, 1), (-.5, 1), alpha=alpha)
+    xs, phases = np.linspace(-0.5, 0.5, 40), b.rng.random(3)
+    ys = y + height * sum(np.sin(2 * pi * (waves * k * xs + p)) / k for k, p in zip((1, 2.3, 4.1), phases))
+    b.poly(rgb, *zip(xs, ys), (0.5, 1), (-0.5, 1), alpha=alpha)
 
 # %% ../../nbs/synthetic/motifs.ipynb #6bb1774a
 def set_sea(b, horizon, sun):
     deep, near = b.pick((24, 74, 130), (20, 96, 128)), (80, 156, 170)
-    for i in range(16): b.rect(mix(near, deep, (i/15)**.6), -.5, horizon + (1 - horizon)*i/16, .5, 1)
+    for i in range(16):
+        b.rect(mix(near, deep, (i / 15) ** 0.6), -0.5, horizon + (1 - horizon) * i / 16, 0.5, 1)
     for _ in range(80):
-        y = horizon + (1 - horizon)*b.u(0, 1)**1.5
-        w, x = .012 + .12*(y - horizon), b.u(-.5, .5) if b.u() < .2 else sun + b.u()*.2*(y - horizon + .15)
-        b.line(b.pick((240, 245, 240), (150, 205, 210)), .005, (x - w, y), (x, y - .25*w), (x + w, y), alpha=170)
+        y = horizon + (1 - horizon) * b.u(0, 1) ** 1.5
+        w, x = 0.012 + 0.12 * (y - horizon), b.u(-0.5, 0.5) if b.u() < 0.2 else sun + b.u() * 0.2 * (y - horizon + 0.15)
+        b.line(b.pick((240, 245, 240), (150, 205, 210)), 0.005, (x - w, y), (x, y - 0.25 * w), (x + w, y), alpha=170)
+
 
 def set_hills(b, horizon, sun):
     far, near = (130, 155, 185), b.pick((88, 132, 52), (122, 146, 50), (66, 118, 62))
-    for i, t in enumerate((0, .4, .7, 1)): ridge(b, mix(far, near, t), horizon - .07 + .11*i, .045, b.u(1, 2))
+    for i, t in enumerate((0, 0.4, 0.7, 1)):
+        ridge(b, mix(far, near, t), horizon - 0.07 + 0.11 * i, 0.045, b.u(1, 2))
     for _ in range(60):
-        x, y = b.u(-.5, .5), horizon + .16 + (1 - horizon)*b.u(0, .6)
-        b.line(mix(near, b.pick((235, 220, 110), (40, 70, 30), (225, 235, 200)), .5), .006, (x, y), (x + .02*b.u(), y - .03), alpha=190)
+        x, y = b.u(-0.5, 0.5), horizon + 0.16 + (1 - horizon) * b.u(0, 0.6)
+        b.line(
+            mix(near, b.pick((235, 220, 110), (40, 70, 30), (225, 235, 200)), 0.5),
+            0.006,
+            (x, y),
+            (x + 0.02 * b.u(), y - 0.03),
+            alpha=190,
+        )
+
 
 def set_forest(b, horizon, sun):
-    for foot, n, tall, rgb in ((horizon + .02, 16, .26, (74, 112, 104)), (horizon + .06, 11, .40, (34, 78, 58))):
+    for foot, n, tall, rgb in ((horizon + 0.02, 16, 0.26, (74, 112, 104)), (horizon + 0.06, 11, 0.40, (34, 78, 58))):
         for i in range(n):
-            x, top, w, mid = (i + b.u(.1, .9))/n - .5, foot - tall*b.u(.65, 1), .7/n, foot - .4*tall
-            edge = ((0, top), (.6, mid), (.35, mid), (1, foot + .05), (-1, foot + .05), (-.35, mid), (-.6, mid))
-            b.poly(mix(rgb, (20, 50, 40), b.u(0, .5)), *((x + k*w, y) for k, y in edge))
-    ridge(b, (70, 92, 48), horizon + .06, .012)
-    for x in (b.u(-.5, -.42), b.u(-.42, -.34), b.u(.34, .42), b.u(.42, .5)):
-        w = b.u(.012, .024)
-        b.poly((62, 44, 34), (x - .6*w, 0), (x + .6*w, 0), (x + w, .9), (x - w, .9)); b.line((150, 122, 92), .006, (x - .4*w, 0), (x - .7*w, .88), alpha=190)
-    for _ in range(40): b.disc(b.pick((110, 130, 50), (130, 96, 50), (50, 76, 44)), b.u(-.5, .5), b.u(horizon + .1, 1), .025, .008, alpha=150)
+            x, top, w, mid = (i + b.u(0.1, 0.9)) / n - 0.5, foot - tall * b.u(0.65, 1), 0.7 / n, foot - 0.4 * tall
+            edge = ((0, top), (0.6, mid), (0.35, mid), (1, foot + 0.05), (-1, foot + 0.05), (-0.35, mid), (-0.6, mid))
+            b.poly(mix(rgb, (20, 50, 40), b.u(0, 0.5)), *((x + k * w, y) for k, y in edge))
+    ridge(b, (70, 92, 48), horizon + 0.06, 0.012)
+    for x in (b.u(-0.5, -0.42), b.u(-0.42, -0.34), b.u(0.34, 0.42), b.u(0.42, 0.5)):
+        w = b.u(0.012, 0.024)
+        b.poly((62, 44, 34), (x - 0.6 * w, 0), (x + 0.6 * w, 0), (x + w, 0.9), (x - w, 0.9))
+        b.line((150, 122, 92), 0.006, (x - 0.4 * w, 0), (x - 0.7 * w, 0.88), alpha=190)
+    for _ in range(40):
+        b.disc(
+            b.pick((110, 130, 50), (130, 96, 50), (50, 76, 44)),
+            b.u(-0.5, 0.5),
+            b.u(horizon + 0.1, 1),
+            0.025,
+            0.008,
+            alpha=150,
+        )
 
 # %% ../../nbs/synthetic/motifs.ipynb #88298e39
 def set_town(b, horizon, sun):
-    pane = tuple(c/l for c, l in zip((255, 214, 110), b.light)) if b.light[0] < .6 else (70, 82, 104)  # lit after dark, whatever the light outside
-    for row, (low, high) in enumerate(((.16, .34), (.05, .17))):
-        x = -.52
-        while x < .5:
-            w, top = b.u(.07, .13), horizon - b.u(low, high)
-            b.rect(mix(b.pick((196, 150, 112), (176, 118, 96), (150, 152, 168), (206, 184, 142)), (140, 150, 176), .45*(1 - row)), x, top, x + w, 1)
-            if b.u() < .2: b.poly((120, 70, 58), (x - .008, top), (x + w/2, top - .06), (x + w + .008, top))
-            for wx, wy in ((x + w*(.2 + .36*i), top + .025 + .05*j) for i in range(2) for j in range(3)):
-                if b.u() < .3: b.rect(pane, wx, wy, wx + .22*w, wy + .026)
-            x += w*1.02
-    ridge(b, (150, 140, 132), horizon + .1, .004)
-    for i in range(-5, 6): b.line((104, 96, 92), .004, (i*.09, horizon + .1), (i*.32, 1), alpha=130)
+    pane = (
+        tuple(c / l for c, l in zip((255, 214, 110), b.light)) if b.light[0] < 0.6 else (70, 82, 104)
+    )  # lit after dark, whatever the light outside
+    for row, (low, high) in enumerate(((0.16, 0.34), (0.05, 0.17))):
+        x = -0.52
+        while x < 0.5:
+            w, top = b.u(0.07, 0.13), horizon - b.u(low, high)
+            b.rect(
+                mix(
+                    b.pick((196, 150, 112), (176, 118, 96), (150, 152, 168), (206, 184, 142)),
+                    (140, 150, 176),
+                    0.45 * (1 - row),
+                ),
+                x,
+                top,
+                x + w,
+                1,
+            )
+            if b.u() < 0.2:
+                b.poly((120, 70, 58), (x - 0.008, top), (x + w / 2, top - 0.06), (x + w + 0.008, top))
+            for wx, wy in ((x + w * (0.2 + 0.36 * i), top + 0.025 + 0.05 * j) for i in range(2) for j in range(3)):
+                if b.u() < 0.3:
+                    b.rect(pane, wx, wy, wx + 0.22 * w, wy + 0.026)
+            x += w * 1.02
+    ridge(b, (150, 140, 132), horizon + 0.1, 0.004)
+    for i in range(-5, 6):
+        b.line((104, 96, 92), 0.004, (i * 0.09, horizon + 0.1), (i * 0.32, 1), alpha=130)
+
 
 def set_desert(b, horizon, sun):
     sand = b.pick((222, 180, 108), (216, 160, 96), (228, 192, 132))
-    for x, w, h in ((b.u(-.45, 0), b.u(.08, .18), b.u(.06, .14)), (b.u(0, .45), b.u(.08, .18), b.u(.06, .14))):
-        b.poly((178, 108, 78), (x - w, horizon + .03), (x - .7*w, horizon - h), (x + .6*w, horizon - h*.95), (x + w, horizon + .03))
-    for i, t in enumerate((.25, 0, .2, .05)):
-        y, x, w = horizon + .01 + .1*i, b.u(-.4, .4), b.u(.3, .6)
-        ridge(b, mix(sand, (255, 236, 190), t), y, .02, .8)
-        b.poly(mix(sand, (120, 70, 50), .45), (x, y - .045), (x + .3*w, y + .02), (x + w, y + .05), (x + .12*w, y + .09), alpha=170)
+    for x, w, h in (
+        (b.u(-0.45, 0), b.u(0.08, 0.18), b.u(0.06, 0.14)),
+        (b.u(0, 0.45), b.u(0.08, 0.18), b.u(0.06, 0.14)),
+    ):
+        b.poly(
+            (178, 108, 78),
+            (x - w, horizon + 0.03),
+            (x - 0.7 * w, horizon - h),
+            (x + 0.6 * w, horizon - h * 0.95),
+            (x + w, horizon + 0.03),
+        )
+    for i, t in enumerate((0.25, 0, 0.2, 0.05)):
+        y, x, w = horizon + 0.01 + 0.1 * i, b.u(-0.4, 0.4), b.u(0.3, 0.6)
+        ridge(b, mix(sand, (255, 236, 190), t), y, 0.02, 0.8)
+        b.poly(
+            mix(sand, (120, 70, 50), 0.45),
+            (x, y - 0.045),
+            (x + 0.3 * w, y + 0.02),
+            (x + w, y + 0.05),
+            (x + 0.12 * w, y + 0.09),
+            alpha=170,
+        )
+
 
 def set_abstract(b, horizon, sun):
-    inks = ((214, 52, 46), (242, 186, 34), (36, 84, 168), (22, 132, 120), (238, 232, 214), (34, 32, 42), (232, 122, 152), (126, 70, 150))
-    x = -.5
-    while x < .5:
-        w, y = b.u(.12, .34), horizon + b.u(-.06, .16)
-        for lo, hi in ((y, y + .16), (y + .17, y + .3), (y + .31, 1.)): b.rect(b.pick(*inks), x, lo, x + w - .012, hi)
+    inks = (
+        (214, 52, 46),
+        (242, 186, 34),
+        (36, 84, 168),
+        (22, 132, 120),
+        (238, 232, 214),
+        (34, 32, 42),
+        (232, 122, 152),
+        (126, 70, 150),
+    )
+    x = -0.5
+    while x < 0.5:
+        w, y = b.u(0.12, 0.34), horizon + b.u(-0.06, 0.16)
+        for lo, hi in ((y, y + 0.16), (y + 0.17, y + 0.3), (y + 0.31, 1.0)):
+            b.rect(b.pick(*inks), x, lo, x + w - 0.012, hi)
         x += w
     for _ in range(4):
-        x, y, r, a = b.u(-.45, .45), b.u(.08, .5), b.u(.08, .18), b.u(0, pi)
-        for k in (1, .55): b.disc(b.pick(*inks), x, y, k*r, alpha=170)
-        b.poly(b.pick(*inks), (-x, y), (2*r*cos(a) - x, y + 2*r*sin(a)), (1.6*r*cos(a + .4) - x, y + 1.6*r*sin(a + .4)), alpha=150)
-        b.line((24, 22, 30), .008, (x - 2*r*cos(a), y + 2*r*sin(a)), (x + 2*r*cos(a), y - 2*r*sin(a)))
+        x, y, r, a = b.u(-0.45, 0.45), b.u(0.08, 0.5), b.u(0.08, 0.18), b.u(0, pi)
+        for k in (1, 0.55):
+            b.disc(b.pick(*inks), x, y, k * r, alpha=170)
+        b.poly(
+            b.pick(*inks),
+            (-x, y),
+            (2 * r * cos(a) - x, y + 2 * r * sin(a)),
+            (1.6 * r * cos(a + 0.4) - x, y + 1.6 * r * sin(a + 0.4)),
+            alpha=150,
+        )
+        b.line((24, 22, 30), 0.008, (x - 2 * r * cos(a), y + 2 * r * sin(a)), (x + 2 * r * cos(a), y - 2 * r * sin(a)))
 
-BACKDROPS = dict(sea=set_sea, hills=set_hills, forest=set_forest, town=set_town, desert=set_desert, abstract=set_abstract)
+
+BACKDROPS = dict(
+    sea=set_sea, hills=set_hills, forest=set_forest, town=set_town, desert=set_desert, abstract=set_abstract
+)
 
 # %% ../../nbs/synthetic/motifs.ipynb #2f319d1f
 def draw_tree(b):
-    leaf = b.pick((58, 138, 48), (98, 156, 44), (36, 120, 66)); b.poly((98, 64, 40), (-.1, 1), (-.05, .6), (-.2, .4), (0, .52), (.18, .38), (.06, .6), (.11, 1)); b.line((140, 100, 64), .02, (-.05, .97), (-.02, .6))
-    for shade, drift, n, r0 in ((.5, .05, 16, .15), (.85, .02, 22, .10), (1.15, -.03, 26, .06), (1.5, -.07, 20, .035)):
+    leaf = b.pick((58, 138, 48), (98, 156, 44), (36, 120, 66))
+    b.poly((98, 64, 40), (-0.1, 1), (-0.05, 0.6), (-0.2, 0.4), (0, 0.52), (0.18, 0.38), (0.06, 0.6), (0.11, 1))
+    b.line((140, 100, 64), 0.02, (-0.05, 0.97), (-0.02, 0.6))
+    for shade, drift, n, r0 in (
+        (0.5, 0.05, 16, 0.15),
+        (0.85, 0.02, 22, 0.10),
+        (1.15, -0.03, 26, 0.06),
+        (1.5, -0.07, 20, 0.035),
+    ):
         for i in range(n):
-            a, r = 2*pi*i/n + b.u(), .28*b.u(0, 1)**.5
-            b.disc(tuple(c*shade for c in leaf), drift + 1.25*r*cos(a), .31 + drift + r*sin(a), r0*b.u(.8, 1.2))
+            a, r = 2 * pi * i / n + b.u(), 0.28 * b.u(0, 1) ** 0.5
+            b.disc(
+                tuple(c * shade for c in leaf), drift + 1.25 * r * cos(a), 0.31 + drift + r * sin(a), r0 * b.u(0.8, 1.2)
+            )
+
 
 def draw_house(b):
-    wall, roof, pane = b.pick((232, 216, 184), (224, 200, 162), (216, 216, 204)), b.pick((190, 52, 38), (170, 62, 40), (206, 74, 46)), (255, 214, 110)
-    for i in range(5): b.disc((196, 196, 202), .27 + .035*i + .02*b.u(), .1 - .045*i, .035 + .012*i)
-    b.rect((120, 62, 50), .2, .1, .3, .4); b.rect(wall, -.42, .5, .42, 1); b.poly(mix(wall, (255, 252, 236), .5), (-.42, 1), (-.42, .5), (-.22, .24), (-.02, .5), (-.02, 1))
-    b.poly(roof, (-.24, .16), (.34, .16), (.52, .54), (.0, .54))
-    b.poly(mix(roof, (60, 10, 10), .45), (-.24, .16), (-.19, .16), (.03, .54), (-.02, .54), (-.22, .25), (-.47, .57), (-.52, .52)); b.rect((84, 52, 36), -.29, .7, -.15, 1)
-    for x in (.06, .26):
-        b.rect((92, 60, 40), x - .015, .63, x + .125, .83)
-        for dx, y in ((0, .645), (.06, .645), (0, .735), (.06, .735)): b.rect(pane, x + dx, y, x + dx + .05, y + .075)
+    wall, roof, pane = (
+        b.pick((232, 216, 184), (224, 200, 162), (216, 216, 204)),
+        b.pick((190, 52, 38), (170, 62, 40), (206, 74, 46)),
+        (255, 214, 110),
+    )
+    for i in range(5):
+        b.disc((196, 196, 202), 0.27 + 0.035 * i + 0.02 * b.u(), 0.1 - 0.045 * i, 0.035 + 0.012 * i)
+    b.rect((120, 62, 50), 0.2, 0.1, 0.3, 0.4)
+    b.rect(wall, -0.42, 0.5, 0.42, 1)
+    b.poly(mix(wall, (255, 252, 236), 0.5), (-0.42, 1), (-0.42, 0.5), (-0.22, 0.24), (-0.02, 0.5), (-0.02, 1))
+    b.poly(roof, (-0.24, 0.16), (0.34, 0.16), (0.52, 0.54), (0.0, 0.54))
+    b.poly(
+        mix(roof, (60, 10, 10), 0.45),
+        (-0.24, 0.16),
+        (-0.19, 0.16),
+        (0.03, 0.54),
+        (-0.02, 0.54),
+        (-0.22, 0.25),
+        (-0.47, 0.57),
+        (-0.52, 0.52),
+    )
+    b.rect((84, 52, 36), -0.29, 0.7, -0.15, 1)
+    for x in (0.06, 0.26):
+        b.rect((92, 60, 40), x - 0.015, 0.63, x + 0.125, 0.83)
+        for dx, y in ((0, 0.645), (0.06, 0.645), (0, 0.735), (0.06, 0.735)):
+            b.rect(pane, x + dx, y, x + dx + 0.05, y + 0.075)
+
 
 def draw_boat(b):
-    sail = b.pick((242, 238, 224), (240, 224, 188)); b.line((84, 56, 40), .025, (.02, .0), (.02, .8)); b.poly((200, 44, 36), (.02, 0), (.02, .06), (.17, .035))
-    b.poly(sail, (.05, .03), (.2, .25), (.34, .5), (.4, .68), (.2, .71), (.05, .7)); b.poly(mix(sail, (214, 120, 60), .4), (-.02, .09), (-.02, .7), (-.22, .71), (-.42, .66), (-.24, .4))
-    b.poly((112, 40, 30), (-.5, .74), (.52, .7), (.44, .86), (.3, .95), (-.3, .95), (-.42, .87)); b.poly((232, 220, 194), (-.5, .74), (.52, .7), (.5, .76), (-.47, .8))
-    for i in range(6): b.line((226, 240, 244), .018, (-.5 + .17*i, .965), (-.4 + .17*i, .955 + .02*b.u()))
+    sail = b.pick((242, 238, 224), (240, 224, 188))
+    b.line((84, 56, 40), 0.025, (0.02, 0.0), (0.02, 0.8))
+    b.poly((200, 44, 36), (0.02, 0), (0.02, 0.06), (0.17, 0.035))
+    b.poly(sail, (0.05, 0.03), (0.2, 0.25), (0.34, 0.5), (0.4, 0.68), (0.2, 0.71), (0.05, 0.7))
+    b.poly(mix(sail, (214, 120, 60), 0.4), (-0.02, 0.09), (-0.02, 0.7), (-0.22, 0.71), (-0.42, 0.66), (-0.24, 0.4))
+    b.poly((112, 40, 30), (-0.5, 0.74), (0.52, 0.7), (0.44, 0.86), (0.3, 0.95), (-0.3, 0.95), (-0.42, 0.87))
+    b.poly((232, 220, 194), (-0.5, 0.74), (0.52, 0.7), (0.5, 0.76), (-0.47, 0.8))
+    for i in range(6):
+        b.line((226, 240, 244), 0.018, (-0.5 + 0.17 * i, 0.965), (-0.4 + 0.17 * i, 0.955 + 0.02 * b.u()))
 
 # %% ../../nbs/synthetic/motifs.ipynb #d2cd984c
 def draw_church(b):
     wall, slate = b.pick((218, 214, 206), (206, 196, 182)), b.pick((62, 74, 112), (52, 84, 104))
-    b.rect(mix(wall, (90, 90, 110), .25), -.08, .62, .46, 1); b.poly(slate, (-.1, .64), (-.02, .42), (.4, .42), (.5, .64))
-    b.rect(wall, -.34, .36, -.04, 1); b.poly(slate, (-.38, .38), (-.19, .04), (0, .38)); b.poly(mix(slate, (20, 20, 40), .4), (-.19, .04), (0, .38), (-.12, .38))
-    b.line((236, 196, 80), .022, (-.19, -.06), (-.19, .07)); b.line((236, 196, 80), .022, (-.24, -.02), (-.14, -.02))
-    for x, y, w, h, glass in ((-.24, .8, .1, .2, (72, 40, 34)), (.04, .74, .07, .16, (240, 180, 60)), (.17, .74, .07, .16, (70, 130, 220)), (.3, .74, .07, .16, (214, 60, 80))):
-        b.rect(glass, x, y, x + w, y + h); b.disc(glass, x + w/2, y, w/2, .06)
-    for r, glass in ((.08, (60, 60, 90)), (.055, (236, 130, 70)), (.025, (90, 160, 230))): b.disc(glass, -.19, .52, r)
+    b.rect(mix(wall, (90, 90, 110), 0.25), -0.08, 0.62, 0.46, 1)
+    b.poly(slate, (-0.1, 0.64), (-0.02, 0.42), (0.4, 0.42), (0.5, 0.64))
+    b.rect(wall, -0.34, 0.36, -0.04, 1)
+    b.poly(slate, (-0.38, 0.38), (-0.19, 0.04), (0, 0.38))
+    b.poly(mix(slate, (20, 20, 40), 0.4), (-0.19, 0.04), (0, 0.38), (-0.12, 0.38))
+    b.line((236, 196, 80), 0.022, (-0.19, -0.06), (-0.19, 0.07))
+    b.line((236, 196, 80), 0.022, (-0.24, -0.02), (-0.14, -0.02))
+    for x, y, w, h, glass in (
+        (-0.24, 0.8, 0.1, 0.2, (72, 40, 34)),
+        (0.04, 0.74, 0.07, 0.16, (240, 180, 60)),
+        (0.17, 0.74, 0.07, 0.16, (70, 130, 220)),
+        (0.3, 0.74, 0.07, 0.16, (214, 60, 80)),
+    ):
+        b.rect(glass, x, y, x + w, y + h)
+        b.disc(glass, x + w / 2, y, w / 2, 0.06)
+    for r, glass in ((0.08, (60, 60, 90)), (0.055, (236, 130, 70)), (0.025, (90, 160, 230))):
+        b.disc(glass, -0.19, 0.52, r)
+
 
 def draw_figure(b):
-    robe, skin = b.pick((150, 36, 120), (112, 44, 150), (176, 40, 98)), b.pick((236, 190, 156), (196, 140, 104), (130, 86, 62))
-    b.poly(robe, (-.28, 1), (-.16, .62), (-.1, .48), (-.15, .3), (-.06, .24), (.06, .24), (.15, .3), (.1, .48), (.18, .62), (.3, 1))
-    b.poly(mix(robe, (30, 0, 40), .5), (.02, .5), (.1, .48), (.18, .62), (.3, 1), (.12, 1))
-    b.line(mix(robe, (255, 200, 230), .25), .07, (-.12, .3), (-.2, .46), (-.08, .58)); b.disc(skin, -.07, .585, .035)
-    b.line(mix(robe, (30, 0, 40), .3), .07, (.12, .3), (.21, .46), (.2, .6)); b.disc(skin, .2, .62, .035)
-    b.poly((244, 232, 214), (-.11, .46), (.11, .46), (.12, .51), (-.12, .51)); b.poly((74, 44, 30), (-.09, .1), (.1, .1), (.13, .3), (-.12, .3))
-    b.rect(skin, -.03, .18, .03, .27); b.disc(skin, 0, .145, .075, .09)
-    b.disc((240, 206, 110), 0, .085, .19, .035); b.disc((232, 190, 90), 0, .055, .09, .055); b.rect((190, 40, 50), -.09, .06, .09, .08)
+    robe, skin = (
+        b.pick((150, 36, 120), (112, 44, 150), (176, 40, 98)),
+        b.pick((236, 190, 156), (196, 140, 104), (130, 86, 62)),
+    )
+    b.poly(
+        robe,
+        (-0.28, 1),
+        (-0.16, 0.62),
+        (-0.1, 0.48),
+        (-0.15, 0.3),
+        (-0.06, 0.24),
+        (0.06, 0.24),
+        (0.15, 0.3),
+        (0.1, 0.48),
+        (0.18, 0.62),
+        (0.3, 1),
+    )
+    b.poly(mix(robe, (30, 0, 40), 0.5), (0.02, 0.5), (0.1, 0.48), (0.18, 0.62), (0.3, 1), (0.12, 1))
+    b.line(mix(robe, (255, 200, 230), 0.25), 0.07, (-0.12, 0.3), (-0.2, 0.46), (-0.08, 0.58))
+    b.disc(skin, -0.07, 0.585, 0.035)
+    b.line(mix(robe, (30, 0, 40), 0.3), 0.07, (0.12, 0.3), (0.21, 0.46), (0.2, 0.6))
+    b.disc(skin, 0.2, 0.62, 0.035)
+    b.poly((244, 232, 214), (-0.11, 0.46), (0.11, 0.46), (0.12, 0.51), (-0.12, 0.51))
+    b.poly((74, 44, 30), (-0.09, 0.1), (0.1, 0.1), (0.13, 0.3), (-0.12, 0.3))
+    b.rect(skin, -0.03, 0.18, 0.03, 0.27)
+    b.disc(skin, 0, 0.145, 0.075, 0.09)
+    b.disc((240, 206, 110), 0, 0.085, 0.19, 0.035)
+    b.disc((232, 190, 90), 0, 0.055, 0.09, 0.055)
+    b.rect((190, 40, 50), -0.09, 0.06, 0.09, 0.08)
+
 
 def draw_horse(b):
-    coat, dark, mane = b.pick(((150, 84, 40), (90, 49, 24)), ((124, 66, 34), (77, 40, 21)), ((172, 100, 50), (101, 57, 29))) + ((52, 30, 22),)
-    for x, knee, tone in ((-.2, -.26, dark), (.2, .26, dark), (-.3, -.3, coat), (.13, .1, coat)):
-        b.poly(tone, (x - .05, .58), (x + .06, .58), (knee + .03, .78), (knee + .035, .97), (knee - .03, .97), (knee - .02, .78))
-        b.rect((40, 28, 24), knee - .035, .955, knee + .045, 1)
-    b.line(mane, .075, (-.33, .42), (-.44, .52), (-.44, .74))
-    b.disc(coat, -.06, .5, .31, .155); b.disc(mix(coat, (240, 190, 130), .25), -.1, .44, .2, .06); b.disc(mix(coat, dark, .6), -.06, .6, .22, .05)
-    b.poly(coat, (.04, .42), (.2, .2), (.3, .1), (.38, .2), (.27, .55), (.1, .62)); b.poly(coat, (.27, .1), (.36, .1), (.5, .27), (.47, .33), (.4, .32), (.3, .24))
-    b.poly(coat, (.28, .12), (.3, .02), (.34, .11)); b.poly(mane, (.28, .07), (.2, .13), (.08, .28), (.0, .4), (.08, .42), (.2, .28), (.29, .15))
-    b.disc((20, 12, 10), .37, .165, .014); b.poly((250, 240, 230), (.36, .1), (.42, .17), (.4, .19))
+    coat, dark, mane = b.pick(
+        ((150, 84, 40), (90, 49, 24)), ((124, 66, 34), (77, 40, 21)), ((172, 100, 50), (101, 57, 29))
+    ) + ((52, 30, 22),)
+    for x, knee, tone in ((-0.2, -0.26, dark), (0.2, 0.26, dark), (-0.3, -0.3, coat), (0.13, 0.1, coat)):
+        b.poly(
+            tone,
+            (x - 0.05, 0.58),
+            (x + 0.06, 0.58),
+            (knee + 0.03, 0.78),
+            (knee + 0.035, 0.97),
+            (knee - 0.03, 0.97),
+            (knee - 0.02, 0.78),
+        )
+        b.rect((40, 28, 24), knee - 0.035, 0.955, knee + 0.045, 1)
+    b.line(mane, 0.075, (-0.33, 0.42), (-0.44, 0.52), (-0.44, 0.74))
+    b.disc(coat, -0.06, 0.5, 0.31, 0.155)
+    b.disc(mix(coat, (240, 190, 130), 0.25), -0.1, 0.44, 0.2, 0.06)
+    b.disc(mix(coat, dark, 0.6), -0.06, 0.6, 0.22, 0.05)
+    b.poly(coat, (0.04, 0.42), (0.2, 0.2), (0.3, 0.1), (0.38, 0.2), (0.27, 0.55), (0.1, 0.62))
+    b.poly(coat, (0.27, 0.1), (0.36, 0.1), (0.5, 0.27), (0.47, 0.33), (0.4, 0.32), (0.3, 0.24))
+    b.poly(coat, (0.28, 0.12), (0.3, 0.02), (0.34, 0.11))
+    b.poly(mane, (0.28, 0.07), (0.2, 0.13), (0.08, 0.28), (0.0, 0.4), (0.08, 0.42), (0.2, 0.28), (0.29, 0.15))
+    b.disc((20, 12, 10), 0.37, 0.165, 0.014)
+    b.poly((250, 240, 230), (0.36, 0.1), (0.42, 0.17), (0.4, 0.19))
 
 # %% ../../nbs/synthetic/motifs.ipynb #90da63d6
 def draw_bird(b):
-    wing, tip, lift = b.pick((238, 240, 240), (228, 234, 244)), (36, 40, 54), b.u(-.08, .06)
-    for x0, s in ((-.02, -1), (.05, 1)):
-        far, under = (s*.55, .1 + lift), mix(wing, (120, 140, 180), .45)
-        b.poly(wing if s < 0 else under, (x0 - .1*s, .56), (s*.16, .3 + lift), (s*.34, .16 + lift), far, (s*.39, .34 + lift), (s*.26, .5), (x0 + .02*s, .7))
-        b.poly(tip, (s*.37, .145 + lift), far, (s*.6, .2 + lift), (s*.43, .3 + lift))
-        b.line(mix(under, tip, .3), .012, (s*.1, .6), (s*.25, .42 + .5*lift), (s*.37, .3 + lift))
-    b.poly(mix(wing, tip, .2), (-.08, .6), (-.34, .78), (-.24, .84), (-.02, .74)); b.disc(wing, .06, .62, .18, .1); b.disc(under, .04, .66, .14, .05)
-    b.disc(wing, .24, .55, .075); b.disc(tip, .265, .535, .016); b.poly((244, 140, 30), (.3, .52), (.43, .58), (.3, .6))
+    wing, tip, lift = b.pick((238, 240, 240), (228, 234, 244)), (36, 40, 54), b.u(-0.08, 0.06)
+    for x0, s in ((-0.02, -1), (0.05, 1)):
+        far, under = (s * 0.55, 0.1 + lift), mix(wing, (120, 140, 180), 0.45)
+        b.poly(
+            wing if s < 0 else under,
+            (x0 - 0.1 * s, 0.56),
+            (s * 0.16, 0.3 + lift),
+            (s * 0.34, 0.16 + lift),
+            far,
+            (s * 0.39, 0.34 + lift),
+            (s * 0.26, 0.5),
+            (x0 + 0.02 * s, 0.7),
+        )
+        b.poly(tip, (s * 0.37, 0.145 + lift), far, (s * 0.6, 0.2 + lift), (s * 0.43, 0.3 + lift))
+        b.line(mix(under, tip, 0.3), 0.012, (s * 0.1, 0.6), (s * 0.25, 0.42 + 0.5 * lift), (s * 0.37, 0.3 + lift))
+    b.poly(mix(wing, tip, 0.2), (-0.08, 0.6), (-0.34, 0.78), (-0.24, 0.84), (-0.02, 0.74))
+    b.disc(wing, 0.06, 0.62, 0.18, 0.1)
+    b.disc(under, 0.04, 0.66, 0.14, 0.05)
+    b.disc(wing, 0.24, 0.55, 0.075)
+    b.disc(tip, 0.265, 0.535, 0.016)
+    b.poly((244, 140, 30), (0.3, 0.52), (0.43, 0.58), (0.3, 0.6))
+
 
 def draw_flowers(b):
     hues = [b.pick((226, 40, 60), (240, 90, 150), (250, 200, 40), (150, 70, 200), (250, 130, 40)) for _ in range(3)]
-    spots, pot = ((-.28, .3), (.0, .14), (.29, .28), (-.13, .42), (.16, .44), (-.34, .5), (.36, .5)), b.pick((60, 110, 170), (70, 130, 150))
-    for x, y in spots: b.line((54, 120, 50), .025, (x, y), (x*.6, .55), (x*.2, .75))
-    for x in (-.28, -.12, .12, .28): b.poly((66, 140, 60), (x*.4, .7), (x*1.6, .54), (x*1.3, .68))
+    spots, pot = (
+        ((-0.28, 0.3), (0.0, 0.14), (0.29, 0.28), (-0.13, 0.42), (0.16, 0.44), (-0.34, 0.5), (0.36, 0.5)),
+        b.pick((60, 110, 170), (70, 130, 150)),
+    )
+    for x, y in spots:
+        b.line((54, 120, 50), 0.025, (x, y), (x * 0.6, 0.55), (x * 0.2, 0.75))
+    for x in (-0.28, -0.12, 0.12, 0.28):
+        b.poly((66, 140, 60), (x * 0.4, 0.7), (x * 1.6, 0.54), (x * 1.3, 0.68))
     for i, (x, y) in enumerate(spots):
-        rgb, r = hues[i % 3], b.u(.085, .125)
-        for k in range(6): b.disc(rgb if k % 2 else mix(rgb, (255, 255, 255), .25), x + r*.75*cos(k*pi/3 + i), y + r*.75*sin(k*pi/3 + i), r*.55)
-        b.disc((120, 60, 20) if rgb[1] > 150 else (255, 220, 70), x, y, r*.42)
-    b.poly(pot, (-.15, .68), (.15, .68), (.2, .82), (.13, 1), (-.13, 1), (-.2, .82)); b.rect(mix(pot, (255, 255, 255), .4), -.17, .67, .17, .71)
-    b.poly(mix(pot, (255, 255, 255), .35), (-.11, .72), (-.06, .72), (-.09, .96), (-.14, .83))
+        rgb, r = hues[i % 3], b.u(0.085, 0.125)
+        for k in range(6):
+            b.disc(
+                rgb if k % 2 else mix(rgb, (255, 255, 255), 0.25),
+                x + r * 0.75 * cos(k * pi / 3 + i),
+                y + r * 0.75 * sin(k * pi / 3 + i),
+                r * 0.55,
+            )
+        b.disc((120, 60, 20) if rgb[1] > 150 else (255, 220, 70), x, y, r * 0.42)
+    b.poly(pot, (-0.15, 0.68), (0.15, 0.68), (0.2, 0.82), (0.13, 1), (-0.13, 1), (-0.2, 0.82))
+    b.rect(mix(pot, (255, 255, 255), 0.4), -0.17, 0.67, 0.17, 0.71)
+    b.poly(mix(pot, (255, 255, 255), 0.35), (-0.11, 0.72), (-0.06, 0.72), (-0.09, 0.96), (-0.14, 0.83))
+
 
 def draw_windmill(b):
-    body, turn = b.pick((214, 190, 150), (200, 170, 130)), pi/4 + .3*b.u()
-    b.poly(body, (-.22, 1), (-.12, .4), (.12, .4), (.22, 1)); b.poly(mix(body, (70, 40, 30), .4), (.04, .4), (.12, .4), (.22, 1), (.08, 1))
-    b.poly((92, 50, 40), (-.15, .42), (-.1, .3), (0, .25), (.1, .3), (.15, .42)); b.rect((70, 44, 34), -.06, .82, .05, 1); b.rect((60, 60, 80), -.05, .56, .03, .64)
-    for c, s in ((cos(turn + k*pi/2), sin(turn + k*pi/2)) for k in range(4)):
-        at = lambda r, w: (r*c - w*s, .36 + r*s + w*c)
-        b.poly((242, 236, 218), at(.12, .0), at(.5, .0), at(.5, .13), at(.12, .11))
-        for r in (.22, .32, .42): b.line((150, 96, 70), .012, at(r, 0), at(r, .12))
-        b.line((84, 48, 36), .026, at(-.04, 0), at(.52, 0))
+    body, turn = b.pick((214, 190, 150), (200, 170, 130)), pi / 4 + 0.3 * b.u()
+    b.poly(body, (-0.22, 1), (-0.12, 0.4), (0.12, 0.4), (0.22, 1))
+    b.poly(mix(body, (70, 40, 30), 0.4), (0.04, 0.4), (0.12, 0.4), (0.22, 1), (0.08, 1))
+    b.poly((92, 50, 40), (-0.15, 0.42), (-0.1, 0.3), (0, 0.25), (0.1, 0.3), (0.15, 0.42))
+    b.rect((70, 44, 34), -0.06, 0.82, 0.05, 1)
+    b.rect((60, 60, 80), -0.05, 0.56, 0.03, 0.64)
+    for c, s in ((cos(turn + k * pi / 2), sin(turn + k * pi / 2)) for k in range(4)):
+        at = lambda r, w: (r * c - w * s, 0.36 + r * s + w * c)
+        b.poly((242, 236, 218), at(0.12, 0.0), at(0.5, 0.0), at(0.5, 0.13), at(0.12, 0.11))
+        for r in (0.22, 0.32, 0.42):
+            b.line((150, 96, 70), 0.012, at(r, 0), at(r, 0.12))
+        b.line((84, 48, 36), 0.026, at(-0.04, 0), at(0.52, 0))
 
 # %% ../../nbs/synthetic/motifs.ipynb #ce65afbc
 def draw_ruin(b):
-    stone, ivy = b.pick((198, 190, 172), (182, 176, 164)), (70, 112, 56); dark, light = mix(stone, (80, 76, 84), .6), mix(stone, (255, 255, 240), .35)
-    for x, top in ((-.36, .22), (-.12, .22), (.14, b.u(.38, .5)), (.37, b.u(.56, .68))):
-        chip = .05*(top > .3)
-        b.poly(stone, (x - .075, .92), (x - .065, top + .03), (x - .02, top - .4*chip), (x + .065, top + chip), (x + .075, .92))
-        for dx in (-.02, .025, .05): b.line(dark, .016, (x + dx, top + .06), (x + dx, .9))
-        b.rect(mix(stone, dark, .3), x - .1, .88, x + .1, .94)
-        for i in range(4): b.disc(ivy, x + .05*b.u(), b.u(.72, .9), .03*b.u(.7, 1.3))
-        if not chip: b.rect(light, x - .1, top - .03, x + .1, top + .04)
-    b.poly(stone, (-.5, .1), (.02, .1), (.09, .14), (.04, .2), (-.5, .2)); b.line(dark, .02, (-.5, .155), (.05, .155))
-    b.poly(light, (-.48, .1), (-.22, -.02), (-.12, .03), (-.08, .1)); b.rect(dark, -.5, .93, .5, 1.)
-    b.poly(stone, (.16, .94), (.2, .86), (.3, .88), (.28, .95)); b.poly(stone, (-.02, 1), (.02, .9), (.1, .93), (.12, 1))
+    stone, ivy = b.pick((198, 190, 172), (182, 176, 164)), (70, 112, 56)
+    dark, light = mix(stone, (80, 76, 84), 0.6), mix(stone, (255, 255, 240), 0.35)
+    for x, top in ((-0.36, 0.22), (-0.12, 0.22), (0.14, b.u(0.38, 0.5)), (0.37, b.u(0.56, 0.68))):
+        chip = 0.05 * (top > 0.3)
+        b.poly(
+            stone,
+            (x - 0.075, 0.92),
+            (x - 0.065, top + 0.03),
+            (x - 0.02, top - 0.4 * chip),
+            (x + 0.065, top + chip),
+            (x + 0.075, 0.92),
+        )
+        for dx in (-0.02, 0.025, 0.05):
+            b.line(dark, 0.016, (x + dx, top + 0.06), (x + dx, 0.9))
+        b.rect(mix(stone, dark, 0.3), x - 0.1, 0.88, x + 0.1, 0.94)
+        for i in range(4):
+            b.disc(ivy, x + 0.05 * b.u(), b.u(0.72, 0.9), 0.03 * b.u(0.7, 1.3))
+        if not chip:
+            b.rect(light, x - 0.1, top - 0.03, x + 0.1, top + 0.04)
+    b.poly(stone, (-0.5, 0.1), (0.02, 0.1), (0.09, 0.14), (0.04, 0.2), (-0.5, 0.2))
+    b.line(dark, 0.02, (-0.5, 0.155), (0.05, 0.155))
+    b.poly(light, (-0.48, 0.1), (-0.22, -0.02), (-0.12, 0.03), (-0.08, 0.1))
+    b.rect(dark, -0.5, 0.93, 0.5, 1.0)
+    b.poly(stone, (0.16, 0.94), (0.2, 0.86), (0.3, 0.88), (0.28, 0.95))
+    b.poly(stone, (-0.02, 1), (0.02, 0.9), (0.1, 0.93), (0.12, 1))
+
 
 def draw_skull(b):
-    bone, dark = b.pick((232, 222, 192), (224, 212, 178), (236, 230, 208)), (30, 22, 26); shade = mix(bone, (110, 80, 60), .45)
-    b.disc(shade, .03, .38, .45, .38); b.disc(bone, -.02, .36, .42, .36); b.disc(mix(bone, (255, 255, 245), .5), -.14, .18, .17, .1)
-    b.poly(bone, (-.34, .5), (.34, .5), (.28, .72), (.22, .78), (.2, .96), (-.2, .96), (-.22, .78), (-.28, .72))
-    b.poly(shade, (.24, .62), (.34, .5), (.28, .72), (.22, .78), (.2, .96), (.12, .96), (.14, .78))
-    for x in (-.18, .18): b.disc(dark, x, .45, .13, .125); b.disc((84, 40, 36), x, .48, .06, .05)
-    b.poly(dark, (0, .56), (.075, .71), (.0, .68), (-.075, .71)); b.rect(dark, -.19, .775, .19, .8)
-    for i in range(-3, 4): b.line(dark, .02, (i*.055, .78), (i*.055, .94))
-    b.line(shade, .016, (.1, .06), (.14, .16), (.08, .22))
+    bone, dark = b.pick((232, 222, 192), (224, 212, 178), (236, 230, 208)), (30, 22, 26)
+    shade = mix(bone, (110, 80, 60), 0.45)
+    b.disc(shade, 0.03, 0.38, 0.45, 0.38)
+    b.disc(bone, -0.02, 0.36, 0.42, 0.36)
+    b.disc(mix(bone, (255, 255, 245), 0.5), -0.14, 0.18, 0.17, 0.1)
+    b.poly(
+        bone,
+        (-0.34, 0.5),
+        (0.34, 0.5),
+        (0.28, 0.72),
+        (0.22, 0.78),
+        (0.2, 0.96),
+        (-0.2, 0.96),
+        (-0.22, 0.78),
+        (-0.28, 0.72),
+    )
+    b.poly(shade, (0.24, 0.62), (0.34, 0.5), (0.28, 0.72), (0.22, 0.78), (0.2, 0.96), (0.12, 0.96), (0.14, 0.78))
+    for x in (-0.18, 0.18):
+        b.disc(dark, x, 0.45, 0.13, 0.125)
+        b.disc((84, 40, 36), x, 0.48, 0.06, 0.05)
+    b.poly(dark, (0, 0.56), (0.075, 0.71), (0.0, 0.68), (-0.075, 0.71))
+    b.rect(dark, -0.19, 0.775, 0.19, 0.8)
+    for i in range(-3, 4):
+        b.line(dark, 0.02, (i * 0.055, 0.78), (i * 0.055, 0.94))
+    b.line(shade, 0.016, (0.1, 0.06), (0.14, 0.16), (0.08, 0.22))
+
 
 def draw_fire(b):
-    for r, rgb in ((1, (206, 40, 20)), (.8, (244, 104, 20)), (.58, (255, 176, 30)), (.34, (255, 240, 140))):
-        for x, h, w in ((0, .92, .26), (-.22, .62, .2), (.22, .66, .2), (-.36, .36, .12), (.37, .4, .12)):
-            x, h, w, s, y = x*(.6 + .4*r), h*r, w*r, .1*b.u(), .9
-            b.poly(rgb, (x + s, y - h), (x + .55*w + .3*s, y - .62*h), (x + .35*w, y - .5*h), (x + w, y - .28*h), (x + .8*w, y),
-                   (x - .8*w, y), (x - w, y - .26*h), (x - .3*w, y - .52*h))
-    for x0, x1 in ((-.42, .34), (.42, -.34)): b.line((70, 40, 26), .09, (x0, .98), (x1, .84)); b.disc((150, 96, 60), x0, .98, .045)
+    for r, rgb in ((1, (206, 40, 20)), (0.8, (244, 104, 20)), (0.58, (255, 176, 30)), (0.34, (255, 240, 140))):
+        for x, h, w in ((0, 0.92, 0.26), (-0.22, 0.62, 0.2), (0.22, 0.66, 0.2), (-0.36, 0.36, 0.12), (0.37, 0.4, 0.12)):
+            x, h, w, s, y = x * (0.6 + 0.4 * r), h * r, w * r, 0.1 * b.u(), 0.9
+            b.poly(
+                rgb,
+                (x + s, y - h),
+                (x + 0.55 * w + 0.3 * s, y - 0.62 * h),
+                (x + 0.35 * w, y - 0.5 * h),
+                (x + w, y - 0.28 * h),
+                (x + 0.8 * w, y),
+                (x - 0.8 * w, y),
+                (x - w, y - 0.26 * h),
+                (x - 0.3 * w, y - 0.52 * h),
+            )
+    for x0, x1 in ((-0.42, 0.34), (0.42, -0.34)):
+        b.line((70, 40, 26), 0.09, (x0, 0.98), (x1, 0.84))
+        b.disc((150, 96, 60), x0, 0.98, 0.045)
 
-DRAWERS = {f.__name__[5:]: f for f in (draw_tree, draw_house, draw_boat, draw_church, draw_figure, draw_horse, draw_bird, draw_flowers, draw_windmill, draw_ruin, draw_skull, draw_fire)}
+
+DRAWERS = {
+    f.__name__[5:]: f
+    for f in (
+        draw_tree,
+        draw_house,
+        draw_boat,
+        draw_church,
+        draw_figure,
+        draw_horse,
+        draw_bird,
+        draw_flowers,
+        draw_windmill,
+        draw_ruin,
+        draw_skull,
+        draw_fire,
+    )
+}

@@ -16,22 +16,37 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
+
 from ..errors import DataError, did_you_mean
 from .motifs import BACKDROPS, DRAWERS, Brush, mix
 
 # %% ../../nbs/synthetic/paint.ipynb #a73e6025
-SUBJECTS = ('tree', 'house', 'boat', 'church', 'figure', 'horse', 'bird', 'flowers', 'windmill', 'ruin', 'skull', 'fire')
-SETTINGS = ('sea', 'hills', 'forest', 'town', 'desert', 'abstract')
-WEATHERS = ('clear', 'cloudy', 'rain', 'storm', 'snow', 'fog')
-TIMES = ('dawn', 'day', 'dusk', 'night')
-PALETTES = ('warm', 'cool', 'bright', 'muted')
-BRUSHWORKS = ('smooth', 'dabs', 'dots', 'strokes')
+SUBJECTS = (
+    "tree",
+    "house",
+    "boat",
+    "church",
+    "figure",
+    "horse",
+    "bird",
+    "flowers",
+    "windmill",
+    "ruin",
+    "skull",
+    "fire",
+)
+SETTINGS = ("sea", "hills", "forest", "town", "desert", "abstract")
+WEATHERS = ("clear", "cloudy", "rain", "storm", "snow", "fog")
+TIMES = ("dawn", "day", "dusk", "night")
+PALETTES = ("warm", "cool", "bright", "muted")
+BRUSHWORKS = ("smooth", "dabs", "dots", "strokes")
 VALUES = dict(setting=SETTINGS, weather=WEATHERS, time=TIMES, palette=PALETTES, brushwork=BRUSHWORKS)
 
 # %% ../../nbs/synthetic/paint.ipynb #c7ecdc91
 @dataclass(frozen=True)
 class Scene:
     "Everything there is to know about a painting of mini-ArtEmis"
+
     subjects: tuple[str, ...]  # one or two different names of `SUBJECTS`, left to right
     setting: str
     weather: str
@@ -40,11 +55,16 @@ class Scene:
     brushwork: str
 
     def __post_init__(self):
-        object.__setattr__(self, 'subjects', tuple(self.subjects))
-        for kind, value, valid in [('subject', s, SUBJECTS) for s in self.subjects] + [(k, getattr(self, k), v) for k, v in VALUES.items()]:
-            if value not in valid: raise DataError(f'unknown {kind} {value!r}. {did_you_mean(value, valid)}')
+        object.__setattr__(self, "subjects", tuple(self.subjects))
+        for kind, value, valid in [("subject", s, SUBJECTS) for s in self.subjects] + [
+            (k, getattr(self, k), v) for k, v in VALUES.items()
+        ]:
+            if value not in valid:
+                raise DataError(f"unknown {kind} {value!r}. {did_you_mean(value, valid)}")
         if len(self.subjects) not in (1, 2) or len(set(self.subjects)) < len(self.subjects):
-            raise DataError(f'the subjects are {self.subjects!r}, expected one or two different ones. Valid: {", ".join(SUBJECTS)}.')
+            raise DataError(
+                f"the subjects are {self.subjects!r}, expected one or two different ones. Valid: {', '.join(SUBJECTS)}."
+            )
 
     def attributes(self) -> frozenset[str]:
         "All values of the scene: what a spectator could mention"
@@ -52,36 +72,42 @@ class Scene:
 
     def to_dict(self) -> dict:
         "Plain values for JSON"
-        return {**asdict(self), 'subjects': list(self.subjects)}
+        return {**asdict(self), "subjects": list(self.subjects)}
 
     @classmethod
     def from_dict(cls, record: dict):  # what `to_dict` gave
         "The scene of a JSON record"
         names = [f.name for f in fields(cls)]
-        if set(record) != set(names): raise DataError(f'a scene record has the keys {sorted(record)}, expected {sorted(names)}')
+        if set(record) != set(names):
+            raise DataError(f"a scene record has the keys {sorted(record)}, expected {sorted(names)}")
         return cls(**record)
 
 # %% ../../nbs/synthetic/paint.ipynb #0b50a95b
-SCENE_ODDS = dict(subjects={1: .5, 2: .5}, **{kind: {v: 1/len(values) for v in values} for kind, values in VALUES.items()})  # how many subjects; then each kind
+SCENE_ODDS = dict(
+    subjects={1: 0.5, 2: 0.5}, **{kind: {v: 1 / len(values) for v in values} for kind, values in VALUES.items()}
+)  # how many subjects; then each kind
+
 
 def random_scene(
     rng: np.random.Generator,  # the only source of chance
 ) -> Scene:
     "Draw every attribute independently of the others, with the odds of `SCENE_ODDS`"
     pick = lambda odds: list(odds)[rng.choice(len(odds), p=list(odds.values()))]
-    names = rng.permutation(SUBJECTS)[:pick(SCENE_ODDS['subjects'])]
+    names = rng.permutation(SUBJECTS)[: pick(SCENE_ODDS["subjects"])]
     return Scene(tuple(map(str, names)), **{kind: pick(SCENE_ODDS[kind]) for kind in VALUES})
 
 # %% ../../nbs/synthetic/paint.ipynb #63d1527c
 STYLES = dict(  # brushwork -> style for warm, cool, bright, muted; the last one for the abstract setting
-    smooth=('Romanticism', 'Symbolism', 'Naive_Art_Primitivism', 'Realism', 'Color_Field_Painting'),
-    dabs=('Impressionism', 'Impressionism', 'Post_Impressionism', 'Impressionism', 'Abstract_Expressionism'),
-    dots=('Pointillism', 'Pointillism', 'Pointillism', 'Pointillism', 'Minimalism'),
-    strokes=('Expressionism', 'Expressionism', 'Fauvism', 'Contemporary_Realism', 'Cubism'))
+    smooth=("Romanticism", "Symbolism", "Naive_Art_Primitivism", "Realism", "Color_Field_Painting"),
+    dabs=("Impressionism", "Impressionism", "Post_Impressionism", "Impressionism", "Abstract_Expressionism"),
+    dots=("Pointillism", "Pointillism", "Pointillism", "Pointillism", "Minimalism"),
+    strokes=("Expressionism", "Expressionism", "Fauvism", "Contemporary_Realism", "Cubism"),
+)
+
 
 def style_of(scene: Scene) -> str:  # a WikiArt style, the folder of the painting
     "The style a scene is filed under"
-    return STYLES[scene.brushwork][-1 if scene.setting == 'abstract' else PALETTES.index(scene.palette)]
+    return STYLES[scene.brushwork][-1 if scene.setting == "abstract" else PALETTES.index(scene.palette)]
 
 # %% ../../nbs/synthetic/paint.ipynb #fbe1bd79
 def noise(rng, size, rows, cols, octaves=3):
@@ -89,155 +115,218 @@ def noise(rng, size, rows, cols, octaves=3):
     total = np.zeros((size, size), np.float32)
     for o in range(octaves):
         grid = Image.fromarray(rng.random((rows << o, cols << o), np.float32))
-        total += np.asarray(grid.resize((size, size), Image.Resampling.BICUBIC))/2**o
-    return (total - total.min())/np.ptp(total)
+        total += np.asarray(grid.resize((size, size), Image.Resampling.BICUBIC)) / 2**o
+    return (total - total.min()) / np.ptp(total)
 
 # %% ../../nbs/synthetic/paint.ipynb #72487744
-SKIES = dict(dawn=((122, 142, 205), (255, 190, 176)), day=((48, 118, 212), (190, 224, 246)),
-             dusk=((82, 44, 104), (252, 126, 52)), night=((8, 12, 42), (40, 58, 122)))             # zenith, horizon
-SUNS = dict(dawn=((255, 238, 205), .1), day=((255, 250, 215), .6), dusk=((255, 190, 84), .1), night=((238, 238, 225), .62))  # colour, height
-LIGHTS = dict(dawn=(1., .90, .90), day=(1.04, 1.04, 1.), dusk=(.86, .64, .58), night=(.40, .48, .72))  # on the ground
+SKIES = dict(
+    dawn=((122, 142, 205), (255, 190, 176)),
+    day=((48, 118, 212), (190, 224, 246)),
+    dusk=((82, 44, 104), (252, 126, 52)),
+    night=((8, 12, 42), (40, 58, 122)),
+)  # zenith, horizon
+SUNS = dict(
+    dawn=((255, 238, 205), 0.1), day=((255, 250, 215), 0.6), dusk=((255, 190, 84), 0.1), night=((238, 238, 225), 0.62)
+)  # colour, height
+LIGHTS = dict(
+    dawn=(1.0, 0.90, 0.90), day=(1.04, 1.04, 1.0), dusk=(0.86, 0.64, 0.58), night=(0.40, 0.48, 0.72)
+)  # on the ground
+
 
 class Air(NamedTuple):
     "What a weather does to the sky and the light"
-    rgb: tuple     # colour of the air
-    share: float   # how much of the sky it takes
-    ground: float  # light left on the ground
-    cover: float   # share of clouds
-    cloud: tuple   # their colour
-    sun: float     # strength of sun, moon and stars
 
-AIRS = dict(clear=Air((255, 255, 255), 0., 1., 0., (0, 0, 0), 1.), cloudy=Air((205, 208, 215), .25, .92, .58, (255, 252, 248), .5),
-            rain=Air((128, 140, 158), .60, .78, .55, (160, 166, 178), 0.), storm=Air((44, 46, 66), .72, .66, .75, (96, 96, 120), 0.),
-            snow=Air((214, 221, 233), .55, 1., .25, (255, 255, 255), .3), fog=Air((208, 210, 208), .72, .92, 0., (0, 0, 0), .3))
+    rgb: tuple  # colour of the air
+    share: float  # how much of the sky it takes
+    ground: float  # light left on the ground
+    cover: float  # share of clouds
+    cloud: tuple  # their colour
+    sun: float  # strength of sun, moon and stars
+
+
+AIRS = dict(
+    clear=Air((255, 255, 255), 0.0, 1.0, 0.0, (0, 0, 0), 1.0),
+    cloudy=Air((205, 208, 215), 0.25, 0.92, 0.58, (255, 252, 248), 0.5),
+    rain=Air((128, 140, 158), 0.60, 0.78, 0.55, (160, 166, 178), 0.0),
+    storm=Air((44, 46, 66), 0.72, 0.66, 0.75, (96, 96, 120), 0.0),
+    snow=Air((214, 221, 233), 0.55, 1.0, 0.25, (255, 255, 255), 0.3),
+    fog=Air((208, 210, 208), 0.72, 0.92, 0.0, (0, 0, 0), 0.3),
+)
 
 # %% ../../nbs/synthetic/paint.ipynb #b9c8cfdf
 def paint_sky(scene, rng, size, horizon):
     "The sky [size, size] as an image, and the x of sun or moon in the brush's box"
     air, light, (glare, height) = AIRS[scene.weather], np.array(LIGHTS[scene.time], np.float32), SUNS[scene.time]
-    y, x = np.mgrid[0:size, 0:size].astype(np.float32)/size
+    y, x = np.mgrid[0:size, 0:size].astype(np.float32) / size
     top, low = (np.array(c, np.float32) for c in SKIES[scene.time])
-    sky = top + (low - top)*np.clip(y/horizon, 0, 1)[..., None]**1.4
-    sky += (np.array(air.rgb)*light - sky)*air.share
-    sx, sy = rng.uniform(.15, .85), horizon*(1 - height*rng.uniform(.8, 1.3))
+    sky = top + (low - top) * np.clip(y / horizon, 0, 1)[..., None] ** 1.4
+    sky += (np.array(air.rgb) * light - sky) * air.share
+    sx, sy = rng.uniform(0.15, 0.85), horizon * (1 - height * rng.uniform(0.8, 1.3))
     d = np.hypot(x - sx, y - sy)[..., None]
-    glow = .6*np.exp(-(d/.2)**2)*light[0] + np.clip((.048 - d)*size/1.5, 0, 1)
-    sky += (np.array(glare) - sky)*np.minimum(glow*air.sun, 1)
+    glow = 0.6 * np.exp(-((d / 0.2) ** 2)) * light[0] + np.clip((0.048 - d) * size / 1.5, 0, 1)
+    sky += (np.array(glare) - sky) * np.minimum(glow * air.sun, 1)
     field = noise(rng, size, 5, 3, 4)
-    body = np.clip((field - .8*(1 - air.cover))*3.2, 0, 1)[..., None]*(air.cover > 0)
-    shade = np.clip((field - np.roll(field, -size//20, 0))*1.6 + .8, .55, 1.1)[..., None]
-    sky += (mix(air.cloud*light**.7, low, .2)*shade - sky)*body*.85 + ((field - .5)*14)[..., None]
-    return Image.fromarray(np.clip(sky, 0, 255).astype(np.uint8)), sx - .5
+    body = np.clip((field - 0.8 * (1 - air.cover)) * 3.2, 0, 1)[..., None] * (air.cover > 0)
+    shade = np.clip((field - np.roll(field, -size // 20, 0)) * 1.6 + 0.8, 0.55, 1.1)[..., None]
+    sky += (mix(air.cloud * light**0.7, low, 0.2) * shade - sky) * body * 0.85 + ((field - 0.5) * 14)[..., None]
+    return Image.fromarray(np.clip(sky, 0, 255).astype(np.uint8)), sx - 0.5
 
 # %% ../../nbs/synthetic/paint.ipynb #4c05bd05
 def sky_signs(b, scene, horizon):
     "Stars and lightning, behind the subjects"
-    if scene.time == 'night' and AIRS[scene.weather].sun:
-        for _ in range(70): b.disc((255, 250, 225), b.u(-.5, .5), b.u(0, horizon), b.u(.0015, .0045), alpha=230)
-    if scene.weather == 'storm':
-        bolt = [(b.u(-.35, .35), 0.)]
-        while bolt[-1][1] < horizon: bolt.append((bolt[-1][0] + .07*b.u(), bolt[-1][1] + b.u(.04, .09)))
-        (x, y), white = bolt[len(bolt)//2], (255, 255, 240)
-        b.line((190, 190, 255), .03, *bolt, alpha=90); b.line(white, .010, *bolt); b.line(white, .006, (x, y), (x + .1, y + .05), (x + .13, y + .14))
+    if scene.time == "night" and AIRS[scene.weather].sun:
+        for _ in range(70):
+            b.disc((255, 250, 225), b.u(-0.5, 0.5), b.u(0, horizon), b.u(0.0015, 0.0045), alpha=230)
+    if scene.weather == "storm":
+        bolt = [(b.u(-0.35, 0.35), 0.0)]
+        while bolt[-1][1] < horizon:
+            bolt.append((bolt[-1][0] + 0.07 * b.u(), bolt[-1][1] + b.u(0.04, 0.09)))
+        (x, y), white = bolt[len(bolt) // 2], (255, 255, 240)
+        b.line((190, 190, 255), 0.03, *bolt, alpha=90)
+        b.line(white, 0.010, *bolt)
+        b.line(white, 0.006, (x, y), (x + 0.1, y + 0.05), (x + 0.13, y + 0.14))
+
 
 def falling(b, scene):
     "Rain and snow, before the subjects"
-    drops, slant = dict(rain=110, storm=50).get(scene.weather, 0), b.u(.2, .5)*b.pick(-1, 1)
-    for x, y, l in ((b.u(-.6, .6), b.u(-.1, 1), b.u(.05, .11)) for _ in range(drops)):
-        b.line((226, 234, 246), .005, (x, y), (x + slant*l, y + l), alpha=175)
-    for _ in range(150*(scene.weather == 'snow')): b.disc((255, 255, 255), b.u(-.5, .5), b.u(0, 1), b.u(.004, .010), alpha=225)
+    drops, slant = dict(rain=110, storm=50).get(scene.weather, 0), b.u(0.2, 0.5) * b.pick(-1, 1)
+    for x, y, l in ((b.u(-0.6, 0.6), b.u(-0.1, 1), b.u(0.05, 0.11)) for _ in range(drops)):
+        b.line((226, 234, 246), 0.005, (x, y), (x + slant * l, y + l), alpha=175)
+    for _ in range(150 * (scene.weather == "snow")):
+        b.disc((255, 255, 255), b.u(-0.5, 0.5), b.u(0, 1), b.u(0.004, 0.010), alpha=225)
+
 
 def fog(image, rng, rgb, strength):
     "A drifting veil over the image, in place"
-    veil = (noise(rng, 32, 4, 2, 2)*.6 + .4)*255*strength
-    image.paste(tuple(map(int, rgb)), (0, 0), Image.fromarray(veil.astype(np.uint8)).resize(image.size, Image.Resampling.BICUBIC))
+    veil = (noise(rng, 32, 4, 2, 2) * 0.6 + 0.4) * 255 * strength
+    image.paste(
+        tuple(map(int, rgb)),
+        (0, 0),
+        Image.fromarray(veil.astype(np.uint8)).resize(image.size, Image.Resampling.BICUBIC),
+    )
 
 # %% ../../nbs/synthetic/paint.ipynb #e05542de
 def place_subject(name, image, rng, light, white, cx, height, dark):
     "Paint one subject in place; its silhouette as a mask"
-    foot, burns = rng.uniform(.60, .72) if name == 'bird' else rng.uniform(.86, .95), name == 'fire'
-    layer, mask = Image.new('RGBA', image.size), Image.new('L', image.size)
-    DRAWERS[name](Brush(layer, rng, (1, 1, 1) if burns else light, white, (cx, foot, height), 1 if rng.random() < .5 else -1))
-    if name != 'bird': Brush(image, rng).disc((10, 10, 25), cx - .5, foot, .45*height, .04*height, alpha=100)
-    box, pad = layer.getbbox(), image.width//20
+    foot, burns = rng.uniform(0.60, 0.72) if name == "bird" else rng.uniform(0.86, 0.95), name == "fire"
+    layer, mask = Image.new("RGBA", image.size), Image.new("L", image.size)
+    DRAWERS[name](
+        Brush(layer, rng, (1, 1, 1) if burns else light, white, (cx, foot, height), 1 if rng.random() < 0.5 else -1)
+    )
+    if name != "bird":
+        Brush(image, rng).disc((10, 10, 25), cx - 0.5, foot, 0.45 * height, 0.04 * height, alpha=100)
+    box, pad = layer.getbbox(), image.width // 20
     layer = layer.crop(box)
     a = np.asarray(layer).astype(np.float32)
     h, w = a.shape[:2]
-    if not burns: a[..., :3] *= (np.linspace(1.12, .84, w, dtype=np.float32) + .22*(noise(rng, max(h, w), 6, 6, 2)[:h, :w] - .5))[..., None]
+    if not burns:
+        a[..., :3] *= (
+            np.linspace(1.12, 0.84, w, dtype=np.float32) + 0.22 * (noise(rng, max(h, w), 6, 6, 2)[:h, :w] - 0.5)
+        )[..., None]
     layer = Image.fromarray(np.clip(a, 0, 255).astype(np.uint8))
-    rim = Image.new('L', (w + 2*pad, h + 2*pad))
-    rim.paste(layer.getchannel('A'), (pad, pad))
-    rim = rim.filter(ImageFilter.BoxBlur(pad/2)).point(lambda v: v*(3 if burns else 2)//4)
-    image.paste((255, 150, 50) if burns else (150, 170, 215) if dark else (52, 46, 60), (box[0] - pad, box[1] - pad), rim)
+    rim = Image.new("L", (w + 2 * pad, h + 2 * pad))
+    rim.paste(layer.getchannel("A"), (pad, pad))
+    rim = rim.filter(ImageFilter.BoxBlur(pad / 2)).point(lambda v: v * (3 if burns else 2) // 4)
+    image.paste(
+        (255, 150, 50) if burns else (150, 170, 215) if dark else (52, 46, 60), (box[0] - pad, box[1] - pad), rim
+    )
     image.paste(layer, box[:2], layer)
-    mask.paste(layer.getchannel('A'), box[:2])
+    mask.paste(layer.getchannel("A"), box[:2])
     return mask
 
 # %% ../../nbs/synthetic/paint.ipynb #2779e60e
 GRADES = dict(  # three rows of red, green, blue, offset
-    warm=(1.10, .06, .0, 10,  .02, .96, .0, 2,  .0, .06, .70, 0), cool=(.72, .06, .04, 0,  .0, .94, .06, 2,  .0, .10, 1.08, 14),
-    bright=(1.30, -.12, -.06, 4,  -.09, 1.28, -.07, 4,  -.09, -.12, 1.33, 4), muted=(.54, .28, .08, 14,  .18, .62, .10, 12,  .16, .26, .46, 12))
+    warm=(1.10, 0.06, 0.0, 10, 0.02, 0.96, 0.0, 2, 0.0, 0.06, 0.70, 0),
+    cool=(0.72, 0.06, 0.04, 0, 0.0, 0.94, 0.06, 2, 0.0, 0.10, 1.08, 14),
+    bright=(1.30, -0.12, -0.06, 4, -0.09, 1.28, -0.07, 4, -0.09, -0.12, 1.33, 4),
+    muted=(0.54, 0.28, 0.08, 14, 0.18, 0.62, 0.10, 12, 0.16, 0.26, 0.46, 12),
+)
 
 # %% ../../nbs/synthetic/paint.ipynb #efe95819
 class Touch(NamedTuple):
     "How the marks of a brushwork look; lengths in pixels of a 128-pixel canvas"
-    marks: int     # thrown on the canvas, later ones on top
+
+    marks: int  # thrown on the canvas, later ones on top
     length: float  # 0: a disc
     width: float
-    turn: float    # how far the direction wanders over the canvas, in half turns
+    turn: float  # how far the direction wanders over the canvas, in half turns
     jitter: float  # deviation of a mark's direction, radian
     spread: float  # deviation of a mark's colour, of 255
-    hold: float    # share of the smooth picture that stays
+    hold: float  # share of the smooth picture that stays
 
-TOUCHES = dict(smooth=Touch(3600, 4., 1.6, 1., .6, 6., .75), dabs=Touch(1100, 7., 3.7, .6, .6, 15., .1),
-               dots=Touch(3400, 0., 4., 0., 0., 28., .1), strokes=Touch(2200, 15., 2.4, 1.6, .08, 13., .05))
-CANVASES, FINE = 6, .65  # prepared canvases per brushwork and size; share of the smooth picture that stays on the subjects
+
+TOUCHES = dict(
+    smooth=Touch(3600, 4.0, 1.6, 1.0, 0.6, 6.0, 0.75),
+    dabs=Touch(1100, 7.0, 3.7, 0.6, 0.6, 15.0, 0.1),
+    dots=Touch(3400, 0.0, 4.0, 0.0, 0.0, 28.0, 0.1),
+    strokes=Touch(2200, 15.0, 2.4, 1.6, 0.08, 13.0, 0.05),
+)
+CANVASES, FINE = (
+    6,
+    0.65,
+)  # prepared canvases per brushwork and size; share of the smooth picture that stays on the subjects
+
 
 @lru_cache(maxsize=64)
 def touch_map(brushwork, size, seed):
     "For each pixel [size, size]: flat index of the pixel whose colour it carries, and the number of its mark (0: none)"
-    touch, rng, k = TOUCHES[brushwork], np.random.default_rng(seed), size/128
-    flow, canvas = noise(rng, size, 3, 3, 1)*touch.turn*pi + rng.uniform(0, pi), Image.new('I', (size, size), 0)
+    touch, rng, k = TOUCHES[brushwork], np.random.default_rng(seed), size / 128
+    flow, canvas = noise(rng, size, 3, 3, 1) * touch.turn * pi + rng.uniform(0, pi), Image.new("I", (size, size), 0)
     at, b = rng.integers(size, size=(touch.marks + 1, 2)), ImageDraw.Draw(canvas)
     for i, (x, y) in enumerate(at.tolist()):
-        a, r = flow[y, x] + touch.jitter*rng.standard_normal(), k*touch.width/2
-        dx, dy = k*touch.length/2*cos(a), k*touch.length/2*sin(a)
-        if touch.length: b.line((x - dx, y - dy, x + dx, y + dy), i, max(1, round(2*r)))
-        else: b.ellipse((x - r, y - r, x + r, y + r), i)
+        a, r = flow[y, x] + touch.jitter * rng.standard_normal(), k * touch.width / 2
+        dx, dy = k * touch.length / 2 * cos(a), k * touch.length / 2 * sin(a)
+        if touch.length:
+            b.line((x - dx, y - dy, x + dx, y + dy), i, max(1, round(2 * r)))
+        else:
+            b.ellipse((x - r, y - r, x + r, y + r), i)
     mark = np.asarray(canvas)
-    return np.where(mark > 0, (at[:, 1]*size + at[:, 0])[mark], np.arange(size*size).reshape(size, size)), mark
+    return np.where(mark > 0, (at[:, 1] * size + at[:, 0])[mark], np.arange(size * size).reshape(size, size)), mark
+
 
 def brush_over(image, focus, brushwork, rng):
     "The texture pass; where the mask `focus` is set the painter works finer"
     a, touch = np.asarray(image).astype(np.float32), TOUCHES[brushwork]
     source, mark = touch_map(brushwork, image.width, int(rng.integers(CANVASES)))
-    error = rng.standard_normal((touch.marks + 1, 3)).astype(np.float32)*touch.spread
-    relief = np.sign(mark - np.roll(mark, 1, 0))*touch.spread/4
-    hold = np.maximum(touch.hold, FINE*np.asarray(focus, np.float32)[..., None]/255)
-    out = hold*a + (1 - hold)*(a.reshape(-1, 3)[source] + error[mark] + relief[..., None])
+    error = rng.standard_normal((touch.marks + 1, 3)).astype(np.float32) * touch.spread
+    relief = np.sign(mark - np.roll(mark, 1, 0)) * touch.spread / 4
+    hold = np.maximum(touch.hold, FINE * np.asarray(focus, np.float32)[..., None] / 255)
+    out = hold * a + (1 - hold) * (a.reshape(-1, 3)[source] + error[mark] + relief[..., None])
     return Image.fromarray(np.clip(out, 0, 255).astype(np.uint8))
 
 # %% ../../nbs/synthetic/paint.ipynb #c2fe6f28
 def paint(
     scene: Scene,
     rng: np.random.Generator,  # positions, hues, mirror images, marks: the same seed gives the same pixels
-    size: int = 128,           # pixels a side, at least 128
-) -> Image.Image:              # RGB [size, size]
+    size: int = 128,  # pixels a side, at least 128
+) -> Image.Image:  # RGB [size, size]
     "Paint a scene: sky, setting, subjects, weather, palette, brushwork"
-    if size < 128: raise DataError(f'size is {size}, expected at least 128: paint larger and reduce the image')
-    air, horizon, snow = AIRS[scene.weather], rng.uniform(.50, .60), scene.weather == 'snow'
+    if size < 128:
+        raise DataError(f"size is {size}, expected at least 128: paint larger and reduce the image")
+    air, horizon, snow = AIRS[scene.weather], rng.uniform(0.50, 0.60), scene.weather == "snow"
     sky, sun = paint_sky(scene, rng, size, horizon)
-    image, focus = sky.resize((2*size, 2*size), Image.Resampling.BILINEAR), Image.new('L', (2*size, 2*size))
-    light, veil = tuple(c*air.ground for c in LIGHTS[scene.time]), tuple(c*l for c, l in zip(air.rgb, LIGHTS[scene.time]))
-    own = Brush(image, rng)                                        # lightning, rain and snow have their own light
+    image, focus = sky.resize((2 * size, 2 * size), Image.Resampling.BILINEAR), Image.new("L", (2 * size, 2 * size))
+    light, veil = (
+        tuple(c * air.ground for c in LIGHTS[scene.time]),
+        tuple(c * l for c, l in zip(air.rgb, LIGHTS[scene.time])),
+    )
+    own = Brush(image, rng)  # lightning, rain and snow have their own light
     sky_signs(own, scene, horizon)
-    BACKDROPS[scene.setting](Brush(image, rng, light, .7*snow), horizon, sun)
-    if scene.weather == 'fog': fog(image, rng, veil, .75)
-    near, two = tuple(.45 + .54*c for c in light), len(scene.subjects) == 2
+    BACKDROPS[scene.setting](Brush(image, rng, light, 0.7 * snow), horizon, sun)
+    if scene.weather == "fog":
+        fog(image, rng, veil, 0.75)
+    near, two = tuple(0.45 + 0.54 * c for c in light), len(scene.subjects) == 2
     for i, name in enumerate(scene.subjects):
-        cx, height = (rng.uniform(.24, .28) + .48*i, rng.uniform(.44, .52)) if two else (rng.uniform(.36, .64), rng.uniform(.52, .66))
-        mask = place_subject(name, image, rng, near, .1*snow, cx, height, scene.time == 'night' or scene.weather == 'storm')
+        cx, height = (
+            (rng.uniform(0.24, 0.28) + 0.48 * i, rng.uniform(0.44, 0.52))
+            if two
+            else (rng.uniform(0.36, 0.64), rng.uniform(0.52, 0.66))
+        )
+        mask = place_subject(
+            name, image, rng, near, 0.1 * snow, cx, height, scene.time == "night" or scene.weather == "storm"
+        )
         focus.paste(255, (0, 0), mask)
     falling(own, scene)
-    if scene.weather == 'fog': fog(image, rng, veil, .3)
-    return brush_over(image.reduce(2).convert('RGB', GRADES[scene.palette]), focus.reduce(2), scene.brushwork, rng)
+    if scene.weather == "fog":
+        fog(image, rng, veil, 0.3)
+    return brush_over(image.reduce(2).convert("RGB", GRADES[scene.palette]), focus.reduce(2), scene.brushwork, rng)

@@ -10,6 +10,7 @@ import json
 import re
 import zlib
 from functools import cache
+
 from ..config import EMOTIONS
 from ..errors import DataError, did_you_mean
 from .paint import Scene
@@ -19,60 +20,69 @@ from ..utils import asset
 @cache
 def mini_words() -> dict:  # sections: things, colours, moods, openings, links, rates, names, lexicon
     "The word lists of the synthetic mini-ArtEmis, read once; treat as read-only."
-    return json.loads(asset('mini_words.json').read_text(encoding='utf-8'))
+    return json.loads(asset("mini_words.json").read_text(encoding="utf-8"))
 
 # %% ../../nbs/synthetic/words.ipynb #e776834d
 @cache
 def surface_forms() -> dict:  # form -> attribute value
     "Every phrase of the grammar that names a thing, with the value it names."
     forms = {}
-    for value, by_role in mini_words()['things'].items():
-        for form in (f for role in ('one', 'many', 'at') for f in by_role[role]):
-            if forms.setdefault(form, value) != value: raise DataError(f'{form!r} names both {forms[form]} and {value} in mini_words.json. Keep one.')
+    for value, by_role in mini_words()["things"].items():
+        for form in (f for role in ("one", "many", "at") for f in by_role[role]):
+            if forms.setdefault(form, value) != value:
+                raise DataError(f"{form!r} names both {forms[form]} and {value} in mini_words.json. Keep one.")
     return forms
+
 
 @cache
 def _finder() -> re.Pattern:
     "Finds surface forms as whole words, the longest first."
-    return re.compile(r'\b(' + '|'.join(sorted(map(re.escape, surface_forms()), key=lambda f: (-len(f), f))) + r')\b')
+    return re.compile(r"\b(" + "|".join(sorted(map(re.escape, surface_forms()), key=lambda f: (-len(f), f))) + r")\b")
 
 # %% ../../nbs/synthetic/words.ipynb #87558e7d
 def things_named(
-    text: str,     # an explanation, raw or normalised
-) -> frozenset:    # of attribute values: subjects, settings, weathers, times
+    text: str,  # an explanation, raw or normalised
+) -> frozenset:  # of attribute values: subjects, settings, weathers, times
     "What a text names, by whole-word surface forms; the exact inverse of the grammar."
-    return frozenset(surface_forms()[form] for form in _finder().findall(' '.join(text.lower().split())))
+    return frozenset(surface_forms()[form] for form in _finder().findall(" ".join(text.lower().split())))
+
 
 def grounded(
-    text: str,      # an explanation
-    scene: Scene,   # what was painted
-):                  # True: all things named are there; False: one is not; None: nothing is named
+    text: str,  # an explanation
+    scene: Scene,  # what was painted
+):  # True: all things named are there; False: one is not; None: nothing is named
     "Does the explanation speak only of things in the picture?"
     named = things_named(text)
     return named <= scene.attributes() if named else None
 
 # %% ../../nbs/synthetic/words.ipynb #75ed9725
-def _one(rng, options): return options[rng.integers(len(options))]
+def _one(rng, options):
+    return options[rng.integers(len(options))]
+
 
 def _draw(rng, weights) -> int:
     "An index, drawn with these weights (which sum to 1)."
     u, i = rng.random(), 0
-    while i < len(weights) - 1 and u >= weights[i]: u, i = u - weights[i], i + 1
+    while i < len(weights) - 1 and u >= weights[i]:
+        u, i = u - weights[i], i + 1
     return i
+
 
 def _choose(scene, n, rng) -> list:
     "The `n` values to name; a subject comes first more often than not."
     subjects = list(rng.permutation(scene.subjects))
     around = list(rng.permutation([scene.setting, scene.weather, scene.time]))
-    if rng.random() >= mini_words()['rates']['lead subject']: subjects, around = around[:1], subjects + around[1:]
+    if rng.random() >= mini_words()["rates"]["lead subject"]:
+        subjects, around = around[:1], subjects + around[1:]
     return [str(v) for v in subjects[:1] + subjects[1:] + around][:n]
 
 # %% ../../nbs/synthetic/words.ipynb #4b826870
 class _Filler:
     "Fills the holes of patterns for one utterance."
+
     def __init__(self, scene, emotion, named, rng):
         self.scene, self.named, self.rng, self.many, self.used = scene, named, rng, False, set()
-        self.words, self.mood = mini_words(), mini_words()['moods'][emotion]
+        self.words, self.mood = mini_words(), mini_words()["moods"][emotion]
 
     def fresh(self, options):
         "One of the options not used before in this utterance."
@@ -82,64 +92,74 @@ class _Filler:
 
     def noun(self, value, head):
         "A noun for a value; the head of the sentence decides about agreement."
-        forms, i = self.words['things'][value], 0
-        i = self.rng.integers(len(forms['one']) + len(forms['many']))
-        if head: self.many = bool(i >= len(forms['one']))
-        return (forms['one'] + forms['many'])[i]
+        forms, i = self.words["things"][value], 0
+        i = self.rng.integers(len(forms["one"]) + len(forms["many"]))
+        if head:
+            self.many = bool(i >= len(forms["one"]))
+        return (forms["one"] + forms["many"])[i]
 
     def hole(self, name):
         "What goes into the hole `name`."
-        if name in 'NTU':
-            noun = self.noun(self.named[1 if name == 'U' else 0], head=name != 'U')
-            if name == 'N': return noun
+        if name in "NTU":
+            noun = self.noun(self.named[1 if name == "U" else 0], head=name != "U")
+            if name == "N":
+                return noun
             return f"the {self.fresh(self.mood['look']) + ' ' if self.rng.random() < self.words['rates']['epithet'] else ''}{noun}"
-        if name == 'P': return self.fresh(self.words['things'][self.named[-1]]['at'])
-        if name == 'C': return self.fresh(self.words['colours'][_one(self.rng, (self.scene.palette, self.scene.brushwork))])
+        if name == "P":
+            return self.fresh(self.words["things"][self.named[-1]]["at"])
+        if name == "C":
+            return self.fresh(self.words["colours"][_one(self.rng, (self.scene.palette, self.scene.brushwork))])
         return self.fresh(self.mood[name])
 
     def fill(self, pattern):
         "The pattern with its holes filled and its verbs agreeing."
-        text = re.sub(r'\{(\w+)\}', lambda m: self.hole(m[1]), pattern)
-        return re.sub(r'\[(\w+)\|(\w+)\]', r'\2' if self.many else r'\1', text)
+        text = re.sub(r"\{(\w+)\}", lambda m: self.hole(m[1]), pattern)
+        return re.sub(r"\[(\w+)\|(\w+)\]", r"\2" if self.many else r"\1", text)
 
 # %% ../../nbs/synthetic/words.ipynb #2b8fa060
 def _explain(filler, rng) -> str:
     "An opening and its links."
-    words, rates = mini_words(), mini_words()['rates']
-    kind = 'short' if rng.random() < rates['short'] else ('one', 'two', 'three')[len(filler.named) - 1]
-    text = filler.fill(_one(rng, words['openings'][kind]))
-    if kind == 'short': return text
-    kinds, left = [], dict(rates['kinds'])
-    for _ in range(_draw(rng, rates['links'])):
+    words, rates = mini_words(), mini_words()["rates"]
+    kind = "short" if rng.random() < rates["short"] else ("one", "two", "three")[len(filler.named) - 1]
+    text = filler.fill(_one(rng, words["openings"][kind]))
+    if kind == "short":
+        return text
+    kinds, left = [], dict(rates["kinds"])
+    for _ in range(_draw(rng, rates["links"])):
         total = sum(left.values())
         kinds.append(list(left)[_draw(rng, [w / total for w in left.values()])])
         del left[kinds[-1]]
-    for k in sorted(kinds, key=lambda k: k != 'asif'):                # 'as if' belongs to the opening
-        text += filler.fill(_one(rng, words['links'][k]))
+    for k in sorted(kinds, key=lambda k: k != "asif"):  # 'as if' belongs to the opening
+        text += filler.fill(_one(rng, words["links"][k]))
     return text
 
+
 def utterance(
-    scene: Scene,   # what is in the picture
-    emotion: str,   # one of the nine
-    rng,            # np.random.Generator
-) -> str:           # raw text, as an annotator might type it
+    scene: Scene,  # what is in the picture
+    emotion: str,  # one of the nine
+    rng,  # np.random.Generator
+) -> str:  # raw text, as an annotator might type it
     "A synthetic annotation: names one to three things that are there, and gives a reason in words of the emotion."
-    if emotion not in EMOTIONS: raise DataError(f'unknown emotion {emotion!r}. {did_you_mean(emotion, EMOTIONS)}')
-    rates = mini_words()['rates']
-    named = _choose(scene, 1 + _draw(rng, rates['things']), rng)
+    if emotion not in EMOTIONS:
+        raise DataError(f"unknown emotion {emotion!r}. {did_you_mean(emotion, EMOTIONS)}")
+    rates = mini_words()["rates"]
+    named = _choose(scene, 1 + _draw(rng, rates["things"]), rng)
     text = _explain(_Filler(scene, emotion, named, rng), rng)
-    if rng.random() < rates['commas dropped']: text = text.replace(',', '')
-    if rng.random() < rates['capital']: text = text[0].upper() + text[1:]
-    return text + '.' * (rng.random() < rates['full stop'])
+    if rng.random() < rates["commas dropped"]:
+        text = text.replace(",", "")
+    if rng.random() < rates["capital"]:
+        text = text[0].upper() + text[1:]
+    return text + "." * (rng.random() < rates["full stop"])
 
 # %% ../../nbs/synthetic/words.ipynb #5c91a047
-SPREAD = 0.2   # largest distance of a word from the centre of its group, in each of V, A, D
+SPREAD = 0.2  # largest distance of a word from the centre of its group, in each of V, A, D
+
 
 def mini_lexicon() -> dict:  # word -> (valence, arousal, dominance), each in -1..1
     "The invented VAD lexicon of mini-ArtEmis: a hand-made centre for each group and a fixed offset for each word."
     lexicon = {}
-    for group in mini_words()['lexicon'].values():
-        for word in group['words']:
-            offset = [SPREAD * (2 * b / 255 - 1) for b in zlib.crc32(word.encode()).to_bytes(4, 'big')[:3]]
-            lexicon[word] = tuple(round(c + o, 3) for c, o in zip(group['centre'], offset))
+    for group in mini_words()["lexicon"].values():
+        for word in group["words"]:
+            offset = [SPREAD * (2 * b / 255 - 1) for b in zlib.crc32(word.encode()).to_bytes(4, "big")[:3]]
+            lexicon[word] = tuple(round(c + o, 3) for c, o in zip(group["centre"], offset))
     return dict(sorted(lexicon.items()))

@@ -14,54 +14,70 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 from safetensors.torch import save_file
+from tqdm.auto import tqdm
+
 from ..errors import CheckpointError, SevlmError
 from ..utils import asked_threads, check_writable, threads_set, write_atomic
-from tqdm.auto import tqdm
 
 # %% ../../nbs/library/classifier.ipynb #037cb418
 @contextmanager
 def seeded(
-    seed: int,      # of what is drawn inside
-    device=None,    # torch.device whose random numbers are meant besides the processor's
+    seed: int,  # of what is drawn inside
+    device=None,  # torch.device whose random numbers are meant besides the processor's
 ):
     "Draw from a seed; afterwards the caller's random numbers go on as if nothing had been drawn."
-    with torch.random.fork_rng([device] if device is not None and device.type == 'cuda' else []):
+    with torch.random.fork_rng([device] if device is not None and device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield
 
+
 def batches(
-    n: int,     # examples
+    n: int,  # examples
     size: int,  # of a batch
-) -> list:      # of indices [B]
+) -> list:  # of indices [B]
     "A random order of n examples in batches, none of a single one."
     parts = list(torch.randperm(n).split(size))
     return parts[:-2] + [torch.cat(parts[-2:])] if len(parts) > 1 and len(parts[-1]) == 1 else parts
 
 # %% ../../nbs/library/classifier.ipynb #05a1c5a0
-_APART = 100_003    # between the seeds of two runs: more than a run has epochs
+_APART = 100_003  # between the seeds of two runs: more than a run has epochs
+
 
 def _one_epoch(model, optimiser, loss_of, n, s, epoch, rate, progress):
     "Mean loss of one shuffled pass."
-    device, total = next(model.parameters()).device, 0.
-    for group in optimiser.param_groups: group['lr'] = rate
+    device, total = next(model.parameters()).device, 0.0
+    for group in optimiser.param_groups:
+        group["lr"] = rate
     with seeded(s.seed * _APART + epoch, device):
         model.train()
-        for index in tqdm(batches(n, s.batch_size), desc=f'epoch {epoch + 1} of {s.epochs}', unit='batch', leave=False, disable=not progress):
+        for index in tqdm(
+            batches(n, s.batch_size),
+            desc=f"epoch {epoch + 1} of {s.epochs}",
+            unit="batch",
+            leave=False,
+            disable=not progress,
+        ):
             loss = loss_of(index)
-            if not torch.isfinite(loss): raise SevlmError(f'the loss became {loss.item()} in epoch {epoch + 1}; lower lr = {s.lr}, or look for numbers in the data that are not finite.')
-            optimiser.zero_grad(); loss.backward(); optimiser.step()
+            if not torch.isfinite(loss):
+                raise SevlmError(
+                    f"the loss became {loss.item()} in epoch {epoch + 1}; lower lr = {s.lr}, or look for numbers in the data that are not finite."
+                )
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
             total += loss.item() * len(index)
     return total / n
 
 # %% ../../nbs/library/classifier.ipynb #2293e25c
 def best_epoch(
     history: list,  # a dict for each epoch
-    watch: str,     # the number that decides
-    better=max,     # or min
-) -> int:           # counted from 0
+    watch: str,  # the number that decides
+    better=max,  # or min
+) -> int:  # counted from 0
     "The first epoch with the best number."
     values = [h[watch] for h in history]
     return values.index(better(values))
+
 
 def _goes_on(history, watch, better, epochs, patience):
     "May there be another epoch?"
@@ -69,64 +85,106 @@ def _goes_on(history, watch, better, epochs, patience):
     return len(history) < epochs and (patience is None or waited < patience)
 
 # %% ../../nbs/library/classifier.ipynb #d6e190d8
-Trained = namedtuple('Trained', 'model history interrupted reports', defaults=((),))    # with the best epoch's weights; a dict for each epoch; was it Ctrl-C that ended it?; what was left out, if told
-_MAY_CHANGE = ('name', 'epochs', 'patience', 'device')
-_STATE = {'about', 'model', 'optimiser', 'best', 'history'}     # of state.pt
+Trained = namedtuple(
+    "Trained", "model history interrupted reports", defaults=((),)
+)  # with the best epoch's weights; a dict for each epoch; was it Ctrl-C that ended it?; what was left out, if told
+_MAY_CHANGE = ("name", "epochs", "patience", "device")
+_STATE = {"about", "model", "optimiser", "best", "history"}  # of state.pt
+
 
 def checksum(thing) -> int:
     "A number for plain data (lists, texts, numbers): other data, nearly always another number."
     return zlib.crc32(json.dumps(thing).encode())
 
+
 def _resume(file, about, model, optimiser):
     "Bring a run to where it was; its best weights, history, and number of threads (None: not known)."
-    if not file or not file.is_file(): return None, [], None
-    try: state = torch.load(file, map_location='cpu', weights_only=True)
-    except Exception as e: raise CheckpointError(f'{file} is no state of a run ({type(e).__name__}); it may be cut off. Remove it to start anew.') from e    # a damaged file ends in many ways
-    if not isinstance(state, dict) or not _STATE <= set(state): raise CheckpointError(f"{file} is no state of a run: expected {', '.join(sorted(_STATE))}. Choose another folder.")
-    if differ := sorted(k for k in about if state['about'].get(k) != about[k]):
-        raise CheckpointError(f"{file} belongs to a run with another {', '.join(differ)}; choose another folder, or remove the file to start anew.")
-    try: model.load_state_dict(state['model']); optimiser.load_state_dict(state['optimiser'])
-    except (RuntimeError, ValueError) as e: raise CheckpointError(f'{file} belongs to a model of another shape; choose another folder, or remove the file to start anew.') from e
-    return state['best'], state['history'], state.get('threads')
+    if not file or not file.is_file():
+        return None, [], None
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as e:
+        raise CheckpointError(
+            f"{file} is no state of a run ({type(e).__name__}); it may be cut off. Remove it to start anew."
+        ) from e  # a damaged file ends in many ways
+    if not isinstance(state, dict) or not _STATE <= set(state):
+        raise CheckpointError(
+            f"{file} is no state of a run: expected {', '.join(sorted(_STATE))}. Choose another folder."
+        )
+    if differ := sorted(k for k in about if state["about"].get(k) != about[k]):
+        raise CheckpointError(
+            f"{file} belongs to a run with another {', '.join(differ)}; choose another folder, or remove the file to start anew."
+        )
+    try:
+        model.load_state_dict(state["model"])
+        optimiser.load_state_dict(state["optimiser"])
+    except (RuntimeError, ValueError) as e:
+        raise CheckpointError(
+            f"{file} belongs to a model of another shape; choose another folder, or remove the file to start anew."
+        ) from e
+    return state["best"], state["history"], state.get("threads")
+
 
 def save_weights(model, path):
     "The tensors of a model as safetensors."
-    with write_atomic(path) as tmp: save_file({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}, tmp)
+    with write_atomic(path) as tmp:
+        save_file({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}, tmp)
 
 # %% ../../nbs/library/classifier.ipynb #1af6c32e
 def fit_classifier(
-    model,                  # what has a gradient learns
-    settings,               # Settings with batch_size, lr, epochs, seed
-    n: int,                 # training examples
-    loss_of,                # index [B] of examples -> their mean loss
-    validate,               # () -> numbers by name; the model is in evaluation mode
-    watch: str,             # the name of the number that decides
-    better=max,             # or min
-    about: dict = None,     # what else a run that goes on must share; name -> plain value, such as a `checksum`
-    rate=None,              # epoch, from 0 -> learning rate; None: settings.lr
-    patience: int = None,   # epochs without gain before stopping; None: all epochs
-    called: str = 'loss',   # the training loss in the history
-    folder=None,            # of state.pt; None: nothing is written
+    model,  # what has a gradient learns
+    settings,  # Settings with batch_size, lr, epochs, seed
+    n: int,  # training examples
+    loss_of,  # index [B] of examples -> their mean loss
+    validate,  # () -> numbers by name; the model is in evaluation mode
+    watch: str,  # the name of the number that decides
+    better=max,  # or min
+    about: dict | None = None,  # what else a run that goes on must share; name -> plain value, such as a `checksum`
+    rate=None,  # epoch, from 0 -> learning rate; None: settings.lr
+    patience: int | None = None,  # epochs without gain before stopping; None: all epochs
+    called: str = "loss",  # the training loss in the history
+    folder=None,  # of state.pt; None: nothing is written
     progress: bool = True,  # bars
 ) -> Trained:
     "Train with Adam, keep the best epoch; goes on where a run in `folder` was broken off."
     s, interrupted = settings, False
-    file = folder and check_writable(folder)/'state.pt'
+    file = folder and check_writable(folder) / "state.pt"
     about = {**{k: v for k, v in s.to_dict().items() if k not in _MAY_CHANGE}, **(about or {})}
     optimiser = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=s.lr)
     best, history, had = _resume(file, about, model, optimiser)
     try:
-        with threads_set(asked_threads() or had or torch.get_num_threads()) as threads:     # a run that goes on rounds as before
+        with threads_set(
+            asked_threads() or had or torch.get_num_threads()
+        ) as threads:  # a run that goes on rounds as before
             while _goes_on(history, watch, better, s.epochs, patience):
-                loss = _one_epoch(model, optimiser, loss_of, n, s, epoch := len(history), rate(epoch) if rate else s.lr, progress)
+                loss = _one_epoch(
+                    model, optimiser, loss_of, n, s, epoch := len(history), rate(epoch) if rate else s.lr, progress
+                )
                 model.eval()
-                with torch.no_grad(): history = history + [{'epoch': epoch + 1, called: loss, **validate()}]
-                if not np.isfinite(history[-1][watch]): raise SevlmError(f'{watch} became {history[-1][watch]} in epoch {epoch + 1}; lower lr = {s.lr}, or look at the validation data.')
-                if best_epoch(history, watch, better) == epoch: best = {k: v.cpu().clone() for k, v in model.state_dict().items()}
+                with torch.no_grad():
+                    history = history + [{"epoch": epoch + 1, called: loss, **validate()}]
+                if not np.isfinite(history[-1][watch]):
+                    raise SevlmError(
+                        f"{watch} became {history[-1][watch]} in epoch {epoch + 1}; lower lr = {s.lr}, or look at the validation data."
+                    )
+                if best_epoch(history, watch, better) == epoch:
+                    best = {k: v.cpu().clone() for k, v in model.state_dict().items()}
                 if file:
-                    with write_atomic(file) as tmp: torch.save(dict(about=about, model=model.state_dict(), optimiser=optimiser.state_dict(), best=best, history=history, threads=threads), tmp)
+                    with write_atomic(file) as tmp:
+                        torch.save(
+                            dict(
+                                about=about,
+                                model=model.state_dict(),
+                                optimiser=optimiser.state_dict(),
+                                best=best,
+                                history=history,
+                                threads=threads,
+                            ),
+                            tmp,
+                        )
     except KeyboardInterrupt:
-        if best is None: raise
+        if best is None:
+            raise
         interrupted = True
     model.load_state_dict(best)
     return Trained(model.eval(), history, interrupted)

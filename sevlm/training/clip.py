@@ -9,12 +9,13 @@ __all__ = ['caption_ids', 'augment', 'train_clip']
 from collections.abc import Callable, Sequence
 
 import torch
+from torch import nn
+from tqdm.auto import tqdm
+
 from ..errors import DataError
 from ..models.tokenizer import special_ids
 from ..models.vision import create_clip
 from ..utils import keep_freed_memory, seed_everything
-from torch import nn
-from tqdm.auto import tqdm
 
 # %% ../../nbs/studies/clip.ipynb #2fee95a0
 def caption_ids(
@@ -25,9 +26,9 @@ def caption_ids(
     "`<bos> caption <eos>`, cut to the length, filled up with id 0 after the end mark."
     special = special_ids(tokenizer)
     ids = torch.zeros(len(captions), length, dtype=torch.long)
-    for row, tokens in zip(ids, tokenizer([' ' + c for c in captions]).input_ids):
-        tokens = tokens[:length - 1] + [special.eos]
-        row[:len(tokens)] = torch.tensor(tokens)
+    for row, tokens in zip(ids, tokenizer([" " + c for c in captions]).input_ids):
+        tokens = tokens[: length - 1] + [special.eos]
+        row[: len(tokens)] = torch.tensor(tokens)
     return ids
 
 # %% ../../nbs/studies/clip.ipynb #8c137688
@@ -37,24 +38,24 @@ def augment(
 ) -> torch.Tensor:  # [B, 3, s, s]
     "Mirrors half of the pictures, shifts each one, and varies its contrast; drawn anew at each call."
     B, _, s, _ = pixels.shape
-    pixels = torch.where(torch.rand(B, 1, 1, 1) < .5, pixels.flip(-1), pixels)
-    padded = nn.functional.pad(pixels, [shift]*4, mode='replicate')
-    corners = torch.randint(2*shift + 1, (B, 2)).tolist()
-    moved = torch.stack([p[:, y:y+s, x:x+s] for p, (y, x) in zip(padded, corners)])
+    pixels = torch.where(torch.rand(B, 1, 1, 1) < 0.5, pixels.flip(-1), pixels)
+    padded = nn.functional.pad(pixels, [shift] * 4, mode="replicate")
+    corners = torch.randint(2 * shift + 1, (B, 2)).tolist()
+    moved = torch.stack([p[:, y : y + s, x : x + s] for p, (y, x) in zip(padded, corners)])
     mean = moved.mean((1, 2, 3), keepdim=True)
-    return mean + (moved - mean) * (0.8 + 0.4*torch.rand(B, 1, 1, 1))
+    return mean + (moved - mean) * (0.8 + 0.4 * torch.rand(B, 1, 1, 1))
 
 # %% ../../nbs/studies/clip.ipynb #e7ed3d88
 def train_clip(
     pixels: torch.Tensor,  # [N, 3, s, s], preprocessed pictures
     captions: Sequence[Sequence[str]],  # the normalised texts of each picture, at least one
     tokenizer,  # SEVLM's tokenizer; its size is the text tower's
-    tower: str = 'mini',  # name of the model in open_clip's registry
+    tower: str = "mini",  # name of the model in open_clip's registry
     epochs: int = 14,
     batch_size: int = 128,  # pictures; the last, smaller batch of an epoch is used too
     lr: float = 1e-3,  # AdamW, peak of the one-cycle schedule
     seed: int = 0,
-    device: torch.device | str = 'cpu',
+    device: torch.device | str = "cpu",
     on_epoch: Callable[[int, float], None] | None = None,  # told the epoch and its mean loss
     progress: bool = True,
 ) -> tuple[nn.Module, list[float]]:  # the CLIP model, and the loss of each step
@@ -62,25 +63,31 @@ def train_clip(
     from open_clip import ClipLoss
 
     if len(pixels) != len(captions) or not all(captions):
-        raise DataError(f"got {len(pixels)} pictures and {len(captions)} lists of captions, {sum(not c for c in captions)} of them empty; expected one non-empty list a picture.")
+        raise DataError(
+            f"got {len(pixels)} pictures and {len(captions)} lists of captions, {sum(not c for c in captions)} of them empty; expected one non-empty list a picture."
+        )
     keep_freed_memory()
     seed_everything(seed)
     clip, loss_fn, history = create_clip(tower).to(device).train(), ClipLoss(), []
     steps = -(-len(pixels) // batch_size)
     optimiser = torch.optim.AdamW(clip.parameters(), lr=lr, weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, total_steps=max(epochs*steps, 2), pct_start=.1)
-    bar = tqdm(total=epochs*steps, desc='training the tower', disable=not progress)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, total_steps=max(epochs * steps, 2), pct_start=0.1)
+    bar = tqdm(total=epochs * steps, desc="training the tower", disable=not progress)
     for epoch in range(epochs):
         for rows in torch.randperm(len(pixels)).split(batch_size):
-            drawn = [' '.join(captions[i][j] for j in torch.randperm(len(captions[i]))[:3]) for i in rows.tolist()]
+            drawn = [" ".join(captions[i][j] for j in torch.randperm(len(captions[i]))[:3]) for i in rows.tolist()]
             ids = caption_ids(tokenizer, drawn, clip.context_length).to(device)
             loss = loss_fn(*clip(augment(pixels[rows]).to(device), ids))
-            optimiser.zero_grad(); loss.backward(); optimiser.step(); schedule.step()
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            schedule.step()
             with torch.no_grad():
-                clip.logit_scale.clamp_(max=torch.tensor(100.).log().item())
+                clip.logit_scale.clamp_(max=torch.tensor(100.0).log().item())
             history.append(loss.item())
-            bar.update(); bar.set_postfix(epoch=epoch + 1, loss=f'{history[-1]:.2f}')
+            bar.update()
+            bar.set_postfix(epoch=epoch + 1, loss=f"{history[-1]:.2f}")
         if on_epoch:
-            on_epoch(epoch, sum(history[-steps:])/steps)
+            on_epoch(epoch, sum(history[-steps:]) / steps)
     bar.close()
     return clip.eval(), history

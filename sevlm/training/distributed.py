@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['rng_state', 'set_rng_state', 'seed_process', 'held_interrupts', 'noted_interrupts', 'precision_of', 'out_of_memory',
-           'Processes', 'heed', 'split', 'parts_of', 'start_processes']
+           'Processes', 'sync_interrupts', 'split', 'parts_of', 'start_processes']
 
 # %% ../../nbs/library/distributed.ipynb #fbe35ccc
 import os
@@ -16,31 +16,38 @@ from datetime import timedelta
 
 import numpy as np
 import torch
+from tqdm.auto import tqdm
+
 from ..config import TrainConfig
 from ..errors import ConfigError, SevlmError, did_you_mean
 from ..utils import device_of, seed_everything
-from tqdm.auto import tqdm
 
 # %% ../../nbs/library/distributed.ipynb #b4ce7bd2
 def rng_state() -> dict:
     "The state of all random generators, in types that `torch.load(weights_only=True)` accepts."
     kind, keys, *rest = np.random.get_state()
-    return dict(python=random.getstate(), numpy=(kind, torch.from_numpy(keys.astype('int64')), *rest), torch=torch.get_rng_state(),
-                cuda=torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [])
+    return dict(
+        python=random.getstate(),
+        numpy=(kind, torch.from_numpy(keys.astype("int64")), *rest),
+        torch=torch.get_rng_state(),
+        cuda=torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+    )
+
 
 def set_rng_state(state: dict):
     "Put the generators back into a state from `rng_state`."
-    random.setstate(state['python'])
-    kind, keys, *rest = state['numpy']
-    np.random.set_state((kind, keys.numpy().astype('uint32'), *rest))
-    torch.set_rng_state(state['torch'])
-    if state['cuda'] and torch.cuda.device_count() == len(state['cuda']): torch.cuda.set_rng_state_all(state['cuda'])
+    random.setstate(state["python"])
+    kind, keys, *rest = state["numpy"]
+    np.random.set_state((kind, keys.numpy().astype("uint32"), *rest))
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] and torch.cuda.device_count() == len(state["cuda"]):
+        torch.cuda.set_rng_state_all(state["cuda"])
 
 # %% ../../nbs/library/distributed.ipynb #77b238d0
 def seed_process(
-    base: int,          # of the run, the same in all processes
+    base: int,  # of the run, the same in all processes
     step: int,
-    rank: int,          # which process
+    rank: int,  # which process
 ):
     "Random numbers of their own for a process and a step."
     seed_everything(int(np.random.SeedSequence([base, step, rank]).generate_state(1)[0]))
@@ -49,127 +56,181 @@ def seed_process(
 @contextmanager
 def _on_interrupt(handler):
     "Inside the block Ctrl-C calls `handler`."
-    if threading.current_thread() is not threading.main_thread():   # only the main thread gets signals
+    if threading.current_thread() is not threading.main_thread():  # only the main thread gets signals
         yield
         return
     old = signal.signal(signal.SIGINT, handler)
-    try: yield
-    finally: signal.signal(signal.SIGINT, old or signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, old or signal.default_int_handler)
+
 
 @contextmanager
 def held_interrupts():
     "Ctrl-C inside the block is heard at its end."
     came = []
-    with _on_interrupt(lambda *_: came.append(True)): yield
-    if came and signal.getsignal(signal.SIGINT) in (signal.SIG_IGN, signal.SIG_DFL): raise KeyboardInterrupt      # a process started in the background
-    if came: signal.raise_signal(signal.SIGINT)
+    with _on_interrupt(lambda *_: came.append(True)):
+        yield
+    if came and signal.getsignal(signal.SIGINT) in (signal.SIG_IGN, signal.SIG_DFL):
+        raise KeyboardInterrupt  # a process started in the background
+    if came:
+        signal.raise_signal(signal.SIGINT)
+
 
 @contextmanager
 def noted_interrupts():
     "Ctrl-C inside the block is only noted, in the list this gives."
     came = []
-    with _on_interrupt(lambda *_: came.append(True)): yield came
+    with _on_interrupt(lambda *_: came.append(True)):
+        yield came
 
 # %% ../../nbs/library/distributed.ipynb #799d55e1
 def precision_of(
-    name: str,          # as in TrainConfig
-    device,             # a `torch.device`
-    asked: str = None,  # what accelerate's configuration asks for: `processes.asked`
-    firm: bool = False, # float32 was asked for by name, and is not only the default
-) -> str:               # 'float32', 'bfloat16' or 'float16'
+    name: str,  # as in TrainConfig
+    device,  # a `torch.device`
+    asked: str | None = None,  # what accelerate's configuration asks for: `processes.asked`
+    firm: bool = False,  # float32 was asked for by name, and is not only the default
+) -> str:  # 'float32', 'bfloat16' or 'float16'
     "The precision a run computes in."
-    if name not in (valid := TrainConfig.choices['precision']): raise ConfigError(f'unknown precision {name!r}. {did_you_mean(name, valid)}')
+    if name not in (valid := TrainConfig.choices["precision"]):
+        raise ConfigError(f"unknown precision {name!r}. {did_you_mean(name, valid)}")
     if asked and asked != name:
-        if name != 'auto' and (firm or name != 'float32'):
-            raise ConfigError(f'precision {name!r} was chosen, but accelerate is set to {asked!r} (its --mixed_precision or its configuration file); change one of the two.')
+        if name != "auto" and (firm or name != "float32"):
+            raise ConfigError(
+                f"precision {name!r} was chosen, but accelerate is set to {asked!r} (its --mixed_precision or its configuration file); change one of the two."
+            )
         return asked
-    if name != 'auto': return name
-    if torch.device(device).type != 'cuda': return 'float32'
-    return 'bfloat16' if torch.cuda.is_bf16_supported(including_emulation=False) else 'float16'
+    if name != "auto":
+        return name
+    if torch.device(device).type != "cuda":
+        return "float32"
+    return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
 
 # %% ../../nbs/library/distributed.ipynb #7621b758
 def out_of_memory(error: Exception) -> bool:
     "Whether an error says that memory ran out, on a card or in the machine."
-    texts = ("DefaultCPUAllocator: can't allocate memory", 'DefaultCPUAllocator: not enough memory', 'backend out of memory')
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (isinstance(error, RuntimeError) and any(t in str(error) for t in texts))
+    texts = (
+        "DefaultCPUAllocator: can't allocate memory",
+        "DefaultCPUAllocator: not enough memory",
+        "backend out of memory",
+    )
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
+        isinstance(error, RuntimeError) and any(t in str(error) for t in texts)
+    )
 
 # %% ../../nbs/library/distributed.ipynb #24f32580
 class Processes:
     "One process, which is the main one, and has nobody to talk to."
+
     rank, count = 0, 1
-    def __init__(self,
-        device='cpu',
-        asked: str = None,      # the precision accelerate's configuration asks for; None: none
+
+    def __init__(
+        self,
+        device="cpu",
+        asked: str | None = None,  # the precision accelerate's configuration asks for; None: none
     ):
         self.device, self.asked = torch.device(device), asked
+
     @property
-    def main(self) -> bool: return self.rank == 0
+    def main(self) -> bool:
+        return self.rank == 0
+
     def tell(self, text: str):
         "Print a line, once, without tearing a progress bar."
-        if self.main: tqdm.write(text)
+        if self.main:
+            tqdm.write(text)
+
     def wrap(self, model):
         "A function from a batch to the model's output, for training."
         return model
+
     def apart(self, wrapped):
         "Inside the block gradients are added up in this process only."
         return nullcontext()
-    def numbers(self, values) -> list: return [list(values)]        # the numbers of each process
-    def gather(self, thing) -> list: return [thing]                 # the object of each process
-    def send(self, thing): return thing                             # the main process's object
-    def from_main(self, fn): return fn()                            # what `fn` gives in the main process
-    def gather_rows(self, x: torch.Tensor) -> torch.Tensor: return x    # [n, ...] -> rows of all processes, in order
-    def wait(self): "Until all are here."
-    def close(self): "Nothing is sent after this."
+
+    def numbers(self, values) -> list:
+        return [list(values)]  # the numbers of each process
+
+    def gather(self, thing) -> list:
+        return [thing]  # the object of each process
+
+    def send(self, thing):
+        return thing  # the main process's object
+
+    def from_main(self, fn):
+        return fn()  # what `fn` gives in the main process
+
+    def gather_rows(self, x: torch.Tensor) -> torch.Tensor:
+        return x  # [n, ...] -> rows of all processes, in order
+
+    def wait(self):
+        "Until all are here."
+
+    def close(self):
+        "Nothing is sent after this."
 
 # %% ../../nbs/library/distributed.ipynb #4bc939a5
-def heed(processes: Processes, noted: list, *numbers) -> list:
+def sync_interrupts(processes: Processes, noted: list, *numbers) -> list:
     "The numbers of each process; an interrupt noted by one of them is raised in all."
     rows = processes.numbers([len(noted), *numbers])
-    if any(n for n, *_ in rows): raise KeyboardInterrupt
+    if any(n for n, *_ in rows):
+        raise KeyboardInterrupt
     return [row for _, *row in rows]
+
 
 def split(batch, n: int) -> list:
     "A batch in at most `n` parts."
-    if n > 1 and not hasattr(batch, 'counts'):
-        raise ConfigError(f'{n} parts of a batch were asked for, but {type(batch).__name__} has no `counts` and `split`; use accumulate=1 and a smaller batch.')
+    if n > 1 and not hasattr(batch, "counts"):
+        raise ConfigError(
+            f"{n} parts of a batch were asked for, but {type(batch).__name__} has no `counts` and `split`; use accumulate=1 and a smaller batch."
+        )
     return batch.split(n) if n > 1 else [batch]
+
 
 def parts_of(batch, n: int, processes: Processes, noted: list) -> list:
     "What this process computes in a step, in `n` parts if they can be had, each told the counts of the whole step."
-    if n*processes.count == 1: return [batch]
+    if n * processes.count == 1:
+        return [batch]
     parts, names = split(batch, n), sorted(batch.counts)
-    fewest, *columns = zip(*heed(processes, noted, len(parts), *(int(batch.counts[k]) for k in names)))
+    fewest, *columns = zip(*sync_interrupts(processes, noted, len(parts), *(int(batch.counts[k]) for k in names)))
     parts = parts if min(fewest) == len(parts) else split(batch, int(min(fewest)))
-    if len(parts)*processes.count > 1:
-        for part in parts: part.whole = {k: int(sum(column)) for k, column in zip(names, columns)}
+    if len(parts) * processes.count > 1:
+        for part in parts:
+            part.whole = {k: int(sum(column)) for k, column in zip(names, columns)}
     return parts
 
 # %% ../../nbs/library/distributed.ipynb #51afdb42
 class _Total(torch.nn.Module):
     "A model that gives its total loss only; the whole output is left in `out`."
+
     def __init__(self, model, gathered: list):
         super().__init__()
         self.model, self.gathered, self.out = model, gathered, None
-        self.idle = torch.nn.Parameter(torch.zeros(1))        # see above
+        self.idle = torch.nn.Parameter(torch.zeros(1))  # see above
+
     def forward(self, batch):
         self.out = self.model(batch)
-        total = self.out.losses['total'] + sum(0*rows.sum() for rows in self.gathered)
+        total = self.out.losses["total"] + sum(0 * rows.sum() for rows in self.gathered)
         self.gathered.clear()
         return total
 
+
 class _Rows(torch.autograd.Function):
     "All processes' rows in; gradients of a row are summed over processes and go back to its owner."
+
     @staticmethod
     def forward(ctx, x, rank, count, group):
         sizes = [torch.zeros(1, dtype=torch.long, device=x.device) for _ in range(count)]
         torch.distributed.all_gather(sizes, torch.tensor([len(x)], device=x.device), group=group)
         sizes = [int(n) for n in sizes]
         padded = x.new_zeros(max(sizes), *x.shape[1:])
-        padded[:len(x)] = x
+        padded[: len(x)] = x
         rows = [torch.empty_like(padded) for _ in sizes]
         torch.distributed.all_gather(rows, padded, group=group)
         ctx.place, ctx.group = (sum(sizes[:rank]), len(x)), group
         return torch.cat([r[:n] for r, n in zip(rows, sizes)])
+
     @staticmethod
     def backward(ctx, grad):
         grad = grad.clone().contiguous()
@@ -179,74 +240,120 @@ class _Rows(torch.autograd.Function):
 # %% ../../nbs/library/distributed.ipynb #abc19e67
 class _Several(Processes):
     "One of several processes, by accelerate."
-    def __init__(self, device: str, asked: str = None, hours: float = 12.):     # hours that one may wait for another, which may be validating
+
+    def __init__(
+        self, device: str, asked: str | None = None, hours: float = 12.0
+    ):  # hours that one may wait for another, which may be validating
         from accelerate import Accelerator
         from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
-        if torch.device(device if device != 'auto' else 'cpu').index is not None or device == 'mps':
-            raise ConfigError(f"device {device!r} was chosen, but accelerate gives each process its device; choose 'auto', 'cuda' or 'cpu'.")
-        if device == 'cuda': device_of(device)
-        cpu = device == 'cpu' or not torch.cuda.is_available()
-        self.accelerator = Accelerator(cpu=cpu, mixed_precision='no', kwargs_handlers=[     # precision is the learner's
-            InitProcessGroupKwargs(timeout=timedelta(hours=hours)), DistributedDataParallelKwargs(find_unused_parameters=True)])
+
+        if torch.device(device if device != "auto" else "cpu").index is not None or device == "mps":
+            raise ConfigError(
+                f"device {device!r} was chosen, but accelerate gives each process its device; choose 'auto', 'cuda' or 'cpu'."
+            )
+        if device == "cuda":
+            device_of(device)
+        cpu = device == "cpu" or not torch.cuda.is_available()
+        self.accelerator = Accelerator(
+            cpu=cpu,
+            mixed_precision="no",
+            kwargs_handlers=[  # precision is the learner's
+                InitProcessGroupKwargs(timeout=timedelta(hours=hours)),
+                DistributedDataParallelKwargs(find_unused_parameters=True),
+            ],
+        )
         self.rank, self.count = self.accelerator.process_index, self.accelerator.num_processes
-        self.gathered, self.group = [], torch.distributed.new_group(timeout=timedelta(hours=hours))     # of the rows, so that nothing overtakes them
+        self.gathered, self.group = (
+            [],
+            torch.distributed.new_group(timeout=timedelta(hours=hours)),
+        )  # of the rows, so that nothing overtakes them
         super().__init__(self.accelerator.device, asked)
+
     def wrap(self, model):
         inner = _Total(model, self.gathered)
         net = self.accelerator.prepare_model(inner)
+
         def run(batch):
             total = net(batch)
             out, inner.out = inner.out, None
-            out.losses['total'] = total
+            out.losses["total"] = total
             return out
+
         run.net = net
         return run
-    def apart(self, wrapped): return self.accelerator.no_sync(wrapped.net)
+
+    def apart(self, wrapped):
+        return self.accelerator.no_sync(wrapped.net)
+
     def numbers(self, values):
         return self.accelerator.gather(torch.tensor([list(values)], dtype=torch.float64, device=self.device)).tolist()
+
     def gather(self, thing):
         from accelerate.utils import gather_object
+
         return gather_object([thing])
+
     def send(self, thing):
         from accelerate.utils import broadcast_object_list
+
         return broadcast_object_list([thing])[0]
+
     def from_main(self, fn):
         said, failed = None, None
         if self.main:
             try:
-                with _on_interrupt(signal.default_int_handler): said = 'value', fn()
-            except KeyboardInterrupt: said = 'interrupt', None
-            except Exception as e: said, failed = ('error', f'{type(e).__name__}: {e}'), e
+                with _on_interrupt(signal.default_int_handler):
+                    said = "value", fn()
+            except KeyboardInterrupt:
+                said = "interrupt", None
+            except Exception as e:
+                said, failed = ("error", f"{type(e).__name__}: {e}"), e
         kind, value = self.send(said)
-        if kind == 'interrupt': raise KeyboardInterrupt
-        if failed is not None: raise failed
-        if kind == 'error': raise SevlmError(f'the main process failed ({value}); this one, number {self.rank}, stops with it.')
+        if kind == "interrupt":
+            raise KeyboardInterrupt
+        if failed is not None:
+            raise failed
+        if kind == "error":
+            raise SevlmError(f"the main process failed ({value}); this one, number {self.rank}, stops with it.")
         return value
+
     def gather_rows(self, x):
         rows = _Rows.apply(x, self.rank, self.count, self.group)
-        if rows.requires_grad: self.gathered.append(rows)
+        if rows.requires_grad:
+            self.gathered.append(rows)
         return rows
-    def wait(self): self.accelerator.wait_for_everyone()
-    def close(self): self.accelerator.end_training()
+
+    def wait(self):
+        self.accelerator.wait_for_everyone()
+
+    def close(self):
+        self.accelerator.end_training()
 
 # %% ../../nbs/library/distributed.ipynb #f4e6bfae
 def start_processes(
-    device: str = 'auto',   # 'auto', 'cpu', 'cuda'; alone also 'cuda:1', 'mps'
-) -> Processes:             # with `device`, `rank`, `count`
+    device: str = "auto",  # 'auto', 'cpu', 'cuda'; alone also 'cuda:1', 'mps'
+) -> Processes:  # with `device`, `rank`, `count`
     "Who this process is: alone, or one of several started by `accelerate launch` or `torchrun`."
-    env, precisions = os.environ, {'no': None, 'bf16': 'bfloat16', 'fp16': 'float16'}
-    is_true = lambda key: env.get(key, '').lower() in ('true', '1', 'yes')
-    if others := [k for k in ('DEEPSPEED', 'FSDP', 'MEGATRON_LM') if is_true(f'ACCELERATE_USE_{k}')]:
-        raise ConfigError(f"accelerate is set to {others[0]}; sevlm keeps a whole copy of the model in each process. Choose plain data parallelism ('accelerate config').")
-    asked = env.get('ACCELERATE_MIXED_PRECISION', 'no').lower()
-    if asked not in precisions: raise ConfigError(f"accelerate is set to mixed precision {asked!r}; choose {', '.join(precisions)}.")
-    cpu = is_true('ACCELERATE_USE_CPU')
-    if cpu and device not in ('auto', 'cpu'): raise ConfigError(f"device {device!r} was chosen, but accelerate is set to use the CPU; change one of the two.")
-    device = 'cpu' if cpu else device
-    count = max(int(env.get(k) or 1) for k in ('WORLD_SIZE', 'PMI_SIZE', 'OMPI_COMM_WORLD_SIZE', 'MV2_COMM_WORLD_SIZE'))
+    env, precisions = os.environ, {"no": None, "bf16": "bfloat16", "fp16": "float16"}
+    is_true = lambda key: env.get(key, "").lower() in ("true", "1", "yes")
+    if others := [k for k in ("DEEPSPEED", "FSDP", "MEGATRON_LM") if is_true(f"ACCELERATE_USE_{k}")]:
+        raise ConfigError(
+            f"accelerate is set to {others[0]}; sevlm keeps a whole copy of the model in each process. Choose plain data parallelism ('accelerate config')."
+        )
+    asked = env.get("ACCELERATE_MIXED_PRECISION", "no").lower()
+    if asked not in precisions:
+        raise ConfigError(f"accelerate is set to mixed precision {asked!r}; choose {', '.join(precisions)}.")
+    cpu = is_true("ACCELERATE_USE_CPU")
+    if cpu and device not in ("auto", "cpu"):
+        raise ConfigError(f"device {device!r} was chosen, but accelerate is set to use the CPU; change one of the two.")
+    device = "cpu" if cpu else device
+    count = max(int(env.get(k) or 1) for k in ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"))
     processes = _Several(device, precisions[asked]) if count > 1 else Processes(device_of(device), precisions[asked])
-    if processes.asked: processes.tell(f'Precision {processes.asked}, as accelerate is set to.')
-    if count == 1 and cpu and 'MASTER_ADDR' in env:
-        processes.tell('accelerate started one process only: with --cpu it leaves starting several to MPI. For several on this machine: '
-                       'accelerate launch --multi_gpu --num_processes 2 ... with device cpu. The results are the same.')
+    if processes.asked:
+        processes.tell(f"Precision {processes.asked}, as accelerate is set to.")
+    if count == 1 and cpu and "MASTER_ADDR" in env:
+        processes.tell(
+            "accelerate started one process only: with --cpu it leaves starting several to MPI. For several on this machine: "
+            "accelerate launch --multi_gpu --num_processes 2 ... with device cpu. The results are the same."
+        )
     return processes

@@ -22,10 +22,12 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
+from tqdm.auto import tqdm
+
 from ..errors import CheckpointError, ConfigError, SevlmError, did_you_mean
 from sevlm.training.distributed import (
     Processes,
-    heed,
+    sync_interrupts,
     held_interrupts,
     noted_interrupts,
     out_of_memory,
@@ -37,31 +39,35 @@ from sevlm.training.distributed import (
     split,
 )
 from ..utils import write_atomic
-from tqdm.auto import tqdm
 
 # %% ../../nbs/library/learner.ipynb #f45bf96a
 def param_groups(
-    parts: dict,    # name -> (module, learning rate)
-) -> list:          # parameter groups for an optimiser, frozen parts left out
+    parts: dict,  # name -> (module, learning rate)
+) -> list:  # parameter groups for an optimiser, frozen parts left out
     "One group for each part; a part with learning rate 0 is frozen."
     groups, seen = [], {}
     for name, (module, lr) in parts.items():
         params = list(module.parameters())
         for p in params:
-            if p in seen: raise ConfigError(f'parts {seen[p]!r} and {name!r} share a parameter; list it in one of them.')
+            if p in seen:
+                raise ConfigError(f"parts {seen[p]!r} and {name!r} share a parameter; list it in one of them.")
             seen[p] = name
             p.requires_grad_(lr > 0)
-        if lr > 0 and params: groups.append(dict(params=params, lr=lr, name=name))
+        if lr > 0 and params:
+            groups.append(dict(params=params, lr=lr, name=name))
     return groups
 
 # %% ../../nbs/library/learner.ipynb #2ffc0b50
 def linear_schedule(
-    optimiser,          # its learning rates are scaled together
-    total_steps: int,   # N, steps until zero
-    warmup: int = 0,    # w, steps from zero to the full rate
-):                      # a scheduler, to be stepped after each optimiser step
+    optimiser,  # its learning rates are scaled together
+    total_steps: int,  # N, steps until zero
+    warmup: int = 0,  # w, steps from zero to the full rate
+):  # a scheduler, to be stepped after each optimiser step
     "Straight up for `warmup` steps, then straight down to zero (SEVLM, arXiv 2403.11150: no warm-up)."
-    def factor(s): return min(s/warmup if s < warmup else 1., max(0., (total_steps - s)/max(1, total_steps - warmup)))
+
+    def factor(s):
+        return min(s / warmup if s < warmup else 1.0, max(0.0, (total_steps - s) / max(1, total_steps - warmup)))
+
     return torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
 
 # %% ../../nbs/library/learner.ipynb #f3ea89b3
@@ -70,180 +76,309 @@ def evaluating(model):
     "Inside the block: eval mode, no gradients; afterwards mode and random state are what they were."
     modes, rng = [(m, m.training) for m in model.modules()], rng_state()
     try:
-        with torch.no_grad(): yield model.eval()
+        with torch.no_grad():
+            yield model.eval()
     finally:
-        for m, training in modes: m.training = training
+        for m, training in modes:
+            m.training = training
         set_rng_state(rng)
 
 # %% ../../nbs/library/learner.ipynb #5510f2ac
-EVENTS = ('before_fit', 'before_epoch', 'before_batch', 'after_loss', 'after_backward', 'after_step', 'between_steps', 'after_validate',
-          'after_epoch', 'on_interrupt', 'after_fit')
-SMALLEST_SCALE = 2.**-10    # of gradients in float16; below it something else is wrong
+EVENTS = (
+    "before_fit",
+    "before_epoch",
+    "before_batch",
+    "after_loss",
+    "after_backward",
+    "after_step",
+    "between_steps",
+    "after_validate",
+    "after_epoch",
+    "on_interrupt",
+    "after_fit",
+)
+SMALLEST_SCALE = 2.0**-10  # of gradients in float16; below it something else is wrong
+
 
 class CB:
     "Base of callbacks: methods named after `EVENTS`, each taking the learner."
-    keeps = ()              # names of attributes saved in a checkpoint
-    main_only = False       # of several processes, only the main one hears it
+
+    keeps = ()  # names of attributes saved in a checkpoint
+    main_only = False  # of several processes, only the main one hears it
+
     def __init_subclass__(cls):
         for name in vars(cls):
-            if name.startswith(('before_', 'after_', 'on_', 'between_')) and name not in EVENTS:
-                raise ConfigError(f'{cls.__name__} listens to {name!r}, which is no event. {did_you_mean(name, EVENTS)}')
+            if name.startswith(("before_", "after_", "on_", "between_")) and name not in EVENTS:
+                raise ConfigError(
+                    f"{cls.__name__} listens to {name!r}, which is no event. {did_you_mean(name, EVENTS)}"
+                )
+
     @property
-    def key(self) -> str: return type(self).__name__
-    def state(self) -> dict: return {k: getattr(self, k) for k in self.keeps}
-    def load(self, state: dict): vars(self).update({k: state[k] for k in self.keeps})
+    def key(self) -> str:
+        return type(self).__name__
+
+    def state(self) -> dict:
+        return {k: getattr(self, k) for k in self.keeps}
+
+    def load(self, state: dict):
+        vars(self).update({k: state[k] for k in self.keeps})
 
 # %% ../../nbs/library/learner.ipynb #573a0189
 class _Step:
     "One step, in as many parts as memory asks for."
+
     def sweep(self):
         "Losses and gradients of the step, part by part."
         self.optimiser.zero_grad()
-        if not self.processes.main: seed_process(self.base, self.step, self.processes.rank)
+        if not self.processes.main:
+            seed_process(self.base, self.step, self.processes.rank)
         parts, count, outs = parts_of(self.batch, self.accumulate, self.processes, self.noted), self.processes.count, []
         for part in parts:
             with nullcontext() if part is parts[-1] else self.processes.apart(self.net):
-                with self.autocast(): out = self.net(part)
-                total = out.losses['total']
-                self.scaler.scale(total*count if count > 1 else total).backward()       # DDP divides by the count
+                with self.autocast():
+                    out = self.net(part)
+                total = out.losses["total"]
+                self.scaler.scale(total * count if count > 1 else total).backward()  # DDP divides by the count
             outs.append(({k: v.detach() for k, v in out.losses.items()}, out.counts))
-            del out, total                                      # the graph is not needed any longer
-        values = torch.stack([torch.stack(list(losses.values())) for losses, _ in outs]).tolist()     # the one wait for the device
-        rows, (names, kinds) = self.processes.numbers([*map(sum, zip(*values)), *(sum(int(counts[k]) for _, counts in outs) for k in outs[0][1])]), outs[0]
+            del out, total  # the graph is not needed any longer
+        values = torch.stack(
+            [torch.stack(list(losses.values())) for losses, _ in outs]
+        ).tolist()  # the one wait for the device
+        rows, (names, kinds) = (
+            self.processes.numbers(
+                [*map(sum, zip(*values)), *(sum(int(counts[k]) for _, counts in outs) for k in outs[0][1])]
+            ),
+            outs[0],
+        )
         sums = [sum(column) for column in zip(*rows)]
         self.losses = dict(zip(names, sums))
-        self.out = SimpleNamespace(losses=self.losses, counts={k: int(v) for k, v in zip(kinds, sums[len(names):])})      # of the whole step
+        self.out = SimpleNamespace(
+            losses=self.losses, counts={k: int(v) for k, v in zip(kinds, sums[len(names) :])}
+        )  # of the whole step
+
     def compute(self):
         "A sweep that fits into memory."
         while True:
             rng = rng_state()
-            try: return self.sweep()
+            try:
+                return self.sweep()
             except Exception as e:
-                if not out_of_memory(e): raise
-                if self.processes.count > 1: raise SevlmError(
-                    f'process {self.processes.rank} ran out of memory at step {self.step + 1}. One of several cannot take its step back alone; start again (resume goes on from '
-                    f'the last state) with a larger `accumulate` (now {self.accumulate}) or a smaller batch_size.') from e
+                if not out_of_memory(e):
+                    raise
+                if self.processes.count > 1:
+                    raise SevlmError(
+                        f"process {self.processes.rank} ran out of memory at step {self.step + 1}. One of several cannot take its step back alone; start again (resume goes on from "
+                        f"the last state) with a larger `accumulate` (now {self.accumulate}) or a smaller batch_size."
+                    ) from e
             self.smaller(rng)
+
     def smaller(self, rng: dict):
         "Take a failed sweep back, and make twice as many parts from now on."
         self.optimiser.zero_grad()
-        gc.collect(); torch.cuda.empty_cache()
+        gc.collect()
+        torch.cuda.empty_cache()
         set_rng_state(rng)
         now = len(split(self.batch, self.accumulate))
-        if not hasattr(self.batch, 'counts') or len(split(self.batch, 2*now)) <= now:
-            raise SevlmError(f'out of memory at step {self.step + 1}, and its batch cannot be computed in more than {now} part(s); use a smaller batch_size, '
-                             'bfloat16 or float16 as precision, checkpointing, or pooled patches (pool).')
-        self.accumulate = 2*now
-        self.processes.tell(f'Out of memory at step {self.step + 1}: steps are computed in {2*now} parts from now on; losses and gradients stay those of the whole batch.')
+        if not hasattr(self.batch, "counts") or len(split(self.batch, 2 * now)) <= now:
+            raise SevlmError(
+                f"out of memory at step {self.step + 1}, and its batch cannot be computed in more than {now} part(s); use a smaller batch_size, "
+                "bfloat16 or float16 as precision, checkpointing, or pooled patches (pool)."
+            )
+        self.accumulate = 2 * now
+        self.processes.tell(
+            f"Out of memory at step {self.step + 1}: steps are computed in {2 * now} parts from now on; losses and gradients stay those of the whole batch."
+        )
+
     def update(self):
         "Move the weights, unless a gradient overflowed."
         before = self.scaler.get_scale()
         self.scaler.step(self.optimiser)
         self.scaler.update()
         skipped = self.scaler.get_scale() < before
-        if skipped and before < SMALLEST_SCALE: raise SevlmError(f'gradients overflow at every scale (step {self.step + 1}); use bfloat16 or float32, or a lower learning rate.')
+        if skipped and before < SMALLEST_SCALE:
+            raise SevlmError(
+                f"gradients overflow at every scale (step {self.step + 1}); use bfloat16 or float32, or a lower learning rate."
+            )
         self.skipped += skipped
-        if self.scheduler is not None and not skipped: self.scheduler.step()
+        if self.scheduler is not None and not skipped:
+            self.scheduler.step()
 
 # %% ../../nbs/library/learner.ipynb #26bf560c
 class Learner(_Step):
     "Trains any model whose output has `losses` (name -> scalar, with 'total') and `counts` (name -> int)."
-    def __init__(self,
-        model,              # called with a batch
-        batches,            # iterable with `__len__` and `set_epoch`; each batch has `.to(device)`, and for parts or processes `counts`, `split(n)` and room for `whole`
-        optimiser,          # must hold every parameter that requires a gradient
-        scheduler=None,     # stepped after each step that moved the weights
-        device='cpu', callbacks=(), precision='float32',    # or 'bfloat16', 'float16', 'auto'; weights stay float32
-        accumulate: int = 1, processes=None,    # parts a step is computed in; one of several, from `start_processes`, whose device then holds
+
+    def __init__(
+        self,
+        model,  # called with a batch
+        batches,  # iterable with `__len__` and `set_epoch`; each batch has `.to(device)`, and for parts or processes `counts`, `split(n)` and room for `whole`
+        optimiser,  # must hold every parameter that requires a gradient
+        scheduler=None,  # stepped after each step that moved the weights
+        device="cpu",
+        callbacks=(),
+        precision="float32",  # or 'bfloat16', 'float16', 'auto'; weights stay float32
+        accumulate: int = 1,
+        processes=None,  # parts a step is computed in; one of several, from `start_processes`, whose device then holds
     ):
         self.processes = processes or Processes(device)
         self.device, self.callbacks = self.processes.device, list(callbacks)
-        self.model, self.batches, self.optimiser, self.scheduler, self.net = model.to(self.device), batches, optimiser, scheduler, None
+        self.model, self.batches, self.optimiser, self.scheduler, self.net = (
+            model.to(self.device),
+            batches,
+            optimiser,
+            scheduler,
+            None,
+        )
         self.precision, self.accumulate = precision_of(precision, self.device, self.processes.asked), accumulate
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == 'float16')
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "float16")
         self.step = self.epoch = self.done = self.epochs = self.skipped = 0
-        self.losses, self.means, self.metrics, self.stopped, self.interrupted, self.rng, self.base, self.noted = {}, {}, {}, False, False, None, None, []
-        held = {p for g in optimiser.param_groups for p in g['params']}
+        self.losses, self.means, self.metrics, self.stopped, self.interrupted, self.rng, self.base, self.noted = (
+            {},
+            {},
+            {},
+            False,
+            False,
+            None,
+            None,
+            [],
+        )
+        held = {p for g in optimiser.param_groups for p in g["params"]}
         missing = [n for n, p in model.named_parameters() if p.requires_grad and p not in held]
-        if missing: raise ConfigError(f'the optimiser lacks {len(missing)} trainable parameters, first {missing[0]!r}; add or freeze them.')
-        if self.processes.count > 1 and getattr(batches, 'count', 1) == 1: batches.share(self.processes.rank, self.processes.count)      # unless they know
-    def autocast(self): return nullcontext() if self.precision == 'float32' else torch.autocast(self.device.type, getattr(torch, self.precision))
+        if missing:
+            raise ConfigError(
+                f"the optimiser lacks {len(missing)} trainable parameters, first {missing[0]!r}; add or freeze them."
+            )
+        if self.processes.count > 1 and getattr(batches, "count", 1) == 1:
+            batches.share(self.processes.rank, self.processes.count)  # unless they know
+
+    def autocast(self):
+        return (
+            nullcontext()
+            if self.precision == "float32"
+            else torch.autocast(self.device.type, getattr(torch, self.precision))
+        )
+
     def event(self, name: str):
         "Tell every callback; an interrupt waits until all have heard, and with several processes until the next step."
         interrupted = False
-        for cb in (c for c in self.callbacks if self.processes.main or not getattr(c, 'main_only', False)):
-            try: getattr(cb, name, lambda _: None)(self)
-            except KeyboardInterrupt: interrupted = True
-        if interrupted and self.processes.count == 1: raise KeyboardInterrupt
-        if interrupted: self.noted.append(True)
+        for cb in (c for c in self.callbacks if self.processes.main or not getattr(c, "main_only", False)):
+            try:
+                getattr(cb, name, lambda _: None)(self)
+            except KeyboardInterrupt:
+                interrupted = True
+        if interrupted and self.processes.count == 1:
+            raise KeyboardInterrupt
+        if interrupted:
+            self.noted.append(True)
+
     def one_step(self, batch):
         "Forward, backward, update."
         self.batch = batch.to(self.device)
-        self.event('before_batch')
+        self.event("before_batch")
         self.compute()
-        if not np.isfinite(self.losses['total']):
-            raise SevlmError(f'the loss became {self.losses["total"]} at step {self.step + 1} ({self.losses}); lower the learning rate or clip gradients.')
-        self.event('after_loss')
+        if not np.isfinite(self.losses["total"]):
+            raise SevlmError(
+                f"the loss became {self.losses['total']} at step {self.step + 1} ({self.losses}); lower the learning rate or clip gradients."
+            )
+        self.event("after_loss")
         self.scaler.unscale_(self.optimiser)
-        self.event('after_backward')
+        self.event("after_backward")
         with held_interrupts():
             self.update()
             self.step, self.done = self.step + 1, self.done + 1
             self.rng = rng_state()
-            self.event('after_step')
+            self.event("after_step")
+
     def one_epoch(self):
         self.batches.set_epoch(self.epoch)
-        self.event('before_epoch')
-        for batch in islice(iter(self.batches), self.done, None):       # a resumed epoch skips what is done
+        self.event("before_epoch")
+        for batch in islice(iter(self.batches), self.done, None):  # a resumed epoch skips what is done
             self.one_step(batch)
-            self.event('between_steps')
-            if self.stopped: return
+            self.event("between_steps")
+            if self.stopped:
+                return
         with held_interrupts():
             self.epoch, self.done = self.epoch + 1, 0
-            self.event('after_epoch')
-        self.event('between_steps')
+            self.event("after_epoch")
+        self.event("between_steps")
+
     def begin(self, epochs: int):
-        if self.rng is not None: set_rng_state(self.rng)                # where the last completed step left it
+        if self.rng is not None:
+            set_rng_state(self.rng)  # where the last completed step left it
         self.epochs, self.stopped, self.interrupted, self.rng = epochs, False, False, rng_state()
-        scale, self.scaler = self.scaler.state_dict(), torch.amp.GradScaler(self.device.type, enabled=self.precision == 'float16')
-        if scale: self.scaler.load_state_dict(scale)                    # without what an interrupted step left in it
-        if self.net is None: self.net = self.processes.wrap(self.model)
-        self.base = self.processes.send(self.base if self.base is not None else zlib.crc32(self.rng['torch'].numpy().tobytes()))
+        scale, self.scaler = (
+            self.scaler.state_dict(),
+            torch.amp.GradScaler(self.device.type, enabled=self.precision == "float16"),
+        )
+        if scale:
+            self.scaler.load_state_dict(scale)  # without what an interrupted step left in it
+        if self.net is None:
+            self.net = self.processes.wrap(self.model)
+        self.base = self.processes.send(
+            self.base if self.base is not None else zlib.crc32(self.rng["torch"].numpy().tobytes())
+        )
         self.model.train()
+
     def fit(self, epochs: int):
         "Train until `epochs` epochs are complete (those of a resumed run included)."
         self.begin(epochs)
         with noted_interrupts() if self.processes.count > 1 else nullcontext([]) as self.noted:
             try:
-                for name in ('before_fit', 'between_steps'): self.event(name)       # the second does what an interrupt had cut off
-                while self.epoch < epochs and not self.stopped: self.one_epoch()
-                heed(self.processes, self.noted)
+                for name in ("before_fit", "between_steps"):
+                    self.event(name)  # the second does what an interrupt had cut off
+                while self.epoch < epochs and not self.stopped:
+                    self.one_epoch()
+                sync_interrupts(self.processes, self.noted)
             except KeyboardInterrupt:
                 self.interrupted = True
-                with held_interrupts(): self.event('on_interrupt')
-            self.event('after_fit')
-            self.processes.wait()                                       # what the main process writes is there now
-        if self.skipped: self.processes.tell(f'{self.skipped} of {self.step} steps were skipped: their gradients overflowed in float16.')
+                with held_interrupts():
+                    self.event("on_interrupt")
+            self.event("after_fit")
+            self.processes.wait()  # what the main process writes is there now
+        if self.skipped:
+            self.processes.tell(
+                f"{self.skipped} of {self.step} steps were skipped: their gradients overflowed in float16."
+            )
         return self
 
 # %% ../../nbs/library/learner.ipynb #d74b2f48
-PLACE = ('step', 'epoch', 'done', 'means', 'metrics', 'rng', 'skipped', 'accumulate', 'base')     # attributes of the learner
+PLACE = (
+    "step",
+    "epoch",
+    "done",
+    "means",
+    "metrics",
+    "rng",
+    "skipped",
+    "accumulate",
+    "base",
+)  # attributes of the learner
+
 
 def _trained(model) -> dict:
     return {**{n: p for n, p in model.named_parameters() if p.requires_grad}, **dict(model.named_buffers())}
 
+
 def save_state(learner, folder) -> Path:
     "Write everything a later run needs to go on as if nothing had happened; of several processes the main one writes."
-    folder, name = Path(folder), f'weights-{learner.step}.safetensors'
-    if not learner.processes.main: return folder
-    with write_atomic(folder/name) as tmp: save_file({n: p.detach().cpu().clone().contiguous() for n, p in _trained(learner.model).items()}, tmp)
-    state = dict(weights=name, optimiser=learner.optimiser.state_dict(), scaler=learner.scaler.state_dict(),
-                 scheduler=learner.scheduler.state_dict() if learner.scheduler else {}, callbacks={cb.key: cb.state() for cb in learner.callbacks if cb.keeps},
-                 **{k: getattr(learner, k) for k in PLACE})
-    state['rng'] = state['rng'] or rng_state()
-    with write_atomic(folder/'state.pt') as tmp: torch.save(state, tmp)
-    for old in folder.glob('weights-*.safetensors'):
-        if old.name != name: old.unlink()
+    folder, name = Path(folder), f"weights-{learner.step}.safetensors"
+    if not learner.processes.main:
+        return folder
+    with write_atomic(folder / name) as tmp:
+        save_file({n: p.detach().cpu().clone().contiguous() for n, p in _trained(learner.model).items()}, tmp)
+    state = dict(
+        weights=name,
+        optimiser=learner.optimiser.state_dict(),
+        scaler=learner.scaler.state_dict(),
+        scheduler=learner.scheduler.state_dict() if learner.scheduler else {},
+        callbacks={cb.key: cb.state() for cb in learner.callbacks if cb.keeps},
+        **{k: getattr(learner, k) for k in PLACE},
+    )
+    state["rng"] = state["rng"] or rng_state()
+    with write_atomic(folder / "state.pt") as tmp:
+        torch.save(state, tmp)
+    for old in folder.glob("weights-*.safetensors"):
+        if old.name != name:
+            old.unlink()
     return folder
 
 # %% ../../nbs/library/learner.ipynb #147c4eb5
@@ -251,78 +386,121 @@ def resume(learner, folder):
     "Bring a fresh learner to where `save_state` left off; `fit` then goes on."
     folder = Path(folder)
     try:
-        state = torch.load(folder/'state.pt', map_location='cpu', weights_only=True)
-        weights = load_file(folder/state['weights'])
-    except Exception as e: raise CheckpointError(f'no usable state in {folder} ({type(e).__name__}: {e}); start a new run or name another folder.') from e
+        state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
+        weights = load_file(folder / state["weights"])
+    except Exception as e:
+        raise CheckpointError(
+            f"no usable state in {folder} ({type(e).__name__}: {e}); start a new run or name another folder."
+        ) from e
     own = _trained(learner.model)
     wrong = sorted(set(own) ^ set(weights)) or [n for n in own if own[n].shape != weights[n].shape]
-    if wrong: raise CheckpointError(f'the state in {folder} does not fit this model: {len(wrong)} tensors differ, first {wrong[0]!r}; use the same settings.')
+    if wrong:
+        raise CheckpointError(
+            f"the state in {folder} does not fit this model: {len(wrong)} tensors differ, first {wrong[0]!r}; use the same settings."
+        )
     with torch.no_grad():
-        for n, p in own.items(): p.copy_(weights[n])
-    learner.optimiser.load_state_dict(state['optimiser'])
-    if learner.scheduler: learner.scheduler.load_state_dict(state['scheduler'])
+        for n, p in own.items():
+            p.copy_(weights[n])
+    learner.optimiser.load_state_dict(state["optimiser"])
+    if learner.scheduler:
+        learner.scheduler.load_state_dict(state["scheduler"])
     own = {cb.key: cb for cb in learner.callbacks if cb.keeps}
-    if differ := sorted(set(own) ^ set(state['callbacks'])): warnings.warn(f'callbacks with a memory differ from the saved run: {", ".join(differ)}')
-    for key in set(own) & set(state['callbacks']): own[key].load(state['callbacks'][key])
-    if state.get('scaler') and learner.scaler.is_enabled(): learner.scaler.load_state_dict(state['scaler'])
-    more = max(learner.accumulate, state.get('accumulate', 1))          # what once did not fit would not fit again
-    for k in PLACE: setattr(learner, k, state.get(k, getattr(learner, k)))      # a state written before a name was there lacks it
+    if differ := sorted(set(own) ^ set(state["callbacks"])):
+        warnings.warn(f"callbacks with a memory differ from the saved run: {', '.join(differ)}")
+    for key in set(own) & set(state["callbacks"]):
+        own[key].load(state["callbacks"][key])
+    if state.get("scaler") and learner.scaler.is_enabled():
+        learner.scaler.load_state_dict(state["scaler"])
+    more = max(learner.accumulate, state.get("accumulate", 1))  # what once did not fit would not fit again
+    for k in PLACE:
+        setattr(learner, k, state.get(k, getattr(learner, k)))  # a state written before a name was there lacks it
     learner.accumulate = more
     return learner
+
 
 Learner.resume, Learner.save_state = resume, save_state
 
 # %% ../../nbs/library/learner.ipynb #75fcbf3a
 class MeterCB(CB):
     "Running means of the loss terms over the epoch, each weighted by its count; in `learner.means`."
-    keeps = ('sums', 'weights')
-    def __init__(self): self.sums, self.weights = {}, {}
+
+    keeps = ("sums", "weights")
+
+    def __init__(self):
+        self.sums, self.weights = {}, {}
+
     def before_epoch(self, learner):
-        if learner.done == 0: self.sums, self.weights = {}, {}
+        if learner.done == 0:
+            self.sums, self.weights = {}, {}
+
     def after_step(self, learner):
-        for name, loss in learner.losses.items(): self.add(name, loss, int(learner.out.counts.get(name, 1)))
+        for name, loss in learner.losses.items():
+            self.add(name, loss, int(learner.out.counts.get(name, 1)))
         learner.means = self.means()
+
     def add(self, name, loss, weight):
-        if weight: self.sums[name] = self.sums.get(name, 0.) + loss*weight
+        if weight:
+            self.sums[name] = self.sums.get(name, 0.0) + loss * weight
         self.weights[name] = self.weights.get(name, 0) + weight
-    def means(self): return {k: v/self.weights[k] for k, v in self.sums.items()}
+
+    def means(self):
+        return {k: v / self.weights[k] for k, v in self.sums.items()}
 
 # %% ../../nbs/library/learner.ipynb #18951948
 class RecorderCB(CB):
     "History: one row for each step, epoch and validation."
-    keeps = ('steps', 'epochs', 'validations')
-    def __init__(self): self.steps, self.epochs, self.validations = [], [], []
-    def where(self, learner): return dict(step=learner.step, epoch=learner.epoch)
+
+    keeps = ("steps", "epochs", "validations")
+
+    def __init__(self):
+        self.steps, self.epochs, self.validations = [], [], []
+
+    def where(self, learner):
+        return dict(step=learner.step, epoch=learner.epoch)
+
     def after_step(self, learner):
-        rates = {f'lr_{g.get("name", i)}': float(g['lr']) for i, g in enumerate(learner.optimiser.param_groups)}    # of the next step
+        rates = {
+            f"lr_{g.get('name', i)}": float(g["lr"]) for i, g in enumerate(learner.optimiser.param_groups)
+        }  # of the next step
         self.steps.append({**self.where(learner), **learner.losses, **rates})
-    def after_epoch(self, learner): self.epochs.append({**self.where(learner), **learner.means})
-    def after_validate(self, learner): self.validations.append({**self.where(learner), **learner.metrics})
-    def frame(self, table: str = 'steps'):
+
+    def after_epoch(self, learner):
+        self.epochs.append({**self.where(learner), **learner.means})
+
+    def after_validate(self, learner):
+        self.validations.append({**self.where(learner), **learner.metrics})
+
+    def frame(self, table: str = "steps"):
         "A pandas table: 'steps', 'epochs' or 'validations'."
         import pandas as pd
-        if table not in self.keeps: raise ConfigError(f'unknown table {table!r}. {did_you_mean(table, self.keeps)}')
+
+        if table not in self.keeps:
+            raise ConfigError(f"unknown table {table!r}. {did_you_mean(table, self.keeps)}")
         return pd.DataFrame(getattr(self, table))
-    def plot(self, terms=('lm', 'vad', 'con'), smooth=20, ax=None):
+
+    def plot(self, terms=("lm", "vad", "con"), smooth=20, ax=None):
         "Loss terms against step; those the model does not have are left out."
         from sevlm.plot import curve
+
         table = self.frame()
         return curve({t: table[t] for t in terms if t in table}, table.step, ax, smooth=smooth)
 
 # %% ../../nbs/library/learner.ipynb #cfa483ee
-def losses_figure(recorder: RecorderCB, title: str = ''):
+def losses_figure(recorder: RecorderCB, title: str = ""):
     "Loss terms over the steps, and accuracy and BLEU-4 at each validation."
     from matplotlib.figure import Figure
 
-    fig = Figure(figsize=(9, 3.2), dpi=80, layout='constrained')
+    fig = Figure(figsize=(9, 3.2), dpi=80, layout="constrained")
     left, right = fig.subplots(1, 2, width_ratios=(1.6, 1))
     recorder.plot(ax=left)
-    left.set_title('loss terms (training)', fontsize=10)
-    table = recorder.frame('validations')
-    for name, marker in (('accuracy', 'o'), ('bleu4', 's')):
+    left.set_title("loss terms (training)", fontsize=10)
+    table = recorder.frame("validations")
+    for name, marker in (("accuracy", "o"), ("bleu4", "s")):
         if name in table:
-            right.plot(table.step, table[name], marker=marker, label={'accuracy': 'emotion accuracy', 'bleu4': 'BLEU-4'}[name])
-    right.set(xlabel='step', ylim=(0, 1), title='validation')
+            right.plot(
+                table.step, table[name], marker=marker, label={"accuracy": "emotion accuracy", "bleu4": "BLEU-4"}[name]
+            )
+    right.set(xlabel="step", ylim=(0, 1), title="validation")
     if right.lines:
         right.legend(frameon=False)
     fig.suptitle(title, fontsize=11)
@@ -331,10 +509,15 @@ def losses_figure(recorder: RecorderCB, title: str = ''):
 # %% ../../nbs/library/learner.ipynb #a9cc512e
 class ClipCB(CB):
     "Scales gradients down to a largest norm; 0 = only measure it."
-    def __init__(self, grad_clip: float): self.grad_clip = grad_clip
+
+    def __init__(self, grad_clip: float):
+        self.grad_clip = grad_clip
+
     def after_backward(self, learner):
-        params = [p for g in learner.optimiser.param_groups for p in g['params']]
-        learner.grad_norm = float(torch.nn.utils.clip_grad_norm_(params, self.grad_clip or float('inf')))   # before clipping
+        params = [p for g in learner.optimiser.param_groups for p in g["params"]]
+        learner.grad_norm = float(
+            torch.nn.utils.clip_grad_norm_(params, self.grad_clip or float("inf"))
+        )  # before clipping
 
 # %% ../../nbs/library/learner.ipynb #7871bb8a
 PACE = 50  # the latest steps, whose mean time stands for those to come
@@ -342,6 +525,7 @@ PACE = 50  # the latest steps, whose mean time stands for those to come
 
 class ProgressCB(CB):
     "A bar over all steps with live losses, metrics and the time left, validations included."
+
     main_only = True
 
     def __init__(
@@ -355,8 +539,12 @@ class ProgressCB(CB):
     def before_fit(self, learner):
         self.total = learner.epochs * len(learner.batches)
         self.steps, self.validations, self.stamp = deque(maxlen=PACE), [], self.clock()  # seconds of each
-        self.bar = self.make(total=self.total, initial=learner.step, unit='step',
-                             bar_format='{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]')
+        self.bar = self.make(
+            total=self.total,
+            initial=learner.step,
+            unit="step",
+            bar_format="{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]",
+        )
 
     def lap(self) -> float:
         "Seconds since the last call."
@@ -366,16 +554,26 @@ class ProgressCB(CB):
     def left(self, learner) -> str:
         "The time left, and the validations to come if none was timed yet."
         if not self.steps:
-            return '?'
+            return "?"
         seconds = (self.total - learner.step) * sum(self.steps) / len(self.steps)
-        to_come = self.total // self.every - learner.step // self.every if self.every else learner.epochs - learner.epoch
+        to_come = (
+            self.total // self.every - learner.step // self.every if self.every else learner.epochs - learner.epoch
+        )
         if self.validations:
             return tqdm.format_interval(seconds + to_come * self.validations[-1])
-        return tqdm.format_interval(seconds) + f' + {to_come} validations' * (to_come > 0)
+        return tqdm.format_interval(seconds) + f" + {to_come} validations" * (to_come > 0)
 
     def show(self, learner):
-        numbers = {**(learner.means or learner.losses), **learner.metrics, **({'skipped': learner.skipped} if learner.skipped else {})}
-        shown = {'left': self.left(learner), 'epoch': learner.epoch, **{k: f'{v:.3f}' if isinstance(v, float) else v for k, v in numbers.items()}}
+        numbers = {
+            **(learner.means or learner.losses),
+            **learner.metrics,
+            **({"skipped": learner.skipped} if learner.skipped else {}),
+        }
+        shown = {
+            "left": self.left(learner),
+            "epoch": learner.epoch,
+            **{k: f"{v:.3f}" if isinstance(v, float) else v for k, v in numbers.items()},
+        }
         self.bar.set_postfix(shown, refresh=False)
 
     def after_step(self, learner):
@@ -393,45 +591,77 @@ class ProgressCB(CB):
 # %% ../../nbs/library/learner.ipynb #9d4e3223
 class ValidateCB(CB):
     "Calls `fn(model) -> metrics` every so many steps (0 = after each epoch), in eval mode; then announces `after_validate`."
-    keeps = ('due',)
-    def __init__(self, fn, every_steps: int = 0): self.fn, self.every, self.due = fn, every_steps, False
-    def after_step(self, learner): self.due |= self.every > 0 and learner.step % self.every == 0
-    def after_epoch(self, learner): self.due |= self.every == 0
+
+    keeps = ("due",)
+
+    def __init__(self, fn, every_steps: int = 0):
+        self.fn, self.every, self.due = fn, every_steps, False
+
+    def after_step(self, learner):
+        self.due |= self.every > 0 and learner.step % self.every == 0
+
+    def after_epoch(self, learner):
+        self.due |= self.every == 0
+
     def between_steps(self, learner):
-        if not self.due: return
+        if not self.due:
+            return
+
         def measure():
-            with evaluating(learner.model): return {k: v.item() if hasattr(v, 'item') else v for k, v in self.fn(learner.model).items()}
+            with evaluating(learner.model):
+                return {k: v.item() if hasattr(v, "item") else v for k, v in self.fn(learner.model).items()}
+
         metrics = learner.processes.from_main(measure)
         with held_interrupts():
             learner.metrics, self.due = metrics, False
-            learner.event('after_validate')
+            learner.event("after_validate")
 
 # %% ../../nbs/library/learner.ipynb #f310d74f
 def _metric(metrics: dict, name: str) -> float:
-    if name not in metrics: raise ConfigError(f'validation gave no metric {name!r}. {did_you_mean(name, metrics)}')
+    if name not in metrics:
+        raise ConfigError(f"validation gave no metric {name!r}. {did_you_mean(name, metrics)}")
     return float(metrics[name])
+
 
 class BestCB(CB):
     "Keeps the checkpoint with the highest value of a metric, by `save_fn(model, folder)`."
-    keeps, main_only = ('best', 'best_step'), True
+
+    keeps, main_only = ("best", "best_step"), True
+
     def __init__(self, metric: str, folder, save_fn):
-        self.metric, self.folder, self.save_fn, self.best, self.best_step = metric, Path(folder), save_fn, float('-inf'), 0
+        self.metric, self.folder, self.save_fn, self.best, self.best_step = (
+            metric,
+            Path(folder),
+            save_fn,
+            float("-inf"),
+            0,
+        )
+
     @property
-    def key(self): return f'BestCB {self.metric}'
+    def key(self):
+        return f"BestCB {self.metric}"
+
     def after_validate(self, learner):
         value = _metric(learner.metrics, self.metric)
         if value > self.best:
             self.save_fn(learner.model, self.folder)
             self.best, self.best_step = value, learner.step
 
+
 class EarlyStopCB(CB):
     "Stops after `patience` validations without gain on any of the metrics (published: 10)."
-    keeps = ('best', 'since')
-    def __init__(self, metrics, patience: int): self.metrics, self.patience, self.best, self.since = list(metrics), patience, {}, 0
-    def before_fit(self, learner): learner.stopped = learner.stopped or self.since >= self.patience
+
+    keeps = ("best", "since")
+
+    def __init__(self, metrics, patience: int):
+        self.metrics, self.patience, self.best, self.since = list(metrics), patience, {}, 0
+
+    def before_fit(self, learner):
+        learner.stopped = learner.stopped or self.since >= self.patience
+
     def after_validate(self, learner):
         now = {m: _metric(learner.metrics, m) for m in self.metrics}
-        gained = [m for m, v in now.items() if v > self.best.get(m, float('-inf'))]
+        gained = [m for m, v in now.items() if v > self.best.get(m, float("-inf"))]
         self.best.update({m: now[m] for m in gained})
         self.since = 0 if gained else self.since + 1
         learner.stopped = learner.stopped or self.since >= self.patience
@@ -439,24 +669,38 @@ class EarlyStopCB(CB):
 # %% ../../nbs/library/learner.ipynb #b7d09fcd
 class SampleCB(CB):
     "Shows a sample at each validation by `fn(model)`, which returns nothing; training does not notice."
+
     main_only = True
-    def __init__(self, fn): self.fn = fn
+
+    def __init__(self, fn):
+        self.fn = fn
+
     def after_validate(self, learner):
-        with evaluating(learner.model): self.fn(learner.model)
+        with evaluating(learner.model):
+            self.fn(learner.model)
 
 # %% ../../nbs/library/learner.ipynb #efed5dca
 class CheckpointCB(CB):
     "Saves the state every so many steps (0 = after each epoch), at an interrupt and at the end."
+
     main_only = True
-    def __init__(self, folder, every: int = 0): self.folder, self.every, self.last = Path(folder), every, 0
+
+    def __init__(self, folder, every: int = 0):
+        self.folder, self.every, self.last = Path(folder), every, 0
+
     def between_steps(self, learner):
         now = learner.step % self.every == 0 if self.every else learner.done == 0
-        if now and learner.step > self.last: self.save(learner)
+        if now and learner.step > self.last:
+            self.save(learner)
+
     def on_interrupt(self, learner):
         self.save(learner)
-        print(f'Interrupted after step {learner.step}; the state is in {self.folder}, ready to resume.')
+        print(f"Interrupted after step {learner.step}; the state is in {self.folder}, ready to resume.")
+
     def after_fit(self, learner):
-        if learner.step > self.last: self.save(learner)
+        if learner.step > self.last:
+            self.save(learner)
+
     def save(self, learner):
         save_state(learner, self.folder)
         self.last = learner.step

@@ -8,7 +8,10 @@ __all__ = ['answer_all', 'quick_scores', 'explanation_sheet', 'validation']
 # %% ../../nbs/library/validation.ipynb #4d319c94
 from collections.abc import Sequence
 from pathlib import Path
+
 import torch
+from tqdm.auto import tqdm
+
 from ..config import TrainConfig
 from ..data.paintings import Painting
 from ..errors import DataError
@@ -17,25 +20,27 @@ from ..metrics.captions import bleu_scores
 from ..metrics.emotions import emotion_accuracy
 from ..models.explainer import Answer, Explainer
 from ..models.sevlm import SEVLM
-from .inputs import Corpus, look_once
+from .inputs import TrainingData, cache_features
 from ..utils import write_atomic
-from tqdm.auto import tqdm
 
 # %% ../../nbs/library/validation.ipynb #a6bd6860
 def answer_all(
     explainer: Explainer,
     paintings: Sequence[Painting],
-    grids: torch.Tensor | None = None,  # [N, P, D] from `look_once`; None: from the files
+    grids: torch.Tensor | None = None,  # [N, P, D] from `cache_features`; None: from the files
     batch_size: int = 64,
     progress: bool = True,
     probabilities: bool = True,  # also the nine probabilities of the emotions
 ) -> list[Answer]:  # one a painting
     "An answer for each painting, greedily."
     answers = []
-    for i in tqdm(range(0, len(paintings), batch_size), desc='explaining', unit='batch', disable=not progress):
-        some = paintings[i:i+batch_size]
-        grid = (explainer.look([open_image(p.image) for p in some]) if grids is None
-                else explainer.model.adapt(grids[i:i+batch_size].to(explainer.device)))
+    for i in tqdm(range(0, len(paintings), batch_size), desc="explaining", unit="batch", disable=not progress):
+        some = paintings[i : i + batch_size]
+        grid = (
+            explainer.encode_images([open_image(p.image) for p in some])
+            if grids is None
+            else explainer.model.adapt(grids[i : i + batch_size].to(explainer.device))
+        )
         answers += explainer(grid, probabilities=probabilities)
     return answers
 
@@ -43,15 +48,17 @@ def answer_all(
 def quick_scores(answers: Sequence[Answer], paintings: Sequence[Painting]) -> dict[str, float]:
     "What validation looks at: emotion accuracy (published rule) and BLEU-4, without Java."
     accuracy = emotion_accuracy([a.emotion for a in answers], [p.counts for p in paintings])
-    bleu = bleu_scores({p.key: a.explanation for p, a in zip(paintings, answers)}, {p.key: list(p.explanations) for p in paintings})
-    return {'accuracy': accuracy.value or 0., 'bleu4': bleu['BLEU-4']}
+    bleu = bleu_scores(
+        {p.key: a.explanation for p, a in zip(paintings, answers)}, {p.key: list(p.explanations) for p in paintings}
+    )
+    return {"accuracy": accuracy.value or 0.0, "bleu4": bleu["BLEU-4"]}
 
 # %% ../../nbs/library/validation.ipynb #4571087b
 def explanation_sheet(
     paintings: Sequence[Painting],
     answers: Sequence[Answer],  # one a painting
     ncols: int = 3,
-    title: str = '',
+    title: str = "",
 ):  # a matplotlib figure
     "Paintings with the emotion named, the reason given, and one annotation: the first of the majority emotion, if there is one."
     import textwrap
@@ -59,37 +66,51 @@ def explanation_sheet(
     from matplotlib.figure import Figure
 
     rows = -(-len(paintings) // ncols)
-    fig = Figure(figsize=(3.7*ncols, 5.1*rows + .4), dpi=80)
+    fig = Figure(figsize=(3.7 * ncols, 5.1 * rows + 0.4), dpi=80)
     for ax in (axes := fig.subplots(rows, ncols, squeeze=False)).flat:
-        ax.axis('off')
+        ax.axis("off")
     for ax, painting, answer in zip(axes.flat, paintings, answers):
-        k = painting.emotions.index(m) if (m := painting.majority()) in painting.emotions else 0     # votes may be more than the annotations listed
+        k = (
+            painting.emotions.index(m) if (m := painting.majority()) in painting.emotions else 0
+        )  # votes may be more than the annotations listed
         ax.imshow(open_image(painting.image))
-        said, human = (textwrap.fill(f"{who}: {emotion} because {why}", width, max_lines=4) for who, emotion, why, width in (
-            ('model', answer.emotion, answer.explanation, 44), ('annotator', painting.emotions[k], painting.explanations[k], 50)))
-        ax.set_title(said, fontsize=9, loc='left', color='#0b5394')
-        ax.text(0, -.03, human, fontsize=8, va='top', transform=ax.transAxes, color='#444444')
-    fig.suptitle(title, fontsize=11, y=1 - .15/fig.get_figheight())
-    fig.subplots_adjust(left=.02, right=.98, top=1 - 1.25/fig.get_figheight(), bottom=.8/fig.get_figheight(), wspace=.06, hspace=.52)
+        said, human = (
+            textwrap.fill(f"{who}: {emotion} because {why}", width, max_lines=4)
+            for who, emotion, why, width in (
+                ("model", answer.emotion, answer.explanation, 44),
+                ("annotator", painting.emotions[k], painting.explanations[k], 50),
+            )
+        )
+        ax.set_title(said, fontsize=9, loc="left", color="#0b5394")
+        ax.text(0, -0.03, human, fontsize=8, va="top", transform=ax.transAxes, color="#444444")
+    fig.suptitle(title, fontsize=11, y=1 - 0.15 / fig.get_figheight())
+    fig.subplots_adjust(
+        left=0.02,
+        right=0.98,
+        top=1 - 1.25 / fig.get_figheight(),
+        bottom=0.8 / fig.get_figheight(),
+        wspace=0.06,
+        hspace=0.52,
+    )
     return fig
 
 # %% ../../nbs/library/validation.ipynb #12ec8702
-def validation(corpus: Corpus, settings: TrainConfig, out: Path, device, model: SEVLM, progress: bool, **kept):
+def validation(corpus: TrainingData, settings: TrainConfig, out: Path, device, model: SEVLM, progress: bool, **kept):
     "A pair of functions of the model: one scores it on the validation part, the other draws a sheet of samples into `out`."
-    part = corpus.parts['val'][:settings.val_paintings or None]
+    part = corpus.parts["val"][: settings.val_paintings or None]
     if not part:
         raise DataError("the validation part holds no painting; give a larger data set (at least 20 paintings).")
-    grids, last = look_once(model, part, device, progress, part='validation part', **kept), {}
+    grids, last = cache_features(model, part, device, progress, part="validation part", **kept), {}
 
     def scores(model: SEVLM) -> dict[str, float]:
         explainer = Explainer(model, corpus.tokenizer, corpus.table, device)
-        last['answers'] = answer_all(explainer, part, grids, progress=False, probabilities=False)
-        return quick_scores(last['answers'], part)
+        last["answers"] = answer_all(explainer, part, grids, progress=False, probabilities=False)
+        return quick_scores(last["answers"], part)
 
     def sample(model: SEVLM):
-        answer = last['answers'][0]
+        answer = last["answers"][0]
         tqdm.write(f"  {part[0].key}: {answer.emotion} because {answer.explanation}")
-        with write_atomic(out / 'samples.png') as path:
-            explanation_sheet(part[:6], last['answers'][:6], title='samples at the last validation').savefig(path)
+        with write_atomic(out / "samples.png") as path:
+            explanation_sheet(part[:6], last["answers"][:6], title="samples at the last validation").savefig(path)
 
     return scores, sample
