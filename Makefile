@@ -9,7 +9,7 @@ IN_PLACE = SEVLM_CACHE="$(CURDIR)/build/cache" OMP_NUM_THREADS=$(THREADS)
 PYTEST = $(IN_PLACE) $(BIN)/python -m pytest -q -p no:cacheprovider
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup demo test check notebooks pytest portable figures lab hooks ledger ideas pool bench remake clean
+.PHONY: help setup demo test lint check export format notebooks pytest portable figures lab hooks ledger ideas pool bench remake clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -21,23 +21,38 @@ setup:  ## install everything into .venv (about 3 minutes, 7 GB with PyTorch); a
 demo: setup  ## make a synthetic data set, train on it, explain paintings (at most 7 minutes on 2 cores)
 	$(SEVLM) demo
 
-test: check notebooks pytest  ## all tests: clean and export leave no difference, notebooks run, pytest
+test: lint check notebooks pytest  ## all tests: style, contracts, types, export leaves no difference, notebooks run, pytest
 	@echo "== all passed"
 
-check: setup
-	@echo "== 1/3 notebooks are clean, modules equal their notebooks"
+lint: setup  ## style (ruff), contracts of the layers (import-linter), types (mypy)
+	@echo "== 1/4 style, contracts, types"
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo --no-cache
+	$(BIN)/mypy
+
+check: setup  ## notebooks are clean, and the modules are what the notebooks export
+	@echo "== 2/4 notebooks are clean, modules equal their notebooks"
 	$(BIN)/python tests/check_exported.py
 
+export: setup  ## write the modules in sevlm/ from the notebooks
+	$(BIN)/python tools/export.py
+
+format: setup  ## put notebooks, tests and tools into the one style, then export
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/python tools/export.py
+
 notebooks: setup
-	@echo "== 2/3 notebooks run, two side by side, OMP_NUM_THREADS=$(THREADS)"
+	@echo "== 3/4 notebooks run, two side by side, OMP_NUM_THREADS=$(THREADS)"
 	$(IN_PLACE) $(BIN)/nbdev_test --do_print --timing $(if $(PAGES),--file_glob '$(PAGES)')
 
 pytest: setup
 ifdef TESTS
-	@echo "== 3/3 pytest, some tests, OMP_NUM_THREADS=$(THREADS)"
+	@echo "== 4/4 pytest, some tests, OMP_NUM_THREADS=$(THREADS)"
 	$(PYTEST) $(TESTS)
 else
-	@echo "== 3/3 pytest, in two halves side by side, OMP_NUM_THREADS=$(THREADS)"
+	@echo "== 4/4 pytest, in two halves side by side, OMP_NUM_THREADS=$(THREADS)"
 	@mkdir -p build; \
 	$(PYTEST) tests/test_[a-d]*.py > build/pytest-a-d.log 2>&1 & first=$$!; \
 	trap "kill $$first" INT TERM; \
@@ -50,7 +65,7 @@ portable: setup  ## all pages and tests as other processors compute them (an hou
 
 figures: setup  ## draw the pictures in figures/ anew: every page that draws, and the demo (about 15 minutes)
 	$(SEVLM) demo --figures figures
-	for page in $$(grep -l 'save_figure(\|figures_folder()' nbs/*.ipynb nbs/analysis/*.ipynb); do \
+	for page in $$(grep -l 'save_figure(\|figures_folder()' nbs/*/*.ipynb); do \
 		$(IN_PLACE) SEVLM_FIGURES="$(CURDIR)/figures" $(BIN)/nbdev_test --do_print --path $$page || exit 1; \
 	done
 

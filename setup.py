@@ -9,6 +9,10 @@ here = Path(__file__).parent
 parser = ConfigParser(delimiters=["="])
 parser.read(here / "settings.ini", encoding="utf-8")
 cfg = parser["DEFAULT"]
+extras = {key.removeprefix("extra_"): value.split() for key, value in cfg.items() if key.startswith("extra_")}
+for name in ("notebooks", "dev"):  # pages use everything, and so do those who write them
+    needed = {need for needs in extras.values() for need in needs}
+    extras[name] = sorted(needed | set(cfg["dev_requirements"].split() if name == "dev" else ()))
 
 setup(
     name=cfg["lib_name"],
@@ -23,9 +27,9 @@ setup(
     license_expression="Apache-2.0",
     python_requires=f">={cfg['min_python']}",
     packages=find_packages(include=[cfg["lib_path"], cfg["lib_path"] + ".*"]),
-    package_data={cfg["lib_name"]: ["assets/**/*"]},
+    package_data={cfg["lib_name"]: ["assets/**/*", "py.typed"]},
     install_requires=cfg["requirements"].split(),
-    extras_require={"dev": cfg["dev_requirements"].split()},
+    extras_require=extras,
     entry_points={"console_scripts": cfg["console_scripts"].split("\n")},
     zip_safe=False,
 )

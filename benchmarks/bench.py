@@ -21,7 +21,7 @@ from parts import NEEDS, PARTS, Run, limit
 from setting import REPO, TEXTS
 
 from sevlm.errors import SevlmError
-from sevlm.utils import device_of, keep_freed_memory, write_atomic
+from sevlm.utils import resolve_device, keep_freed_memory, write_atomic
 
 
 def wanted(names: list, device) -> list:
@@ -90,7 +90,7 @@ def main(argv=None):
             "give --out FILE: the file of results that comes with the project holds a whole run of the real sizes."
         )
     try:
-        device = device_of(args.device)
+        device = resolve_device(args.device)
         out = args.out or REPO / "nbs" / "data" / f"bench_{device.type}.json"
         measure(device, args.quick, args.parts, args.rounds, out)
     except SevlmError as e:

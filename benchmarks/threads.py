@@ -39,12 +39,12 @@ def child(way: str, task: str, data: str, count: int) -> dict:
     from sevlm.training.distributed import Processes
     from sevlm.training.inputs import load_training_data, start_model
     from sevlm.training.learner import Learner
-    from sevlm.utils import keep_freed_memory, threads_for
+    from sevlm.utils import keep_freed_memory, choose_threads
 
     config, settings = SEVLMConfig.preset("mini"), TrainConfig.preset("mini")
     if way == "after":
         tokens = 1 if task == "explain" else 2 * settings.batch_size * config.max_tokens
-        torch.set_num_threads(threads_for(config.width, tokens))
+        torch.set_num_threads(choose_threads(config.width, tokens))
     make_mini(data, PAINTINGS, progress=False)
     if task == "explain":
         explainer = load_explainer()

@@ -7,12 +7,14 @@ import unicodedata
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from sevlm.artemis.records import make_records
 from sevlm.config import EMOTIONS, SEVLMConfig, emotion_id
 from sevlm.data.batches import Batch, PairBatches, collate, pair
 from sevlm.data.paintings import (
@@ -25,11 +27,14 @@ from sevlm.data.paintings import (
     read_artemis,
     split_paintings,
 )
-from sevlm.errors import DataError, ImageError
+from sevlm.errors import ConfigError, DataError, ImageError
 from sevlm.images import open_image
 from sevlm.lexicon.lexicon import Lexicon
 from sevlm.lexicon.token_table import vad_table
+from sevlm.metrics.emotions import MAJORITY_RULES, confusion, emotion_accuracy, emotion_measures, majority_ids
 from sevlm.models.tokenizer import decode, encode, special_ids, split_answer, train_bpe
+from sevlm.studies.image_emotion import majority_accuracy
+from sevlm.synthetic.dataset import bayes_ceiling
 
 HERE = Path(__file__).parent
 CONFIG = SEVLMConfig.preset("tiny")
@@ -214,8 +219,61 @@ def test_majority(emotions):
     assert p.majority() == (top[0] if top else None) and sum(p.counts) == n
     half = [e for e in EMOTIONS if emotions.count(e) * 2 >= n]
     assert p.majority("tolerant") == (half[0] if len(half) == 1 else None)
-    with pytest.raises(DataError, match="strict, tolerant"):
+    with pytest.raises(ConfigError, match="strict, tolerant"):
         p.majority("most")
+
+
+def test_one_rule_of_a_majority():
+    "Whoever asks for the majority emotion of votes, or of shares stored with four digits or more, gets the same answer."
+    rng = np.random.default_rng(0)
+    counts = np.concatenate(
+        [rng.multinomial(n, [1 / 9] * 9, 60) for n in range(1, 9)]
+        + [rng.multinomial(n, [0.4, 0.4, 0.2, *[0] * 6], 60) for n in (2, 4, 6, 8, 50)]
+    )
+    shares = counts / counts.sum(1, keepdims=True)
+    for votes in (counts, shares, *(shares.round(digits) for digits in (4, 5, 7, 12)), shares.astype(np.float32)):
+        paintings = [Painting("Cubism", f"p{i}", (), (), (), votes=tuple(v)) for i, v in enumerate(votes.tolist())]
+        frame = pd.DataFrame(
+            [("test", "Cubism", p.name, "awe", "it glows", list(p.votes)) for p in paintings],
+            columns=["split", "art_style", "painting", "emotion", "utterance_spelled", "emotion_histogram"],
+        )
+        for rule in MAJORITY_RULES:
+            ids = majority_ids(counts, rule)
+            assert (majority_ids(votes, rule) == ids).all()
+            assert [p.majority(rule) for p in paintings] == [EMOTIONS[i] if i >= 0 else None for i in ids]
+            eligible = int((ids >= 0).sum())
+            assert emotion_accuracy(["awe"] * len(votes), votes, rule).eligible == eligible
+            assert majority_accuracy(np.full(votes.shape, 1 / 9), votes, rule)[1] == eligible
+        eligible = int((majority_ids(counts) >= 0).sum())
+        assert (
+            make_records(frame, frame)[1]
+            .notes["eligible for accuracy, full votes"]
+            .endswith(f"test {eligible} of {len(votes)}")
+        )
+        named = [p.majority() for p in paintings if p.majority()]
+        assert confusion(["awe"] * len(named), named).sum() == eligible
+        assert emotion_measures(["awe"] * len(votes), votes)["emotion accuracy (strict)"].n == eligible
+    assert bayes_ceiling(shares, counts).labelled == eligible
+
+
+@pytest.mark.parametrize(
+    "shares,strict,tolerant",
+    [
+        ((0.5, 0.4999), None, "amusement"),  # a half, whose other half lost a digit
+        ((0.5, 0.5001), "awe", "awe"),  # more than a half as it is stored
+        ((0.3333, 0.3333, 0.3333), None, None),
+        ((0.5, 0.5), None, None),
+        ((0.5001, 0.4999), "amusement", "amusement"),
+        ((2, 1, 1), None, "amusement"),  # votes
+    ],
+)
+def test_a_half_of_rounded_shares_is_no_majority(shares, strict, tolerant):
+    votes = (*shares, *[0] * (9 - len(shares)))
+    p = Painting("Cubism", "lamp", (), (), (), votes=votes)
+    assert (p.majority(), p.majority("tolerant")) == (strict, tolerant)
+    for rule in MAJORITY_RULES:
+        found = majority_ids([votes], rule)[0]
+        assert p.majority(rule) == (EMOTIONS[found] if found >= 0 else None)
 
 
 # splits

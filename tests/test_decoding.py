@@ -11,7 +11,7 @@ from ties import same_texts
 from sevlm.config import PUBLISHED, SEVLMConfig
 from sevlm.errors import ConfigError
 from sevlm.lexicon.lexicon import Lexicon
-from sevlm.lexicon.token_table import VADTable, kept_table, vad_table
+from sevlm.lexicon.token_table import VADTable, cached_table, vad_table
 from sevlm.models.generation import SHRINK, IncrementalDecoder, beam_search, extend, greedy, next_logits, sampler, generate_texts
 from sevlm.models.sevlm import SEVLM
 from sevlm.models.tokenizer import load_tokenizer, prompt_ids, special_ids
@@ -252,22 +252,22 @@ def test_a_table_is_made_once_and_never_served_for_another_lexicon(tokenizer, tm
     ]
     for lexicon in lexicons * 2:
         assert (
-            kept_table(tokenizer, lexicon, "word", tmp_path).digest() == vad_table(tokenizer, lexicon, "word").digest()
+            cached_table(tokenizer, lexicon, "word", tmp_path).digest() == vad_table(tokenizer, lexicon, "word").digest()
         )
     assert len(made) == 3 and len(list(tmp_path.glob("*.safetensors"))) == 3
-    kept_table(tokenizer, lexicons[0], "piece", tmp_path)
+    cached_table(tokenizer, lexicons[0], "piece", tmp_path)
     assert len(made) == 4
 
 
 @pytest.mark.parametrize("at", [3, 60, -1, -2000])
 def test_a_damaged_table_is_made_anew_and_told(tokenizer, tmp_path, at):
-    right = kept_table(tokenizer, Lexicon(WORDS), "word", tmp_path)
+    right = cached_table(tokenizer, Lexicon(WORDS), "word", tmp_path)
     (file,) = tmp_path.glob("*.safetensors")
     data = bytearray(file.read_bytes())
     data[at] ^= 4
     file.write_bytes(data)
     with pytest.warns(UserWarning, match="made anew"):
-        again = kept_table(tokenizer, Lexicon(WORDS), "word", tmp_path)
+        again = cached_table(tokenizer, Lexicon(WORDS), "word", tmp_path)
     assert again.digest() == right.digest()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -277,5 +277,5 @@ def test_a_damaged_table_is_made_anew_and_told(tokenizer, tmp_path, at):
 def test_a_folder_that_cannot_be_written_to_is_no_obstacle(tokenizer, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.warns(UserWarning, match="SEVLM_CACHE"):
-        table = kept_table(tokenizer, Lexicon(WORDS), "piece", tmp_path / "file" / "below")
+        table = cached_table(tokenizer, Lexicon(WORDS), "piece", tmp_path / "file" / "below")
     assert table.digest() == vad_table(tokenizer, Lexicon(WORDS), "piece").digest()

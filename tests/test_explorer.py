@@ -37,7 +37,7 @@ from sevlm.models.tokenizer import encode, load_tokenizer, special_ids
 from sevlm.synthetic.paint import VALUES
 from sevlm.utils import asset
 
-PAGE = Path(__file__).resolve().parent.parent / "nbs" / "course/15_explorer.ipynb"
+PAGE = Path(__file__).resolve().parent.parent / "nbs" / "course" / "15_explorer.ipynb"
 REASON = "the calm sea and the sky make me feel peaceful"
 
 
@@ -46,8 +46,8 @@ class Stub(Explainer):
 
     emotion, explanation = "awe", REASON
 
-    def __call__(self, images, emotion=None, **kw):
-        (answer,) = super().__call__(images, emotion, **kw)
+    def explain_patches(self, grid, emotion=None, **kw):
+        (answer,) = super().explain_patches(grid, emotion, **kw)
         return [Answer(emotion or self.emotion, self.explanation, answer.probabilities)]
 
 
@@ -116,7 +116,7 @@ def test_attention_of_a_word_is_the_row_that_chose_it(stub):
         mine = word_attention(stub, grid, Answer(emotion, text, {}))
         ids, special = torch.tensor([encode(stub.tokenizer, emotion, text, 64).ids]), special_ids(stub.tokenizer)
         emb = stub.model.embed(ids, segments(ids, special), stub.table(ids)[0], span_masks(ids, special)[1])
-        rows = cross_attention(stub.model.decoder, emb, grid)[0].numpy()
+        rows = cross_attention(stub.model.decoder, emb, grid)[0, -1].mean(0).numpy()
         at = ids[0].tolist().index(special.because)
         for word, row in zip(text.split(), mine):
             assert np.allclose(row, rows[at], atol=1e-5), word
@@ -248,7 +248,7 @@ def test_errors_that_are_not_ours_are_shown_and_raised(page, monkeypatch):
     def broken(*args):
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr(Stub, "look", broken)
+    monkeypatch.setattr(Stub, "encode_images", broken)
     with pytest.raises(ZeroDivisionError):
         page.controls["emotion"].value = "anger"
     assert "a bug" in page.message.value

@@ -108,7 +108,7 @@ def test_two_rules():
     ) == (1 / 3, 3)
     assert ie.majority_accuracy(says("fear"), np.array([c.counts for c in cases])) == (1.0, 1)  # votes or shares
     assert math.isnan(ie.majority_accuracy(says("fear")[:1], h[3:])[0])
-    with pytest.raises(DataError, match="not known"):
+    with pytest.raises(ConfigError, match="not known"):
         ie.majority_accuracy(says("fear"), h, "most")
     with pytest.raises(DataError, match="one row of nine"):
         ie.majority_accuracy(says("fear"), h[:2])
@@ -161,7 +161,7 @@ def test_patience():
         (6, 5, 4, 3, 2, 1): False,
     }
     for losses, goes_on in runs.items():
-        assert classifier._goes_on([{"x": x} for x in losses], "x", min, 6, 2) == goes_on, losses
+        assert classifier._continues([{"x": x} for x in losses], "x", min, 6, 2) == goes_on, losses
 
 
 def test_interrupt_then_resume_equals_unbroken(paintings, tmp_path, monkeypatch):

@@ -3,6 +3,9 @@
 import ast
 import json
 import re
+import subprocess
+import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -12,86 +15,17 @@ PACKAGE, NOTEBOOKS = REPO / "sevlm", REPO / "nbs"
 if not NOTEBOOKS.exists():  # e.g. when only the wheel and the tests are at hand: say so, do not pass
     pytest.skip("the notebooks are not beside the tests: layout cannot be checked here", allow_module_level=True)
 
-EXPECTED_MODULES = (
-    "core device inert plot lexfile vad lookup lexicons text motifs paint words artemis utterances protocol combined records intake prepare data mini source hub vision features clip "
-    "decoder fusion vad_head contrast model release processes learner callbacks budget classifier decoding generate captions novelty text_emotion image_emotion metrics scores evaluate compare corpus train ablate "
-    "explorer command workbench commands cli"
-).split()
-PARTS = {"vision", "decoder", "fusion", "vad_head", "contrast"}  # they do not know each other
-TOP = [
-    "evaluate",
-    "compare",
-    "corpus",
-    "train",
-    "ablate",
-    "explorer",
-    "workbench",
-    "commands",
-    "cli",
-]  # each may import all below it
-MAY_IMPORT = {  # module -> what it may import; no way back
-    "core": set(),
-    "device": {"core"},
-    "inert": {"core"},
-    "plot": {"core"},
-    "lexfile": {"core"},
-    "vad": {"core", "lexfile"},
-    "lookup": {"core", "vad"},
-    "lexicons": {"core", "lexfile", "vad", "lookup"},
-    "text": {"core", "vad"},
-    "motifs": {"core"},
-    "paint": {"core", "motifs"},
-    "words": {"core", "paint"},
-    "artemis": {"core"},
-    "utterances": {"core"},
-    "protocol": {"core", "artemis", "utterances"},
-    "combined": {"core", "artemis", "protocol"},
-    "records": {"core", "inert", "artemis", "protocol"},
-    "intake": {"core", "artemis", "utterances"},
-    "prepare": {
-        "core",
-        "lexfile",
-        "vad",
-        "lexicons",
-        "artemis",
-        "utterances",
-        "protocol",
-        "combined",
-        "records",
-        "intake",
-    },
-    "data": {"core", "text", "vad", "artemis"},
-    "mini": {"core", "paint", "words"},
-    "source": {"core", "artemis", "records", "intake", "mini"},
-    "hub": {"core"},
-    **{part: {"core", "hub"} for part in PARTS},
-    "model": {"core", "hub"} | PARTS,
-    "release": {"core", "hub", "decoder", "vision", "text", "model"},
-    "clip": {"core", "device", "text", "vision"},
-    "features": {"core", "device", "hub", "vision"},
-    "processes": {"core", "device"},
-    "learner": {"core", "plot", "processes"},
-    "callbacks": {"core", "plot", "processes", "learner"},
-    "budget": {"core", "device", "text", "data", "model"},
-    "classifier": {"core", "device"},
-    "decoding": {"core", "text", "lookup", "decoder"},
-    "generate": {"core", "text", "lookup", "decoding"},
-    "command": {"core"},
-    "captions": {"core"},
-    "novelty": {"core", "words"},
-    "text_emotion": {"core", "device", "inert", "hub", "artemis", "protocol", "classifier"},
-    "image_emotion": {"core", "device", "hub", "artemis", "vision", "classifier"},
-    "metrics": {"core", "text", "artemis", "captions", "novelty"},
-    "scores": {"core", "artemis", "captions", "metrics", "mini", "novelty", "words"},
-    **{name: set(EXPECTED_MODULES) - set(TOP[i:]) for i, name in enumerate(TOP)},
-}
 NOTEBOOK_BYTES = 500_000
 FORBIDDEN = {"nbdev", "fastcore", "execnb"}  # tools of the writers, not of the users
 LAZY = {"pycocoevalcap", "lemminflect", "nltk", "symspellpy", "sklearn", "matplotlib", "seaborn"}
 ABSOLUTE = re.compile(r"""(?<![\w.~/:-])/(?:home|Users|root|work|tmp)(?=[/\s'"\\,;)]|$)""", re.M)
 ADDRESS = re.compile(r"<[\w.]+ object at 0x|\bat 0x[0-9a-f]{6,}")
 
-MODULES = {p.stem: p for p in sorted(PACKAGE.glob("*.py")) if not p.stem.startswith("_")}
+MODULES = {
+    ".".join(p.relative_to(PACKAGE).with_suffix("").parts): p
+    for p in sorted(PACKAGE.rglob("*.py"))
+    if not p.stem.startswith("_")
+}
 PAGES = {
     str(p.relative_to(NOTEBOOKS)): p for p in sorted(NOTEBOOKS.rglob("*.ipynb")) if ".ipynb_checkpoints" not in p.parts
 }
@@ -122,35 +56,47 @@ def output_text(cell):
 def imports(name):
     "(sevlm modules, other top packages) that a module imports anywhere, also inside functions."
     own, others = set(), set()
+    package = ["sevlm", *name.split(".")[:-1]]
     for node in ast.walk(tree(name)):
         if isinstance(node, ast.Import):
             for a in node.names:
-                top, *rest = a.name.split(".")
-                if top == "sevlm":
-                    own.update(rest[:1] or ["sevlm"])
-                else:
-                    others.add(top)
+                (own if a.name.split(".")[0] == "sevlm" else others).add(a.name)
         elif isinstance(node, ast.ImportFrom):
-            path = (node.module or "").split(".")
-            if node.level == 0 and path[0] != "sevlm":
-                others.add(path[0])
-            else:
-                path = path[1:] if node.level == 0 else [p for p in path if p]
-                own.update(path[:1] or [a.name for a in node.names if not a.name.startswith("__")])
-    return own, others
+            base = package[: len(package) - node.level + 1] if node.level else []
+            path = ".".join([*base, *([node.module] if node.module else [])])
+            (own if path.split(".")[0] == "sevlm" else others).update([path, *(f"{path}.{a.name}" for a in node.names)])
+    return {m.removeprefix("sevlm.") for m in own} & set(MODULES), {m.split(".")[0] for m in others}
 
 
-def test_list_of_modules_is_complete():
-    missing, extra = set(EXPECTED_MODULES) - set(MODULES), set(MODULES) - set(EXPECTED_MODULES)
-    assert not missing and not extra, f"missing {sorted(missing)}, not in the table {sorted(extra)}"
+def exported(name):
+    "The names a module exports."
+    return next(
+        ([e.value for e in node.value.elts] for node in tree(name).body if ast.unparse(node).startswith("__all__")), []
+    )
 
 
-def test_table_itself_has_no_cycle():
-    assert set(MAY_IMPORT) == set(EXPECTED_MODULES)
-    done = set()
-    while ready := {m for m, may in MAY_IMPORT.items() if m not in done and may <= done}:
-        done |= ready
-    assert done == set(MAY_IMPORT)
+def test_contracts_are_kept_and_name_every_module():
+    "The contracts of import-linter (pyproject.toml) hold, and no module lies outside their layers."
+    linter = Path(sys.executable).parent / "lint-imports"
+    ran = subprocess.run([linter, "--no-logo", "--no-cache"], cwd=REPO, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    contracts = tomllib.loads((REPO / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]
+    layers = next(c["layers"] for c in contracts["contracts"] if c["type"] == "layers")
+    assert {name.split(".")[0] for name in MODULES} == {layer.removeprefix("sevlm.") for layer in layers}
+
+
+def test_one_exported_name_lives_in_one_module():
+    homes = {}
+    for module in MODULES:
+        for name in exported(module):
+            homes.setdefault(name, []).append(module)
+    assert not {name: where for name, where in homes.items() if len(where) > 1}
+
+
+@each_module
+def test_writers_tools_are_not_imported(name):
+    _, others = imports(name)
+    assert not others & FORBIDDEN, f"{name} imports {sorted(others & FORBIDDEN)}"
 
 
 def test_the_patterns_find_what_they_should():
@@ -160,16 +106,6 @@ def test_the_patterns_find_what_they_should():
         assert not ABSOLUTE.search(good), good
     for bad in ("<torch.Generator object at 0x7f3b>", "Encoder at 0x7f1234abcd"):
         assert ADDRESS.search(bad), bad
-
-
-@each_module
-def test_imports_go_one_way(name):
-    own, others = imports(name)
-    assert name in MAY_IMPORT, f"{name} is not in the table of modules"
-    assert own <= MAY_IMPORT[name], (
-        f"{name} imports {sorted(own - MAY_IMPORT[name])}, allowed: {sorted(MAY_IMPORT[name])}"
-    )
-    assert not others & FORBIDDEN, f"{name} imports {sorted(others & FORBIDDEN)}"
 
 
 def test_no_import_cycles():
@@ -226,7 +162,7 @@ def test_no_bare_except_and_no_bool_options(name):
 def test_module_has_its_notebook(name):
     text = MODULES[name].read_text(encoding="utf-8")
     assert "AUTOGENERATED! DO NOT EDIT!" in text, f"{name}.py was not generated"
-    pages = set(re.findall(r"^# %% \.\./nbs/(\S+\.ipynb)", text, re.M))
+    pages = set(re.findall(r"^# %% (?:\.\./)+nbs/(\S+\.ipynb)", text, re.M))
     assert pages, f"{name}.py names no notebook"
     assert pages <= set(PAGES), f"{name}.py comes from {sorted(pages - set(PAGES))}, which is not there"
 
@@ -250,10 +186,7 @@ def test_page_opens_and_closes_as_agreed(page):
     code = [source(c) for c in all_cells if c["cell_type"] == "code"]
     if any(re.search(r"^#\|\s*exporti?\b", c, re.M) for c in code):
         assert re.match(r"#\|\s*default_exp \w", code[0]), f'{page}: the first code cell is not "#| default_exp"'
-        last = code[-1]
-        assert re.match(r"#\|\s*hide", last) and "nbdev_export()" in last, (
-            f"{page}: the last cell is not the hidden export"
-        )
+    assert not any("nbdev_export" in c for c in code), f"{page}: exports; `make export` does that"
 
 
 @each_page
@@ -299,3 +232,59 @@ def test_sevlm_is_imported_before_torch(page):
     first = next((n for n, line in enumerate(lines) if heavy.match(line)), None)
     own = next((n for n, line in enumerate(lines) if re.match(r"(?:from|import) sevlm\b", line)), None)
     assert first is None or (own is not None and own < first), f"{page}: imports {lines[first]!r} before sevlm"
+
+
+COURSE = sorted(page for page in PAGES if page.startswith("course/"))
+LINK = re.compile(r"\]\(([^)\s#:]+)(?:#[^)]*)?\)")  # of Markdown, to a file of the repository
+FACT = re.compile(r"docs/facts/(\w+\.md)(?:#([\w-]+)| (\d+(?:\.\d+)?))?")
+
+
+def texts_of(page):
+    return [source(c) for c in cells(page) if c["cell_type"] == "markdown"]
+
+
+def test_course_is_numbered_without_gaps():
+    assert [page.removeprefix("course/")[:3] for page in COURSE] == [f"{n:02d}_" for n in range(16)]
+
+
+def test_readme_and_next_lines_follow_the_order_of_the_files():
+    "The order of the files, of the README's road, and of each page's last line are one list."
+    readme = re.findall(r"\(nbs/(course/\w+\.ipynb)\)", (REPO / "README.md").read_text(encoding="utf-8"))
+    assert list(dict.fromkeys(readme)) == COURSE
+    for page, following in zip(COURSE, COURSE[1:]):
+        last = texts_of(page)[-1].rstrip().splitlines()[-1]
+        found = re.match(r"\*\*Next:\*\* \[\w+\]\((\w+\.ipynb)\)", last)
+        assert found and f"course/{found[1]}" == following, (
+            f"{page} ends with {last!r}, expected the link to {following}"
+        )
+
+
+@pytest.mark.parametrize("file", [*PAGES.values(), *REPO.glob("*.md"), *REPO.glob("docs/**/*.md")], ids=str)
+def test_links_lead_somewhere(file):
+    if file.suffix == ".ipynb":
+        text = "\n".join(texts_of(file.relative_to(NOTEBOOKS).as_posix()))
+    else:
+        text = re.sub(r"```.*?```", "", file.read_text(encoding="utf-8"), flags=re.S)
+    dangling = [target for target in LINK.findall(text) if not (file.parent / target).exists()]
+    assert not dangling, f"{file.name}: nothing at {dangling}"
+
+
+def test_facts_that_are_cited_exist():
+    "A section number or an anchor after docs/facts/... stands on that page."
+    pages = {p.name: p.read_text(encoding="utf-8") for p in (REPO / "docs" / "facts").glob("*.md")}
+    places = {name: source(c) for name in PAGES for c in cells(name)}
+    files = [*MODULES.values(), *(REPO / "tests").glob("*.py"), *(REPO / "benchmarks").glob("*.py")]
+    texts = {**{f"{name}": "\n".join(source(c) for c in cells(name)) for name in places}}
+    texts |= {str(f.relative_to(REPO)): f.read_text(encoding="utf-8") for f in files}
+    wrong = []
+    for where, text in texts.items():
+        for page, anchor, section in FACT.findall(text):
+            there = page in pages
+            if there and anchor:
+                there = f'id="{anchor}"' in pages[page]
+            if there and section:
+                there = re.search(rf"^#+ {re.escape(section)}\b", pages[page], re.M)
+            if not there:
+                wrong.append(f"{where}: docs/facts/{page} {anchor or section}")
+        wrong += [f"{where}: {old}" for old in re.findall(r"(?<!docs/)\bfacts/(?:data|method)\b[^\n]{0,20}", text)]
+    assert not wrong, "\n".join(wrong)

@@ -1,4 +1,6 @@
-"""Every form of lexicon file in small invented files, each refusal, and the measures of a lexicon; the published look-up by tagger and WordNet, with made-up and (where there are any) real data."""
+"""Every form of lexicon file in small invented files, each refusal, and the measures of a lexicon.
+
+The published look-up by tagger and WordNet is tested with made-up data and, where they are installed, with NLTK's."""
 
 import hashlib
 import json
@@ -22,13 +24,13 @@ from sevlm.lexicon.coverage import (
     nltk_vad,
 )
 from sevlm.lexicon.files import (
-    KNOWN,
+    PUBLISHED_LEXICONS,
     PublishedLexicon,
-    ends_of,
     file_facts,
     find_scale,
     read_lexicon_file,
     recognise,
+    scale_range,
     terms,
     to_bipolar,
 )
@@ -39,7 +41,10 @@ from sevlm.models.tokenizer import add_special_tokens, read_bpe
 HERE = Path(__file__).parent
 V1 = "calm\t0.800\t0.100\t0.575\nstorm\t0.300\t0.875\t0.725\nstill life\t.5\t.2\t.5\n"
 BIPOLAR = "calm\t0.60\t-0.80\t0.15\nstorm\t-0.40\t0.75\t0.45\n"
-V2 = "term\tvalence\tarousal\tdominance\ncalm\t0.600\t-0.800\t0.150\nstorm\t-0.4\t0.75\t0.45\ncalm down\t0.3\t-0.5\t0.2\n"
+V2 = (
+    "term\tvalence\tarousal\tdominance\n"
+    "calm\t0.600\t-0.800\t0.150\nstorm\t-0.4\t0.75\t0.45\ncalm down\t0.3\t-0.5\t0.2\n"
+)
 WARRINER = (
     ",Word,V.Mean.Sum,V.SD.Sum,V.Rat.Sum,A.Mean.Sum,A.SD.Sum,A.Rat.Sum,D.Mean.Sum,D.SD.Sum,D.Rat.Sum,V.Mean.M\n"
     "1,calm,7.4,1.4,20,1.8,1.2,22,5.6,2.0,19,6.7\n2,storm,3.4,2.1,19,8,1.9,21,6.8,1.8,20,3.9\n3,null,4.5,1,20,3,1,20,4.5,1,20,4\n"
@@ -76,7 +81,7 @@ def put(folder, text, name="lexicon.tsv"):
 def test_each_form(name, text, scale, known, tmp_path):
     lexicon = Lexicon.read(put(tmp_path, text, name))
     assert np.allclose(lexicon["calm"], CALM, atol=1e-6) and lexicon.scale == scale and lexicon.source == name
-    assert (lexicon.known.name if lexicon.known else None) == known and lexicon.multiword == text.count(
+    assert (lexicon.published.name if lexicon.published else None) == known and lexicon.multiword == text.count(
         "still life"
     ) + text.count("calm down")
     assert (known or "none of those") in "\n".join(fact_lines(lexicon.facts()))
@@ -134,7 +139,7 @@ def test_refusals(text, parts, tmp_path):
 
 def test_pairs_that_differ_in_capitals_and_repeats(tmp_path):
     lexicon = Lexicon.read(put(tmp_path, WARRINER + "4,Null,6,1,1,6,1,1,6,1,1,6\n", "w.csv"))
-    assert lexicon.counted == {"differing in capitals": 1} and np.allclose(
+    assert lexicon.skipped == {"differing in capitals": 1} and np.allclose(
         lexicon["null"], (np.array([4.5, 3, 4.5]) - 5) / 4
     )
     with pytest.raises(LexiconError, match="line 5: 'null' was listed on line 4"):
@@ -146,21 +151,21 @@ def test_pairs_that_differ_in_capitals_and_repeats(tmp_path):
 
 def test_ends_of_scales():
     assert (
-        ends_of("nine") == (1, 9)
-        and ends_of("0..100") == (0, 100)
-        and ends_of(" -3 .. 3 ") == (-3, 3)
-        and ends_of("0.5..2.5") == (0.5, 2.5)
+        scale_range("nine") == (1, 9)
+        and scale_range("0..100") == (0, 100)
+        and scale_range(" -3 .. 3 ") == (-3, 3)
+        and scale_range("0.5..2.5") == (0.5, 2.5)
     )
     for bad in ("percent", "9..1", "1..1", "1-9", "..", ""):
         with pytest.raises(LexiconError, match="unknown scale.*unit, bipolar, nine.*0..100"):
-            ends_of(bad)
+            scale_range(bad)
     assert to_bipolar([-3, 0, 3], "-3..3").tolist() == [-1, 0, 1]
 
 
 @pytest.mark.parametrize("scale", ["0..100", "1..7", "1..5", "-3..3", "0..1"])
 @pytest.mark.parametrize("way", ["named", "stated"])
 def test_a_range_that_is_named_or_stated(scale, way, tmp_path):
-    lo, hi = ends_of(scale)
+    lo, hi = scale_range(scale)
     values = ["\t".join(f"{lo + (hi - lo) * (x + 1) / 2:.6g}" for x in row) for row in (CALM, (-0.4, 0.7, 0.4))]
     columns = (
         "word\t" + "\t".join(f"{d} ({scale})" for d in ("valence", "arousal", "dominance")) + "\n"
@@ -170,7 +175,7 @@ def test_a_range_that_is_named_or_stated(scale, way, tmp_path):
     path = put(tmp_path, f"{columns}calm\t{values[0]}\nstorm\t{values[1]}\n")
     lexicon = Lexicon.read(path, scale if way == "named" else None)
     assert np.allclose(lexicon["calm"], CALM, atol=1e-5) and lexicon.scale == ("unit" if scale == "0..1" else scale)
-    assert lexicon.why == {"named": "named by the caller", "stated": "stated in the header"}[way] and not lexicon.notes
+    assert lexicon.scale_reason == {"named": "named by the caller", "stated": "stated in the header"}[way] and not lexicon.notes
 
 
 @pytest.mark.parametrize(
@@ -231,13 +236,13 @@ def test_asking_against_the_header_is_told(tmp_path):
 def test_rows_are_compared(tmp_path, monkeypatch):
     path = put(tmp_path, V2, "NRC-VAD-Lexicon-v2.1.txt")
     assert "NRC VAD v2.1, which has 54,801 rows; found 3: cut, changed" in Lexicon.read(path).notes[0]
-    v2 = next(k for k in KNOWN if k.name == "NRC VAD v2.1")
-    changed = lambda **kw: monkeypatch.setattr(lexfile, "KNOWN", (PublishedLexicon(**{**vars(v2), **kw}),))
+    v2 = next(k for k in PUBLISHED_LEXICONS if k.name == "NRC VAD v2.1")
+    changed = lambda **kw: monkeypatch.setattr(lexfile, "PUBLISHED_LEXICONS", (PublishedLexicon(**{**vars(v2), **kw}),))
     changed(rows=3)
     assert not Lexicon.read(path).notes
     changed(parts=((3, "the single words"),))
     assert "found 3, as many as the single words of it" in Lexicon.read(path).notes[0]
-    assert {k.name: k.rows for k in KNOWN} == {
+    assert {k.name: k.rows for k in PUBLISHED_LEXICONS} == {
         "NRC VAD v1": 19_971,
         "NRC VAD v1, bipolar": 19_971,
         "NRC VAD v2.1": 54_801,
@@ -247,28 +252,32 @@ def test_rows_are_compared(tmp_path, monkeypatch):
 
 def test_a_checksum_is_known_under_any_name(tmp_path, monkeypatch):
     path = put(tmp_path, V1, "mine.tsv")
-    assert Lexicon.read(path).known is None and Lexicon.read(path).notes
+    assert Lexicon.read(path).published is None and Lexicon.read(path).notes
     monkeypatch.setattr(
         lexfile,
-        "KNOWN",
-        (PublishedLexicon("N", "bipolar", 3, (), "x", (), hashlib.sha256(V1.encode()).hexdigest(), "free", "me", "here"),),
+        "PUBLISHED_LEXICONS",
+        (
+            PublishedLexicon(
+                "N", "bipolar", 3, (), "x", (), hashlib.sha256(V1.encode()).hexdigest(), "free", "me", "here"
+            ),
+        ),
     )
     lexicon = Lexicon.read(path)
     assert (
-        lexicon.known.name == "N"
+        lexicon.published.name == "N"
         and lexicon.scale == "bipolar"
-        and lexicon.why == "N is published on it"
-        and lexicon.file.by == "its checksum"
+        and lexicon.scale_reason == "N is published on it"
+        and lexicon.file.recognised_by == "its checksum"
         and not lexicon.notes
     )
     assert lexicon.terms == "free. Cite me. From here." and np.allclose(lexicon["calm"], [0.8, 0.1, 0.575])
     put(tmp_path, V1 + "sea\t.5\t.5\t.5\n", "mine.tsv")
-    assert Lexicon.read(path).known is None
+    assert Lexicon.read(path).published is None
 
 
 def test_recognised_by_name_only_where_the_values_can_be_it():
     at = lambda name, columns, v: (
-        (recognise(name, b"", columns, np.array([[v, 0.2, 0.3]]))[0] or KNOWN[0]).name
+        (recognise(name, b"", columns, np.array([[v, 0.2, 0.3]]))[0] or PUBLISHED_LEXICONS[0]).name
         if recognise(name, b"", columns, np.array([[v, 0.2, 0.3]]))[0]
         else None
     )
@@ -289,8 +298,8 @@ def test_terms(tmp_path):
         and "look where it came from" in Lexicon({"calm": CALM}).terms
     )
     assert (
-        all(k.terms and k.cite and k.source for k in KNOWN)
-        and Lexicon({"calm": CALM}).known is None
+        all(k.terms and k.cite and k.source for k in PUBLISHED_LEXICONS)
+        and Lexicon({"calm": CALM}).published is None
         and Lexicon({"calm": CALM}).facts()["entries"] == 1
     )
     assert file_facts(read_lexicon_file(put(tmp_path, V1)))["scale of the file"] == "unit (0..1)"
@@ -363,7 +372,7 @@ def test_comparison(small):
     assert (
         other.table.loc["valence", "words of opposite sign"] == 2
         and np.isclose(other.table.loc["valence", "mean absolute difference"], 1)
-        and other.apart[0] == ("calm", pytest.approx(1.2))
+        and other.farthest[0] == ("calm", pytest.approx(1.2))
     )
     assert "calm 1.20" in str(other)
     flat = compare_lexicons(Lexicon({"a": (0, 0, 0), "b": (0, 1, 0)}), Lexicon({"a": (0.1, 0, 0), "b": (0.2, 1, 0)}))
@@ -376,10 +385,10 @@ def test_shares_of_look_ups(gpt2, small):
     table = lookup_shares(gpt2, small, ["Serenity! The chair's scold", "calm storms"])  # Ġseren|ity? Ġsc|old
     assert (
         table["words in the lexicon"].tolist() == [4] * 3
-        and table["met"].tolist() == [2, 3, 4]
-        and table["astray"].tolist() == [1, 0, 0]
+        and table["found"].tolist() == [2, 3, 4]
+        and table["wrong"].tolist() == [1, 0, 0]
     )
-    assert table["pieces"].nunique() == 1 and table.loc["word", "share met"] == 1
+    assert table["pieces"].nunique() == 1 and table.loc["word", "share found"] == 1
     with pytest.raises(DataError, match="no words"):
         lookup_shares(gpt2, small, ["", "..."])
 

@@ -120,7 +120,7 @@ def test_meteor_of_word_for_word_answers_and_of_nothing():
     assert (
         scores.each["METEOR"][3:].tolist()
         == [1.0, 0.0, 0.0]
-        == C.meteor_of(scores.measures["METEOR"].sums)[3:].tolist()
+        == C.meteor_from_sums(scores.measures["METEOR"].sums)[3:].tolist()
     )
 
 
@@ -133,14 +133,14 @@ def test_redrawn_scores_are_the_scores_of_redrawn_paintings():
     words = "the sky is dark and calm so wide that i feel small".split()
     say = lambda: " ".join(rng.choice(words, rng.integers(3, 9)))
     hyp, ref = {i: say() for i in range(30)}, {i: [say() for _ in range(3)] for i in range(30)}
-    measures, weights = C.caption_scores(hyp, ref, "off", "split").measures, C.redraw(30, 5)
+    measures, weights = C.caption_scores(hyp, ref, "off", "split").measures, C.bootstrap_weights(30, 5)
     assert weights.shape == (5, 30) and (weights.sum(1) == 30).all() and weights.max() > 1
     for w in weights:
         drawn = [(i, k) for i in range(30) for k in range(int(w[i]))]
         anew = C.caption_scores({d: hyp[d[0]] for d in drawn}, {d: ref[d[0]] for d in drawn}, "off", "split").values
         for name in ("BLEU-1", "BLEU-4", "ROUGE-L"):
-            assert measures[name].drawn(w[None])[0] == pytest.approx(anew[name], abs=1e-9), name
-    assert measures["CIDEr"].drawn(weights[:1])[0] == pytest.approx(
+            assert measures[name].resampled(w[None])[0] == pytest.approx(anew[name], abs=1e-9), name
+    assert measures["CIDEr"].resampled(weights[:1])[0] == pytest.approx(
         (weights[0] * measures["CIDEr"].sums[:, 0]).sum() / 30
     )
 
@@ -150,19 +150,19 @@ def test_mean_of_some_paintings():
     assert (m.value, m.n) == (2, 2)
     assert (
         C.mean_of([1, 2], [False, False]).value is None
-        and C.interval(C.mean_of([1, 2], [False, False]), C.redraw(2)) is None
+        and C.interval(C.mean_of([1, 2], [False, False]), C.bootstrap_weights(2)) is None
     )
     low, high = C.interval(
-        C.mean_of([1.0, 5.0, 3.0], [True, False, True]), C.redraw(3)
+        C.mean_of([1.0, 5.0, 3.0], [True, False, True]), C.bootstrap_weights(3)
     )  # draws without a marked painting have no value
     assert (low, high) == (1, 3)
-    assert C.middle(np.full(9, np.nan)) is None
+    assert C.percentile_interval(np.full(9, np.nan)) is None
 
 
 def test_intervals_have_their_coverage():
     "Of 200 samples, about 95 % of the intervals hold the true mean."
     rng = np.random.default_rng(1)
-    ends = [C.interval(C.mean_of(rng.normal(2, 1, 60)), C.redraw(60, 300, seed)) for seed in range(200)]
+    ends = [C.interval(C.mean_of(rng.normal(2, 1, 60)), C.bootstrap_weights(60, 300, seed)) for seed in range(200)]
     assert 0.89 <= np.mean([low < 2 < high for low, high in ends]) <= 0.99
 
 
@@ -633,6 +633,6 @@ def test_table_is_aligned_and_complete():
 def test_an_interval_stays_where_scores_can_be():
     "A score that drawing displaces upwards: its interval, moved back, would begin below zero."
     square = C.Measure(np.array([[0.0], [0.0], [0.0], [1.0]]), lambda s: s[..., 0] ** 2 / 16, centred=True)
-    weights = C.redraw(4)
+    weights = C.bootstrap_weights(4)
     low, high = C.interval(square, weights)
-    assert C.middle(square.drawn(weights), square.value)[0] < 0 and low == 0 < square.value < high
+    assert C.percentile_interval(square.resampled(weights), square.value)[0] < 0 and low == 0 < square.value < high

@@ -1,4 +1,4 @@
-"""Longest common subsequences by bits against the plain table, the draws of novelty, and the share of distinct captions."""
+"""Longest common subsequences by bits against the plain table, the draws of novelty, the share of distinct captions."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sevlm.errors import DataError
-from sevlm.metrics.novelty import Distinct, TextIndex, novelty, unique_share
+from sevlm.metrics.novelty import DistinctShare, TextIndex, novelty, unique_share
 
 
 def lcs(a, b):
@@ -78,12 +78,15 @@ def test_draws_are_reproducible_bounded_and_seeded():
 
 def test_distinct_and_its_half_sets():
     captions = ["a", "b", "a", "c", "c", "c", "d", "e"]
-    d = Distinct(captions)
+    d = DistinctShare(captions)
     assert d.value == unique_share(captions) == 5 / 8 and d.n == 8
-    draws = d.drawn(np.ones(400))
+    draws = d.resampled(np.ones(400))
     assert (
-        draws.min() >= 2 / 4 and draws.max() == 1 and draws.mean() > d.value and (draws == d.drawn(np.ones(400))).all()
+        draws.min() >= 2 / 4
+        and draws.max() == 1
+        and draws.mean() > d.value
+        and (draws == d.resampled(np.ones(400))).all()
     )
-    assert set(Distinct(["x"] * 10).drawn(np.ones(50))) == {0.2} and set(
-        Distinct(list("abcdef")).drawn(np.ones(50))
+    assert set(DistinctShare(["x"] * 10).resampled(np.ones(50))) == {0.2} and set(
+        DistinctShare(list("abcdef")).resampled(np.ones(50))
     ) == {1.0}

@@ -1,4 +1,7 @@
-"""One process or several: the same losses, one set of files, all leave together. Run by accelerate's launcher, this file is the program of two processes."""
+"""One process or several: the same losses, one set of files, all leave together.
+
+Run by accelerate's launcher, this file is the program of two processes.
+"""
 
 import json
 import os
@@ -26,16 +29,16 @@ from sevlm.models.sevlm import SEVLM
 from sevlm.models.tokenizer import train_bpe
 from sevlm.training.distributed import (
     Processes,
-    held_interrupts,
-    noted_interrupts,
-    out_of_memory,
-    parts_of,
-    precision_of,
+    defer_interrupts,
+    is_out_of_memory,
+    record_interrupts,
+    resolve_precision,
     rng_state,
     seed_process,
     set_rng_state,
-    split,
+    split_batch,
     start_processes,
+    step_parts,
 )
 from sevlm.training.learner import (
     CB,
@@ -171,9 +174,9 @@ def scenarios(here, folder):
         device=str(here.device),
         rank=here.rank,
         count=here.count,
-        sent=here.send(f"from {here.rank}"),
-        gathered=here.gather(here.rank),
-        numbers=here.numbers([here.rank, 0.5]),
+        sent=here.broadcast(f"from {here.rank}"),
+        gathered=here.gather_objects(here.rank),
+        numbers=here.gather_numbers([here.rank, 0.5]),
     )
     plain = make(CheckpointCB(folder / "plain"), processes=here).fit(3)
     found["plain"], found["is_plain"] = record(plain), type(plain.model).__name__
@@ -182,10 +185,10 @@ def scenarios(here, folder):
     broken = make(Strike(5, rank=1), CheckpointCB(folder / "broken"), processes=here, dropout=0.3).fit(2)
     later = make(CheckpointCB(folder / "broken"), processes=here, dropout=0.3).resume(folder / "broken").fit(2)
     found["broken"] = [broken.interrupted, broken.step, record(later) == record(whole)]
-    found["drawn"] = here.gather(masks(here))
+    found["drawn"] = here.gather_objects(masks(here))
     watched = make(
         ValidateCB(score, 2),
-        best := BestCB("accuracy", folder / "best", lambda m, f: found.setdefault("saved_by", []).append(here.rank)),
+        BestCB("accuracy", folder / "best", lambda m, f: found.setdefault("saved_by", []).append(here.rank)),
         stop := EarlyStopCB(["accuracy"], 2),
         processes=here,
         epochs=9,
@@ -286,14 +289,14 @@ class Crowded(Predictor):
 
 
 def program(name, folder):
-    here, folder = start_processes("cpu"), Path(folder)
-    if name == "wait":
-        slow = SimpleNamespace(keeps=(), after_step=lambda learner: time.sleep(0.02))
-        learner = make(CheckpointCB(folder / "state", every=5), slow, processes=here, epochs=400).fit(400)
-        (folder / f"left-{here.rank}").write_text(json.dumps([learner.interrupted, learner.step]))
-    else:
-        (folder / f"found-{here.rank}.json").write_text(json.dumps(globals()[name](here, folder)))
-    here.close()
+    folder = Path(folder)
+    with start_processes("cpu") as here:
+        if name == "wait":
+            slow = SimpleNamespace(keeps=(), after_step=lambda learner: time.sleep(0.02))
+            learner = make(CheckpointCB(folder / "state", every=5), slow, processes=here, epochs=400).fit(400)
+            (folder / f"left-{here.rank}").write_text(json.dumps([learner.interrupted, learner.step]))
+        else:
+            (folder / f"found-{here.rank}.json").write_text(json.dumps(globals()[name](here, folder)))
 
 
 def launch(name, folder, *options, **given):
@@ -441,11 +444,11 @@ def test_start_alone(monkeypatch, capsys):
     for key in ("WORLD_SIZE", "MASTER_ADDR", "ACCELERATE_MIXED_PRECISION", "ACCELERATE_USE_CPU"):
         monkeypatch.delenv(key, raising=False)
     here = start_processes("cpu")
-    assert type(here) is Processes and here.main and here.asked is None and here.from_main(lambda: 3) == 3
+    assert type(here) is Processes and here.main and here.requested is None and here.from_main(lambda: 3) == 3
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
     monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
     assert (
-        start_processes().asked == "float16"
+        start_processes().requested == "float16"
         and str(start_processes().device) == "cpu"
         and "Precision float16" in (said := capsys.readouterr().out)
         and "one process" not in said
@@ -465,72 +468,73 @@ def test_start_alone(monkeypatch, capsys):
 
 
 def test_accelerate_is_imported_by_several_only():
-    code = "import sys; from sevlm.training.distributed import start_processes; start_processes('cpu'); print('accelerate' in sys.modules)"
-    env = {k: v for k, v in os.environ.items() if k not in ("WORLD_SIZE", "LOCAL_RANK")}
-    assert (
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env).stdout.strip()
-        == "False"
+    code = (
+        "import sys; from sevlm.training.distributed import start_processes; "
+        "start_processes('cpu'); print('accelerate' in sys.modules)"
     )
+    env = {k: v for k, v in os.environ.items() if k not in ("WORLD_SIZE", "LOCAL_RANK")}
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env).stdout
+    assert found.strip() == "False"
 
 
 @pytest.mark.parametrize("has, chosen", [(True, "bfloat16"), (False, "float16")])
 def test_auto_asks_what_the_card_has(monkeypatch, has, chosen):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or has)
-    assert precision_of("auto", "cuda") == precision_of("auto", torch.device("cuda:0")) == chosen
+    assert resolve_precision("auto", "cuda") == resolve_precision("auto", torch.device("cuda:0")) == chosen
     assert (
-        precision_of("auto", "cpu") == precision_of("auto", "mps") == "float32"
-        and precision_of("bfloat16", "cuda") == "bfloat16"
+        resolve_precision("auto", "cpu") == resolve_precision("auto", "mps") == "float32"
+        and resolve_precision("bfloat16", "cuda") == "bfloat16"
     )
 
 
 def test_precision_asked_for():
     assert (
-        precision_of("float32", "cpu", "float16")
-        == precision_of("auto", "cpu", "float16")
-        == precision_of("float16", "cpu", "float16")
+        resolve_precision("float32", "cpu", "float16")
+        == resolve_precision("auto", "cpu", "float16")
+        == resolve_precision("float16", "cpu", "float16")
         == "float16"
     )
     for given in (("bfloat16", "cpu", "float16"), ("float32", "cpu", "float16", True)):
         with pytest.raises(ConfigError, match="change one"):
-            precision_of(*given)
+            resolve_precision(*given)
     with pytest.raises(ConfigError, match="Did you mean 'float16'"):
-        precision_of("float61", "cpu")
+        resolve_precision("float61", "cpu")
 
 
 def test_out_of_memory_by_its_names():
     try:
         torch.empty(10**15)
     except RuntimeError as e:
-        assert out_of_memory(e)
+        assert is_out_of_memory(e)
     else:
         pytest.fail("four petabytes were there")
-    assert out_of_memory(torch.cuda.OutOfMemoryError("x")) and out_of_memory(MemoryError())
-    assert not out_of_memory(RuntimeError("out of luck")) and not out_of_memory(
+    assert is_out_of_memory(torch.cuda.OutOfMemoryError("x")) and is_out_of_memory(MemoryError())
+    assert not is_out_of_memory(RuntimeError("out of luck")) and not is_out_of_memory(
         ValueError("DefaultCPUAllocator: can't allocate memory")
     )
 
 
 def test_parts_and_their_whole():
     batch = Numbers(torch.tensor([[1, 2, 3], [1, 5, 0], [1, 5, 5], [1, 2, 0]]))
-    parts = parts_of(batch, 3, Processes(), [])
+    parts = step_parts(batch, 3, Processes(), [])
     assert (
         [len(p.ids) for p in parts] == [2, 1, 1]
         and all(p.whole == dict(lm=6, vad=3) for p in parts)
         and batch.whole is None
     )
-    assert parts_of(batch, 1, Processes(), []) == [batch] and batch.whole is None
+    assert step_parts(batch, 1, Processes(), []) == [batch] and batch.whole is None
     lone = Numbers(batch.ids[:1])
-    assert len(parts_of(lone, 4, Processes(), [])) == 1 and lone.whole is None
+    assert len(step_parts(lone, 4, Processes(), [])) == 1 and lone.whole is None
     with pytest.raises(KeyboardInterrupt):
-        parts_of(batch, 2, Processes(), [True])
+        step_parts(batch, 2, Processes(), [True])
     with pytest.raises(ConfigError, match="accumulate=1"):
-        split(batch.ids, 2)
+        split_batch(batch.ids, 2)
 
 
 def test_interrupts_are_noted_held_and_passed_on():
     before = signal.getsignal(signal.SIGINT)
-    with noted_interrupts() as came:
-        with held_interrupts():
+    with record_interrupts() as came:
+        with defer_interrupts():
             signal.raise_signal(signal.SIGINT)
             assert came == []
         assert came == [True]
@@ -538,7 +542,7 @@ def test_interrupts_are_noted_held_and_passed_on():
         assert came == [True, True]
     assert signal.getsignal(signal.SIGINT) is before
     with pytest.raises(KeyboardInterrupt):
-        with held_interrupts():
+        with defer_interrupts():
             signal.raise_signal(signal.SIGINT)
 
 

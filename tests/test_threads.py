@@ -17,7 +17,7 @@ from sevlm.errors import ConfigError
 from sevlm.models.explainer import Explainer
 from sevlm.synthetic.dataset import make_mini
 from sevlm.training.run import start_run, threads_of_run
-from sevlm.utils import SMALL_WIDTH, WAITING, asked_threads, threads_for, threads_set, time_threads
+from sevlm.utils import SMALL_WIDTH, OPENMP_SETTINGS, requested_threads, choose_threads, using_threads, time_threads
 
 CONFIG = SEVLMConfig.preset("mini", layers=1, tower_pretrained="")
 SETTINGS = TrainConfig.preset("mini", epochs=2, batch_size=16, device="cpu")
@@ -40,13 +40,13 @@ def nothing_asked(monkeypatch):
 
 @pytest.fixture
 def two_threads():
-    with threads_set(2):
+    with using_threads(2):
         yield
 
 
 def in_a_process(code: str, **env) -> dict:
     "What a fresh process prints as JSON; of OpenMP's settings it has only those given."
-    kept = {k: v for k, v in os.environ.items() if k not in WAITING}
+    kept = {k: v for k, v in os.environ.items() if k not in OPENMP_SETTINGS}
     kept["PYTHONPATH"] = str(Path(sevlm.__file__).parent.parent)
     ran = subprocess.run([sys.executable, "-c", code], env={**kept, **env}, capture_output=True, text=True, check=True)
     return json.loads(ran.stdout.splitlines()[-1])
@@ -55,19 +55,19 @@ def in_a_process(code: str, **env) -> dict:
 # ---- waiting
 
 PROBE = "import json, os, sys, sevlm; print(json.dumps([{{k: os.environ.get(k) for k in {!r}}}, 'torch' in sys.modules]))".format(
-    list(WAITING)
+    list(OPENMP_SETTINGS)
 )
 
 
 def test_idle_threads_sleep_and_torch_is_not_yet_loaded():
-    assert in_a_process(PROBE) == [WAITING, False]
+    assert in_a_process(PROBE) == [OPENMP_SETTINGS, False]
 
 
 @pytest.mark.parametrize(
     "name, value", [("OMP_WAIT_POLICY", "ACTIVE"), ("GOMP_SPINCOUNT", "5"), ("KMP_BLOCKTIME", "200")]
 )
 def test_what_the_user_has_set_stays(name, value):
-    assert in_a_process(PROBE, **{name: value}) == [{**dict.fromkeys(WAITING), name: value}, False]
+    assert in_a_process(PROBE, **{name: value}) == [{**dict.fromkeys(OPENMP_SETTINGS), name: value}, False]
 
 
 # ---- their number
@@ -76,13 +76,13 @@ def test_what_the_user_has_set_stays(name, value):
 def test_few_for_nothing_and_all_for_a_large_model(two_threads):
     seconds = time_threads(lambda: None, 2)
     assert set(seconds) == {1, 2} and min(seconds.values()) > 0 and torch.get_num_threads() == 2
-    assert threads_for(SMALL_WIDTH + 1, 1) == 2 and threads_for(SMALL_WIDTH, 64) in (1, 2)
+    assert choose_threads(SMALL_WIDTH + 1, 1) == 2 and choose_threads(SMALL_WIDTH, 64) in (1, 2)
 
 
 def test_the_quickest_wins_and_a_tie_goes_to_the_fewest(two_threads, monkeypatch):
     for seconds, best in (({1: 2.0, 2: 1.0}, 2), ({1: 1.0, 2: 5.0}, 1), ({1: 1.05, 2: 1.0}, 1)):
         monkeypatch.setattr("sevlm.utils.time_threads", lambda work, most, found=seconds: found)
-        assert threads_for(128, 64) == best
+        assert choose_threads(128, 64) == best
 
 
 @pytest.mark.parametrize("most, tried", [(1, {1}), (2, {1, 2}), (6, {1, 2, 4, 6}), (8, {1, 2, 4, 8})])
@@ -91,16 +91,16 @@ def test_numbers_that_are_tried(most, tried):
 
 
 def test_asked_for_by_hand(two_threads, monkeypatch):
-    assert asked_threads() is None
+    assert requested_threads() is None
     monkeypatch.setenv("SEVLM_THREADS", "3")
-    assert threads_for(128, 64) == threads_for(768, 64) == 3
+    assert choose_threads(128, 64) == choose_threads(768, 64) == 3
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "two", "1.5"])
 def test_no_number(text, monkeypatch, capsys, picture):
     monkeypatch.setenv("SEVLM_THREADS", text)
     with pytest.raises(ConfigError, match="whole number"):
-        asked_threads()
+        requested_threads()
     monkeypatch.delenv("SEVLM_THREADS")
     assert main(["explain", picture, f"--threads={text}"]) == 2
     assert "whole number" in capsys.readouterr().err and "SEVLM_THREADS" not in os.environ

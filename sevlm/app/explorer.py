@@ -26,7 +26,7 @@ from ..errors import ImageError, SevlmError
 from ..images import open_image
 from ..lexicon.token_table import VADTable
 from ..models.decoder import cross_attention
-from ..models.explainer import Answer, Explainer, load_explainer
+from ..models.explainer import Answer, Explainer, load
 from ..models.tokenizer import BECAUSE, PROMPT, segments, span_masks, special_ids
 from ..plot import DPI, PRIMARY, SECONDARY, bars, va_plane
 from ..synthetic.paint import SUBJECTS, VALUES, Scene, paint, random_scene
@@ -78,10 +78,10 @@ def word_vad(explanation: str, tokenizer, table: VADTable) -> list[Word]:
 # %% ../../nbs/course/15_explorer.ipynb #3cc4b008
 def word_attention(
     explainer: Explainer,
-    grid: torch.Tensor,  # [1, P, D], from `explainer.look`
+    grid: torch.Tensor,  # [1, P, D], from `encode_images`
     answer: Answer,  # to the same painting
-) -> np.ndarray:  # [W, P], one row a word of the explanation; each row sums to 1
-    "Where the last block looked when it chose each word."
+) -> np.ndarray:  # [W, P], one row per word of the explanation; each row sums to 1
+    "The last block's cross-attention, mean over heads, at the position that predicts each word's first token."
     model, tokenizer = explainer.model, explainer.tokenizer
     special, pieces = special_ids(tokenizer), _pieces(tokenizer, answer.explanation)
     head = [special.bos, *tokenizer(f"{PROMPT} {answer.emotion}{BECAUSE}").input_ids]
@@ -89,7 +89,8 @@ def word_attention(
     at = np.cumsum([len(head) - 1, *map(len, pieces)])[:-1]  # [W]
     _, span = span_masks(ids, special, model.config.boundary, include_pad=model.config.pad_in_span)
     emb = model.embed(ids, segments(ids, special), explainer.table(ids)[0], span)
-    return cross_attention(model.decoder, emb, grid)[0].cpu().numpy()[at[at < ids.shape[1]]]
+    weights = cross_attention(model.decoder, emb, grid)[0, -1].mean(0)  # [T, P]
+    return weights.cpu().numpy()[at[at < ids.shape[1]]]
 
 # %% ../../nbs/course/15_explorer.ipynb #29045d0e
 @dataclass(frozen=True, eq=False)
@@ -100,7 +101,7 @@ class Reading:
     asked: str | None  # the emotion asked for; None: the model's choice
     answer: Answer
     words: list[Word]  # of the explanation
-    attention: np.ndarray  # [W, P], one row a word
+    attention: np.ndarray  # [W, P], one row per word
 
 
 def read_painting(
@@ -108,9 +109,9 @@ def read_painting(
     image: Image.Image,  # RGB, any size
     emotion: str | None = None,  # ask for this emotion; None: the model names one
 ) -> Reading:
-    "Look once, answer, and look up the answer's words."
+    "The answer to a picture, with the VAD and the attention of its words."
     grid = explainer.encode_images([image])
-    (answer,) = explainer(grid, emotion)
+    (answer,) = explainer.explain_patches(grid, emotion, tokens=False)
     attention = word_attention(explainer, grid, answer)
     words = word_vad(answer.explanation, explainer.tokenizer, explainer.table)
     return Reading(image, emotion, answer, words[: len(attention)], attention)
@@ -233,7 +234,7 @@ class Explorer:
         n: int = 8,
         seed: int = 0,  # sample paintings
     ):
-        self.explainer = explainer or load_explainer()
+        self.explainer = explainer or load(device="cpu")
         self.samples = {s.label: s for s in sample_paintings(n, seed)}
         self.controls = _controls(self.samples)
         self.message, self.view = (

@@ -118,7 +118,7 @@ class Batch:
 def collate(
     rows,  # lists of ids, or [S, T] padded
     special: Special,
-    config: SEVLMConfig,  # boundary, pad_in_span, pads_count and max_tokens are read
+    config: SEVLMConfig,  # boundary, pad_in_span, padding_matters and max_tokens are read
     table=None,  # VADTable; None: no vad, no known
     **given: torch.Tensor,  # img, grid, cls, image_of, emo
 ) -> Batch:
@@ -130,7 +130,7 @@ def collate(
             [torch.tensor(r) for r in rows], batch_first=True, padding_value=special.pad
         )
     )
-    T = config.max_tokens if config.pads_count else int((rows != special.pad).sum(1).max())
+    T = config.max_tokens if config.padding_matters else int((rows != special.pad).sum(1).max())
     ids = torch.nn.functional.pad(rows, (0, max(T - rows.shape[1], 0)), value=special.pad)[:, :T].long()
     labels = ids.masked_fill(ids == special.pad, -100)
     labels[:, 0] = -100

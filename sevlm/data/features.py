@@ -29,7 +29,7 @@ from tqdm.auto import tqdm
 from ..errors import ConfigError, DataError, ImageError, did_you_mean
 from ..models.hub import fingerprint, read_json
 from ..models.vision import ImageEncoder
-from ..utils import cache_folder, device_of, write_atomic
+from ..utils import cache_folder, resolve_device, write_atomic
 
 # %% ../../nbs/library/features.ipynb #882d76d2
 FORMAT = 1  # of folder and files; another number makes another key
@@ -368,7 +368,7 @@ def keep_features(
     progress: bool = True,  # tell what is foretold, and how it goes
 ) -> Features:
     "The patch tokens of all pictures: from disk where they are kept, encoded and kept where not."
-    paths, device = list(paths), device_of(str(device))
+    paths, device = list(paths), resolve_device(str(device))
     store = Store(folder or cache_folder() / "features", describe_encoder(encoder.to(device), open_image, dtype, precision))
     wanted = dict(zip(digests := list(_in_threads(digest_file, paths, "reading pictures", progress)), paths))
     store.encode_images()

@@ -6,19 +6,22 @@
 __all__ = ['Output', 'SEVLM', 'trainable', 'own_weights', 'save_model', 'load_weights', 'load_model']
 
 # %% ../../nbs/course/10_sevlm.ipynb #6ef63d0e
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from huggingface_hub import ModelCard, PyTorchModelHubMixin, snapshot_download
 from safetensors.torch import save_file
 from torch import nn
 
 from ..config import SEVLMConfig
 from ..errors import CheckpointError, ConfigError
+from .card import model_card, recorded_scores
 from .contrast import ContrastiveHead, contrastive_loss, contrastive_scores, masked_mean
 from .decoder import Decoder
 from .fusion import Fusion, VADEncoder
-from .hub import check_tensors, fingerprint, read_tensors
+from .hub import check_tensors, fetch, fingerprint, read_tensors
 from .vad_head import VADHead, vad_loss
 from .vision import ImageEncoder, load_tower
 from ..utils import write_atomic
@@ -43,12 +46,21 @@ class Output:
         return self.hid @ self.words.T
 
 # %% ../../nbs/course/10_sevlm.ipynb #2f672a19
-class SEVLM(nn.Module):
+class SEVLM(
+    nn.Module,
+    PyTorchModelHubMixin,
+    library_name="sevlm",
+    pipeline_tag="image-to-text",
+    tags=["art", "emotion", "vision-language"],
+    repo_url="https://github.com/sevlm/sevlm",
+    paper_url="https://arxiv.org/abs/2403.11150",
+):
     "A small emotional vision-language model (SEVLM, arXiv 2403.11150). Built with random weights; needs no network and no disk."
 
     def __init__(self, config: SEVLMConfig):
         super().__init__()
         self.config = config
+        self.source: Path | None = None  # the folder it was read from
         D = config.width
         self.encoder = ImageEncoder(config)
         tower_width = self.encoder.width
@@ -157,6 +169,48 @@ class SEVLM(nn.Module):
             self.contrastive_head, grid.mean(1), emo_mean, exp_mean, batch.neg_perm, self.config.lone_negative, others
         )
 
+    def _save_pretrained(self, save_directory: Path) -> None:
+        "Weights, configuration, the scores on file, and a tower that is a file of its own. Called by `save_pretrained`."
+        config = self.config
+        if config.tower_pretrained and Path(config.tower_pretrained).is_file():
+            weights = {k: v.detach().cpu().contiguous() for k, v in self.encoder.visual.state_dict().items()}
+            save_file(weights, save_directory / "tower.safetensors")
+            config = config.replace(tower_pretrained="tower.safetensors")
+        save_model(self, save_directory)
+        config.save(save_directory / "config.json")
+        if (scores := recorded_scores(self.source)) is not None:
+            (save_directory / "metrics.json").write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def _from_pretrained(
+        cls,
+        *,
+        model_id: str,  # a folder, or the id of a repository on the hub
+        revision: str | None,
+        cache_dir: str | Path | None,
+        force_download: bool,
+        local_files_only: bool,
+        token: str | bool | None,
+        **kwargs: object,  # the configuration as the mixin read it; `load_model` reads it more strictly
+    ) -> "SEVLM":  # in evaluation mode
+        if Path(model_id).is_dir():
+            return load_model(model_id)
+        files = ["config.json", "model.safetensors", "tower.safetensors", "metrics.json"]
+        how = dict(revision=revision, cache_dir=cache_dir, force_download=force_download, token=token)
+        return load_model(
+            fetch(
+                lambda: snapshot_download(model_id, allow_patterns=files, local_files_only=local_files_only, **how),
+                f"the model {model_id!r}",
+                f"fetch {', '.join(files[:2])} of https://huggingface.co/{model_id} elsewhere, put them into a folder, "
+                "and give its path.",
+            )
+        )
+
+    def generate_model_card(self, lexicon: dict | None = None, **kwargs: object) -> ModelCard:
+        "A README.md for the hub, with the scores on file and what is known of the lexicon."
+        data = self._hub_mixin_info.model_card_data
+        return ModelCard(model_card(data.to_yaml(), self.config, recorded_scores(self.source), lexicon))
+
 # %% ../../nbs/course/10_sevlm.ipynb #cb13516c
 def trainable(
     model: nn.Module,
@@ -215,12 +269,13 @@ def load_model(
         raise CheckpointError(f"{folder}: {e}") from e
     if tower is not None:
         model.encoder = tower
-    elif model.config.tower_pretrained:
-        load_tower(model.encoder, model.config.tower_pretrained)
+    elif source := model.config.tower_pretrained:
+        load_tower(model.encoder, str(folder / source) if (folder / source).is_file() else source)
     load_weights(model, weights, folder)
     if model.config.tower_pretrained and metadata.get("tower") not in (None, fingerprint(model.encoder.visual)):
         raise CheckpointError(
             f"{folder}: trained with another image tower than {model.config.tower!r} with weights "
             f"{model.config.tower_pretrained!r} is now; give the tower it was trained with."
         )
+    model.source = folder
     return model.eval()

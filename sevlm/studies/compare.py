@@ -16,7 +16,7 @@ import pandas as pd
 from ..artemis.folder import open_data
 from ..data.paintings import Painting
 from ..errors import DataError
-from ..metrics.bootstrap import middle, redraw
+from ..metrics.bootstrap import percentile_interval, bootstrap_weights
 from .evaluate import Evaluation, aligned, measure, read_predictions
 
 # %% ../../nbs/studies/comparing.ipynb #0b496a7f
@@ -74,12 +74,12 @@ def compare(
             f"none of the {len(keys)} paintings answered is among those given; give the data the runs were evaluated on."
         )
     (first, plain, _), (second, other, _) = (measure(aligned(run, paintings)[0], paintings, **given) for run in (a, b))
-    weights, rows = redraw(len(paintings), draws, seed), []
+    weights, rows = bootstrap_weights(len(paintings), draws, seed), []
     for name in (m for m in first if m in second):
         x, y = first[name], second[name]
         if x.value is None or y.value is None:
             continue
-        low, high = middle(y.drawn(weights) - x.drawn(weights), y.value - x.value if x.centred else None)
+        low, high = percentile_interval(y.resampled(weights) - x.resampled(weights), y.value - x.value if x.centred else None)
         rows.append(
             {
                 "score": name,

@@ -20,7 +20,7 @@ from .. import __version__
 from ..config import EMOTIONS
 from ..data.paintings import Painting
 from ..errors import ConfigError, DataError
-from ..metrics.bootstrap import interval, mean_of, redraw
+from ..metrics.bootstrap import interval, mean_of, bootstrap_weights
 from ..metrics.captions import FAMILIES, caption_scores
 from sevlm.metrics.emotions import (
     RULES,
@@ -284,7 +284,7 @@ def score(
         read_predictions(predictions) if isinstance(predictions, (str, Path)) else predictions, paintings
     )
     measures, plain, tables = measure(rows, paintings, synthetic, split=split, **given)
-    weights = redraw(len(paintings), draws)
+    weights = bootstrap_weights(len(paintings), draws)
     scores = {
         name: dict(value=m.value, n=m.n, interval=interval(m, weights), note=m.note) for name, m in measures.items()
     }

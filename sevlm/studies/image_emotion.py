@@ -22,10 +22,11 @@ from ..config import EMOTIONS, Settings, SEVLMConfig
 from ..data.paintings import check_images
 from ..errors import CheckpointError, ConfigError, DataError
 from ..images import open_image
+from ..metrics.emotions import majority_ids
 from ..models.hub import check_tensors, reachable, read_json, read_tensors
 from ..models.vision import ImageEncoder, image_stats, load_tower
 from ..training.classifier import Trained, checksum, fit_classifier, save_weights, seeded
-from ..utils import check_writable, device_of, write_atomic
+from ..utils import check_writable, resolve_device, write_atomic
 
 # %% ../../nbs/studies/image_emotion.ipynb #2bbbb20a
 @dataclass(frozen=True)
@@ -43,13 +44,13 @@ class ImageEmotionConfig(Settings):
     epochs: int = 25  # at most; the epoch with the lowest validation loss is kept (ours: what is watched is not stated)
     patience: int = 5  # epochs without gain before stopping
     seed: int = 0  # of weights, order and dropout
-    device: str = "auto"  # as `device_of` takes it
+    device: str = "auto"  # as `resolve_device` takes it
 
     def check(self):  # refuses settings nothing can be trained with
-        self._choice("backbone", ("resnet34", "tower"))
+        self._check_choice("backbone", ("resnet34", "tower"))
         for k in ("image_size", "head", "batch_size", "lr", "epochs", "patience"):
-            self._need(getattr(self, k) > 0, f"{k} = {getattr(self, k)} must be positive.")
-        self._need(
+            self._require(getattr(self, k) > 0, f"{k} = {getattr(self, k)} must be positive.")
+        self._require(
             0 <= self.dropout < 1 and self.seed >= 0,
             f"dropout = {self.dropout} must be in [0, 1) and seed = {self.seed} not negative.",
         )
@@ -191,19 +192,17 @@ def divergence(log_q, h) -> torch.Tensor:
 # %% ../../nbs/studies/image_emotion.ipynb #6a13d3ea
 def majority_accuracy(
     probabilities,  # [N, 9]
-    h,  # [N, 9] votes or shares
-    rule: str = "strict",  # 'strict': share above 1/2; 'half': at least 1/2, a tie goes to the first
+    counts,  # [N, 9] votes, as `Painting.counts`
+    rule: str = "strict",  # see `majority_ids`; the published numbers are 'strict' and 'half'
 ) -> tuple:  # share right, of how many
     "Is the most likely emotion the majority's? Only over paintings that have one."
-    if rule not in ("strict", "half"):
-        raise DataError(f"majority rule {rule!r} is not known. Valid: strict, half.")
-    h, p = np.asarray(h, float), np.asarray(probabilities, float)
-    if h.shape != p.shape:
+    counts, p = np.asarray(counts, float), np.asarray(probabilities, float)
+    if counts.shape != p.shape:
         raise DataError(
-            f"probabilities are {p.shape}, vote_shares {h.shape}; expected one row of nine for each painting in both."
+            f"probabilities are {p.shape}, votes {counts.shape}; expected one row of nine for each painting in both."
         )
-    share, slack = h.max(1) / h.sum(1), 1e-6  # shares such as three times a third do not add up exactly
-    right = (p.argmax(1) == h.argmax(1))[share > (0.5 + slack if rule == "strict" else 0.5 - slack)]
+    truth = majority_ids(counts, rule)
+    right = (p.argmax(1) == truth)[truth >= 0]
     return (float(right.mean()) if len(right) else float("nan")), len(right)
 
 # %% ../../nbs/studies/image_emotion.ipynb #92aa6e9c
@@ -215,6 +214,7 @@ class _Pictures:
         if not self.paintings:
             raise DataError(f"no picture can be used.\n{self.report}")
         self.h, self.model = vote_shares(self.paintings), model
+        self.counts = [p.counts for p in self.paintings]
         self.features = (
             None
             if model.backbone.learns
@@ -243,7 +243,7 @@ def _validate(model, pictures):
     log_q = torch.cat([pictures.log_q(part, device).cpu() for part in torch.arange(len(pictures)).split(64)])
     return {
         "val divergence": divergence(log_q, pictures.h).item(),
-        "val accuracy": majority_accuracy(log_q.exp().numpy(), pictures.h.numpy())[0],
+        "val accuracy": majority_accuracy(log_q.exp().numpy(), pictures.counts)[0],
     }
 
 # %% ../../nbs/studies/image_emotion.ipynb #90242575
@@ -256,7 +256,7 @@ def train_image_emotion(
     progress: bool = True,  # bars
 ) -> Trained:
     "Train, keep the epoch with the lowest validation divergence; goes on where a run in `folder` was broken off."
-    s, device, folder = settings, device_of(settings.device), folder and check_writable(folder)
+    s, device, folder = settings, resolve_device(settings.device), folder and check_writable(folder)
     with seeded(s.seed):
         model = ImageEmotion(s)
     if s.backbone == "resnet34" and imagenet:
@@ -279,7 +279,7 @@ def train_image_emotion(
         min,
         about,
         patience=s.patience,
-        called="divergence",
+        loss_name="divergence",
         folder=folder,
         progress=progress,
     )

@@ -24,7 +24,7 @@ from ..data.paintings import Report
 from ..errors import CheckpointError, ConfigError, DataError
 from ..models.hub import check_tensors, read_json, read_tensors
 from ..training.classifier import Trained, checksum, fit_classifier, save_weights, seeded
-from ..utils import check_writable, device_of, write_atomic
+from ..utils import check_writable, resolve_device, write_atomic
 
 # %% ../../nbs/studies/text_emotion.ipynb #6a3ffcea
 @dataclass(frozen=True)
@@ -62,12 +62,12 @@ class TextEmotionConfig(Settings):
     halvings: int = 3  # at most
     epochs: int = 50  # the epoch with the best validation accuracy is kept
     seed: int = 0  # of weights, order and dropout
-    device: str = "auto"  # as `device_of` takes it
+    device: str = "auto"  # as `resolve_device` takes it
 
     def check(self):  # refuses settings nothing can be trained with
         for k in ("embed", "width", "hidden", "head", "max_tokens", "batch_size", "lr", "halve_every", "epochs"):
-            self._need(getattr(self, k) > 0, f"{k} = {getattr(self, k)} must be positive.")
-        self._need(
+            self._require(getattr(self, k) > 0, f"{k} = {getattr(self, k)} must be positive.")
+        self._require(
             0 <= self.dropout < 1 and self.halvings >= 0 and self.seed >= 0,
             f"dropout = {self.dropout} must be in [0, 1), halvings and seed not negative.",
         )
@@ -252,7 +252,7 @@ def train_text_emotion(
     progress: bool = True,  # bars
 ) -> Trained:
     "Train, keep the epoch with the best validation accuracy; goes on where a run in `folder` was broken off."
-    s, device = settings, device_of(settings.device)
+    s, device = settings, resolve_device(settings.device)
     if vectors is None and not s.train_embedding:
         raise ConfigError(
             "the word vectors are frozen but none were given. Give vectors=read_glove(...)[0], or set train_embedding=True."

@@ -23,7 +23,7 @@ from ..data.paintings import Painting
 from ..errors import DataError
 from ..images import open_image
 from ..lexicon.lexicon import Lexicon
-from ..lexicon.token_table import VADTable, kept_table
+from ..lexicon.token_table import VADTable, cached_table
 from ..models.decoder import load_gpt2
 from ..models.hub import fetch
 from ..models.sevlm import SEVLM, save_model
@@ -78,7 +78,7 @@ def load_training_data(
     words = Lexicon.read(lexicon or data.lexicon)
     parts, reports = data.parts(seed, progress)
     tok = tokenizer_of(config, tokenizer)
-    return TrainingData(parts, tok, kept_table(tok, words, config.lookup), [*reports, words], truth_of(folder))
+    return TrainingData(parts, tok, cached_table(tok, words, config.lookup), [*reports, words], truth_of(folder))
 
 # %% ../../nbs/library/run_data.ipynb #ce1bcf78
 def language_model_of(config: SEVLMConfig, tokenizer) -> str | Path | None:

@@ -39,12 +39,12 @@ from .memory import MemoryCB, plan
 from .validation import validation
 from sevlm.utils import (
     SMALL_WIDTH,
-    asked_threads,
+    requested_threads,
     check_writable,
     keep_freed_memory,
     seed_everything,
-    threads_for,
-    threads_set,
+    choose_threads,
+    using_threads,
     write_atomic,
 )
 
@@ -153,14 +153,14 @@ def threads_of_run(
 ) -> int:
     "How many threads a run computes with: as set, as asked for, as before, or as measured now."
     had = TrainConfig.load(out / "train.json").threads if resume and (out / "train.json").is_file() else 0
-    asked = settings.threads or asked_threads()
+    asked = settings.threads or requested_threads()
     if had and asked and had != asked:
         processes.tell(
             f"{asked} threads from now on, {had} so far: sums are rounded otherwise, so that the run may differ from an unbroken one."
         )
     if asked or had or processes.count > 1:  # one of several processes has what its launcher gave it
         return asked or had or torch.get_num_threads()
-    threads = threads_for(config.width, 2 * settings.batch_size * config.max_tokens)
+    threads = choose_threads(config.width, 2 * settings.batch_size * config.max_tokens)
     most = torch.get_num_threads()
     measured = ", the quickest by a short measurement" if most > 1 and config.width <= SMALL_WIDTH else ""
     processes.tell(f"threads: {threads} of {most}{measured}")
@@ -185,7 +185,7 @@ def train_model(
     processes, out = processes or start_processes(settings.device), Path(out)
     threads = processes.from_main(lambda: threads_of_run(settings, config, check_writable(out), resume, processes))
     processes.from_main(lambda: settings.replace(threads=threads).save(out / "train.json"))
-    with threads_set(threads):
+    with using_threads(threads):
         learner = _learner_of_run(
             corpus,
             out,

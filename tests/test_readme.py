@@ -1,0 +1,61 @@
+"""Every block of the README that a reader can paste runs, in order, in a folder that holds the figures and nothing else."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import sevlm
+
+ROOT = Path(__file__).resolve().parents[1]
+README = ROOT / "README.md"
+if not README.exists():  # e.g. when only the wheel and the tests are at hand: say so, do not pass
+    pytest.skip("the README is not beside the tests", allow_module_level=True)
+
+BLOCKS = re.findall(r"^```(python|bash)\n(.*?)^```", README.read_text(encoding="utf-8"), re.M | re.S)
+
+
+@pytest.fixture(scope="module")
+def said(tmp_path_factory):
+    "What each block printed, all in one session: one namespace for Python, one folder for both."
+    folder = tmp_path_factory.mktemp("reader")
+    shutil.copytree(ROOT / "figures", folder / "figures")
+    programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    env = {**os.environ, "PATH": programs, "PYTHONPATH": str(Path(sevlm.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    script = ["import contextlib, io, subprocess, sys", "names, said = {}, []"]
+    for kind, text in BLOCKS:
+        if kind == "python":
+            script.append(f"out = io.StringIO()\nwith contextlib.redirect_stdout(out):\n    exec({text!r}, names)")
+            script.append("said.append(out.getvalue())")
+        else:
+            script.append(f"ran = subprocess.run(['bash', '-ec', {text!r}], capture_output=True, text=True)")
+            script.append("assert ran.returncode == 0, ran.stdout + ran.stderr\nsaid.append(ran.stdout)")
+    script.append("print('SAID' + repr(said))")
+    ran = subprocess.run([sys.executable, "-c", "\n".join(script)], cwd=folder, env=env, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    return eval(ran.stdout.split("SAID")[-1], {"__builtins__": {}})
+
+
+def test_the_five_snippets_are_there():
+    text = "\n".join(block for _, block in BLOCKS)
+    for word in ("sevlm.load()", "sevlm train", "with_lexicon", "attention=True", "answer.tokens", "sevlm evaluate"):
+        assert word in text, word
+
+
+def test_every_block_runs(said):
+    assert len(said) == len(BLOCKS) and all(out.strip() for out in said)
+    first = next(out for (kind, text), out in zip(BLOCKS, said) if "sevlm.load()" in text)
+    assert " because " in first.splitlines()[0]
+    evaluated = next(out for (kind, text), out in zip(BLOCKS, said) if "sevlm evaluate" in text)
+    assert "emotion accuracy (strict)" in evaluated
+
+
+def test_the_first_command():
+    "One line, from the root of the checkout."
+    line = "import sevlm; print(sevlm.load()('figures/example.jpg'))"
+    ran = subprocess.run([sys.executable, "-c", line], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert re.fullmatch(r"[a-z ]+ because .+\n", ran.stdout)
