@@ -1,11 +1,13 @@
 """Measure the fast way against the published one, and both against what the machine can do.
 
     python benchmarks/bench.py                      all parts on the CPU: nbs/data/bench_cpu.json
-    python benchmarks/bench.py --device cuda        the same on a card, with memory, precisions and a run within 11 GB: nbs/data/bench_cuda.json
+    python benchmarks/bench.py --device cuda
+        the same on a card, with memory, precisions and a run within 11 GB: nbs/data/bench_cuda.json
     python benchmarks/bench.py --quick --out FILE   tiny sizes, in seconds: shows that it runs; its ratios mean nothing
     python benchmarks/bench.py --parts step writing --out FILE
 
-Everything is measured in one run, the ways in turn. Leave the machine alone meanwhile. The file is written after each part.
+Everything is measured in one run, the ways in turn. Leave the machine alone meanwhile. The file is written after each
+part.
 """
 
 import argparse
@@ -21,7 +23,7 @@ from parts import NEEDS, PARTS, Run, limit
 from setting import REPO, TEXTS
 
 from sevlm.errors import SevlmError
-from sevlm.utils import resolve_device, keep_freed_memory, write_atomic
+from sevlm.utils import keep_freed_memory, resolve_device, write_atomic
 
 
 def wanted(names: list, device) -> list:

@@ -1,4 +1,5 @@
-"""What only a card can tell: memory and speed of the paper's batch in each precision, and whether it can be done within 11 GB."""
+"""What only a card can tell: memory and speed of the paper's batch in each precision, and whether it can be done
+within 11 GB."""
 
 import setting as S
 import torch
@@ -86,5 +87,7 @@ def card(run) -> dict:
         batches=memory_and_speed(run),
         within=within(run),
         products={p: product_rate(product_shapes(run), run.device, ROUNDS, getattr(torch, p)) for p in precisions()},
-        arithmetic=f"{S.TRAIN_PAINTINGS} training paintings at most (facts/data.md 2.3) / {S.BATCH} = {batches} steps an epoch, x {S.EPOCHS} epochs x the median seconds of a step",
+        arithmetic=f"{S.TRAIN_PAINTINGS} training paintings at most (docs/facts/protocol.md 2.3) / {S.BATCH} = "
+                   f"{batches} steps "
+        f"an epoch, x {S.EPOCHS} epochs x the median seconds of a step",
     )

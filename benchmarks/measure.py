@@ -39,7 +39,7 @@ def spread(values: list) -> dict:
 def in_turn(
     ways: dict,  # name -> function without arguments
     rounds: int,  # A B A B ...
-    device=torch.device("cpu"),
+    device: torch.device | None = None,  # None: the CPU
     warm: int = 1,  # rounds before, not counted
 ) -> dict:  # name -> seconds of each round
     "Several ways of doing the same, measured one after the other, round by round."
@@ -52,7 +52,7 @@ def in_turn(
     try:
         for _ in range(rounds):
             for name, action in ways.items():
-                found[name].append(seconds(action, device))
+                found[name].append(seconds(action, device or torch.device("cpu")))
     finally:
         gc.enable()
     return found
@@ -109,7 +109,8 @@ def _attention_backward(grad, q, k, v, *_, out_shape=None, **__) -> int:
 
 
 def counted(action) -> int:
-    "Floating-point operations of the matrix products in a call, as PyTorch counts them (a multiplication with its addition is two)."
+    """Floating-point operations of the matrix products in a call, as PyTorch counts them (a multiplication with its
+    addition is two)."""
     counter = FlopCounterMode(
         display=False,
         custom_mapping={
@@ -180,7 +181,8 @@ def product_rate(shapes: list, device, rounds: int = 5, dtype=torch.float32) -> 
 
 
 def memory_rate(device, rounds: int = 7, megabytes: int = 256) -> dict:
-    "Bytes a second: read by a product of matrix and vector, read by a sum, read and written by a copy; the best round of each."
+    """Bytes a second: read by a product of matrix and vector, read by a sum, read and written by a copy; the best
+    round of each."""
     rows = megabytes * 2**20 // 4 // 1024
     a, v, b = (
         torch.randn(rows, 1024, device=device),
@@ -200,7 +202,8 @@ def memory_rate(device, rounds: int = 7, megabytes: int = 256) -> dict:
 
 
 def writing_bytes(config, S: int, T: float) -> float:
-    "Bytes that one step of writing must read, in single precision: each weight of the decoder once (keys and values of the patches are kept), and what is kept for each text."
+    """Bytes that one step of writing must read, in single precision: each weight of the decoder once (keys and
+    values of the patches are kept), and what is kept for each text."""
     D, L, P, V = config.width, config.layers, config.patches, config.vocab_size
     weights = L * (4 * D * D + 2 * D * D + 8 * D * D) + V * D
     return 4.0 * (weights + 2 * S * L * (T + P) * D)

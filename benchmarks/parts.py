@@ -1,4 +1,5 @@
-"""What is measured, part by part. Each takes a `Run` and returns plain values for the results file; times are in seconds."""
+"""What is measured, part by part. Each takes a `Run` and returns plain values for the results file; times are in
+seconds."""
 
 import copy
 import json
@@ -158,7 +159,8 @@ def agreement(run) -> dict:
 
 
 def step(run) -> dict:
-    "A step of training: as published, ours without cache, ours with the patches kept. Counting its operations has warmed each way."
+    """A step of training: as published, ours without cache, ours with the patches kept. Counting its operations has
+    warmed each way."""
     found, B = {}, run.sizes["step"]
     for mode, s in run.modes().items():
         s.model.train()
@@ -216,8 +218,11 @@ def epoch(run) -> dict:
     steps, B = run.done["step"]["corrected"], run.sizes["step"]
     batches = -(-S.TRAIN_PAINTINGS // S.BATCH)
     arithmetic = (
-        f"{S.TRAIN_PAINTINGS} paintings of the training part (facts/data.md 2.3; how many of them have two emotions is not known, so this is an upper bound) make {batches} batches of {S.BATCH}; "
-        f"seconds of a batch of {S.BATCH} = {S.BATCH}/{B} of the median second of a batch of {B}, at three lengths, weighted {SHARES}; a run is {S.EPOCHS} epochs"
+        f"{S.TRAIN_PAINTINGS} paintings of the training part (docs/facts/protocol.md 2.3; how many of them have two "
+        "emotions is "
+        f"not known, so this is an upper bound) make {batches} batches of {S.BATCH}; "
+        f"seconds of a batch of {S.BATCH} = {S.BATCH}/{B} of the median second of a batch of {B}, at three lengths, "
+        f"weighted {SHARES}; a run is {S.EPOCHS} epochs"
     )
     hours = {}
     for way in ("plain", "ours", "ours, cached"):
@@ -343,7 +348,8 @@ def growth(run) -> dict:
 
 
 def largest(run) -> dict:
-    "The largest batch, doubled from the smallest, whose step with kept patches takes less than the limit; its operations a second."
+    """The largest batch, doubled from the smallest, whose step with kept patches takes less than the limit; its
+    operations a second."""
     s, longest, B, found = run.corrected, run.sizes["limit"], run.sizes["step"], []
     s.model.train()
     while True:
@@ -405,7 +411,8 @@ def starting(run) -> dict:
 
 
 def cache(run) -> dict:
-    "Patch tokens of made-up pictures: encoded and kept, found again with and without reading all of it, and read for batches."
+    """Patch tokens of made-up pictures: encoded and kept, found again with and without reading all of it, and read
+    for batches."""
     from PIL import Image
 
     encoder, n, rng = run.corrected.model.encoder, run.sizes["pictures"], np.random.default_rng(0)
@@ -445,7 +452,8 @@ def cache(run) -> dict:
 
 
 def table(run) -> dict:
-    "The VAD of all tokens: built anew for each look-up, and written and read; and what a look-up costs a token in each way."
+    """The VAD of all tokens: built anew for each look-up, and written and read; and what a look-up costs a token in
+    each way."""
     s, entries = run.corrected, {w: run.corrected.lexicon[w] for w in run.corrected.lexicon}
     built = in_turn(
         {

@@ -1,13 +1,19 @@
 """The published way of working, in our own words: what the fast one is measured against, and must agree with.
 
-A training step encodes the painting of each sequence, though two sequences share one; pads every text to `max_tokens`; computes keys and values of the patches for each sequence,
-scores of all words at all positions, and the loss over all of them, padding ignored; AdamW goes through the parameters one by one. To write, the whole text goes through the decoder again for each
-new token, with scores at all positions, and every token is decoded and looked up again. Single precision throughout. (Source: facts/method.md, "Training", "Inference", findings 5 and 9.)
+A training step encodes the painting of each sequence, though two sequences share one; pads every text to
+`max_tokens`; computes keys and values of the patches for each sequence,
+scores of all words at all positions, and the loss over all of them, padding ignored; AdamW goes through the
+parameters one by one. To write, the whole text goes through the decoder again for each
+new token, with scores at all positions, and every token is decoded and looked up again. Single precision throughout.
+(Source: docs/facts/method.md, findings 5 and 9.)
 
-What is cheaper here than in the released code, so that no ratio is flattered: PyTorch's fused attention (the released code multiplies the matrices itself); a look-up that remembers every word it has met and tags
-nothing (the released one tags each row with NLTK); no nucleus filter before the largest score is taken, which it cannot change.
+What is cheaper here than in the released code, so that no ratio is flattered: PyTorch's fused attention (the released
+code multiplies the matrices itself); a look-up that remembers every word it has met and tags
+nothing (the released one tags each row with NLTK); no nucleus filter before the largest score is taken, which it
+cannot change.
 
-It uses the weights of a `sevlm.models.sevlm.SEVLM` in place, so losses and tokens can be compared; give it a copy if both are to be trained.
+It uses the weights of a `sevlm.models.sevlm.SEVLM` in place, so losses and tokens can be compared; give it a copy if
+both are to be trained.
 """
 
 import numpy as np
@@ -105,7 +111,7 @@ class Plain:
         model,  # a SEVLM; its parameters are used in place
         tokenizer,
         lexicon,
-        lr=(2e-5, 4e-5),  # of the decoder with the heads, of the VAD encoder (facts/method.md)
+        lr=(2e-5, 4e-5),  # of the decoder with the heads, of the VAD encoder (docs/facts/method.md)
     ):
         self.model, self.config, self.special = model, model.config, special_ids(tokenizer)
         self.gpt2, self.look_up = (

@@ -2,8 +2,10 @@
 
     python benchmarks/prepare_full.py FOLDER [--rows 454684 --paintings 80031 --known-words FILE --pictures]
 
-Every utterance is drawn by lot from English words; nothing in it comes from ArtEmis. What the real release is known for is in it: artists' names that went
-through the wrong encoding (composed, decomposed, or with #U escapes on disk), paintings with 41 annotations and more, repeated utterances, quotes, line breaks,
+Every utterance is drawn by lot from English words; nothing in it comes from ArtEmis. What the real release is known
+for is in it: artists' names that went
+through the wrong encoding (composed, decomposed, or with #U escapes on disk), paintings with 41 annotations and more,
+repeated utterances, quotes, line breaks,
 utterances of one word and of two hundred. The result is written to FOLDER/benchmark.json with the machine it ran on.
 """
 
@@ -25,8 +27,10 @@ import numpy as np
 
 EMOTIONS = ("amusement", "awe", "contentment", "excitement", "anger", "disgust", "fear", "sadness", "something else")
 STYLES = (
-    "Abstract_Expressionism Action_painting Analytical_Cubism Art_Nouveau_Modern Baroque Color_Field_Painting Contemporary_Realism Cubism Early_Renaissance Expressionism "
-    "Fauvism High_Renaissance Impressionism Mannerism_Late_Renaissance Minimalism Naive_Art_Primitivism New_Realism Northern_Renaissance Pointillism Pop_Art "
+    "Abstract_Expressionism Action_painting Analytical_Cubism Art_Nouveau_Modern Baroque Color_Field_Painting "
+    "Contemporary_Realism Cubism Early_Renaissance Expressionism "
+    "Fauvism High_Renaissance Impressionism Mannerism_Late_Renaissance Minimalism Naive_Art_Primitivism New_Realism "
+    "Northern_Renaissance Pointillism Pop_Art "
     "Post_Impressionism Realism Rococo Romanticism Symbolism Synthetic_Cubism Ukiyo_e"
 ).split()
 CROWDED = 701  # paintings with 41 annotations or more, as in ArtEmis
@@ -111,7 +115,8 @@ def make(folder, rows, paintings, pictures, seed=0):
 
 
 def draw(images, names):
-    "The same small JPEG under every name; every hundredth name, which has an accent, is escaped as some unzip tools do."
+    """The same small JPEG under every name; every hundredth name, which has an accent, is escaped as some unzip
+    tools do."""
     from PIL import Image
 
     Image.new("RGB", (32, 24), (90, 120, 150)).save(picture := io.BytesIO(), "JPEG")

@@ -1,4 +1,5 @@
-"""What is measured on: the paper's sizes with random weights, made-up texts of ArtEmis's length, made-up pictures. Nothing is read but GPT-2's tokenizer and a list of English words."""
+"""What is measured on: the paper's sizes with random weights, made-up texts of ArtEmis's length, made-up pictures.
+Nothing is read but GPT-2's tokenizer and a list of English words."""
 
 import math
 from dataclasses import dataclass, field
@@ -22,24 +23,28 @@ from sevlm.training.run import make_optimiser
 from sevlm.utils import asset, seed_everything
 
 REPO = Path(__file__).resolve().parent.parent
-MEAN_WORDS, MEDIAN_WORDS = (
-    15.920551415928426,
-    14.0,
-)  # nbs/data/published_numbers.csv: ArtEmis v1.0, mean and median tokens per utterance (optas/artemis, analyzing_artemis.ipynb)
-SHORTEST, LONGEST = 5, 30  # words kept by the preprocessing that SEVLM's texts went through (facts/data.md 2.1, 2.2)
+# nbs/data/published_numbers.csv: ArtEmis v1.0, mean and median tokens per utterance (optas/artemis)
+MEAN_WORDS, MEDIAN_WORDS = 15.920551415928426, 14.0
+SHORTEST, LONGEST = (
+    5,
+    30,
+)  # words kept by the preprocessing that SEVLM's texts went through (docs/facts/protocol.md 2.1, 2.2)
 TRAIN_PAINTINGS = (
-    67_430  # of the deep-nets split (facts/data.md 2.3); those with two emotions: not known, so an upper bound
+    67_430  # of the deep-nets split (docs/facts/protocol.md 2.3); those with two emotions: not known, so an upper bound
 )
 FACTOR = 4.0  # by which the blocks' random weights are enlarged: about the spread of trained ones
 WORDS, SMALL_WORDS = (
     20_000,
     400,
-)  # entries of the made-up lexicon, about as many as NRC VAD has of one word (20,007 in all: facts/data.md 7)
+)  # entries of the made-up lexicon, about as many as NRC VAD has of one word (19,971 in all: docs/facts/data.md 7.2)
 PICTURES = 8  # different pictures made
-EPOCHS, BATCH = 35, 32  # facts/method.md, "Training"
+EPOCHS, BATCH = 35, 32  # docs/facts/method.md
 TEXTS = (
-    f"words drawn from an English word list by frequency; their number log-normal with the mean {MEAN_WORDS:.2f} and median {MEDIAN_WORDS:.0f} of ArtEmis (nbs/data/published_numbers.csv: optas/artemis, "
-    f"analyzing_artemis.ipynb), kept from {SHORTEST} to {LONGEST} words (facts/data.md 2.2), written with GPT-2's tokenizer, cut at max_tokens; batches as data.PairBatches makes them"
+    f"words drawn from an English word list by frequency; their number log-normal with the mean {MEAN_WORDS:.2f} and "
+    f"median {MEDIAN_WORDS:.0f} of ArtEmis (nbs/data/published_numbers.csv: optas/artemis, "
+    f"analyzing_artemis.ipynb), kept from {SHORTEST} to {LONGEST} words (docs/facts/protocol.md 2.2), written with "
+    "GPT-2's "
+    "tokenizer, cut at max_tokens; batches as data.PairBatches makes them"
 )
 
 
@@ -201,7 +206,8 @@ class Setting:
 
 @torch.no_grad()
 def loosen_tongue(model, special_rows: list, factor: float):
-    "Random weights repeat one word for ever; with larger ones, and without words for the special tokens, texts vary and do not end at once."
+    """Random weights repeat one word for ever; with larger ones, and without words for the special tokens, texts
+    vary and do not end at once."""
     for name, weight in model.decoder.named_parameters():
         if ".h." in name and weight.dim() == 2:
             weight.mul_(factor)

@@ -1,4 +1,5 @@
-"""How long a command takes from the first letter to the last, and the memory it takes: help, looking at a file, one sentence.
+"""How long a command takes from the first letter to the last, and the memory it takes: help, looking at a file, one
+sentence.
 
 python benchmarks/startup.py [--rounds N] [--out FILE]      leave the machine alone meanwhile
 """

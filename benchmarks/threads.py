@@ -1,4 +1,5 @@
-"""Explaining a picture and training the small model, alone on the machine and beside a busy neighbour, before and after.
+"""Explaining a picture and training the small model, alone on the machine and beside a busy neighbour, before and
+after.
 
     python benchmarks/threads.py                        nbs/data/threads.json, about ten minutes on two cores
     python benchmarks/threads.py --quick --out FILE     a few steps: shows that it runs; its ratios mean nothing
@@ -33,13 +34,13 @@ def child(way: str, task: str, data: str, count: int) -> dict:
     from sevlm.config import SEVLMConfig, TrainConfig
     from sevlm.data.paintings import Release
     from sevlm.images import open_image
-    from sevlm.models.explainer import load_explainer
+    from sevlm.models.explainer import load
     from sevlm.synthetic.dataset import make_mini
     from sevlm.training import run as train
     from sevlm.training.distributed import Processes
     from sevlm.training.inputs import load_training_data, start_model
     from sevlm.training.learner import Learner
-    from sevlm.utils import keep_freed_memory, choose_threads
+    from sevlm.utils import choose_threads, keep_freed_memory
 
     config, settings = SEVLMConfig.preset("mini"), TrainConfig.preset("mini")
     if way == "after":
@@ -47,7 +48,7 @@ def child(way: str, task: str, data: str, count: int) -> dict:
         torch.set_num_threads(choose_threads(config.width, tokens))
     make_mini(data, PAINTINGS, progress=False)
     if task == "explain":
-        explainer = load_explainer()
+        explainer = load(device="cpu")
         picture = open_image(Release(data).paintings()[0][0].image).resize((64, 64))
         work = [lambda: explainer([picture])] * (count + 1)
     else:
@@ -104,7 +105,8 @@ def measure(rounds: int, counts: dict, say=print) -> list:
                         found = one(way, company, task, Path(place) / "mini", counts[task])
                         rows.append(dict(round=number, task=task, company=company, way=way, **found))
                         say(
-                            f"{number + 1}/{rounds} {task:8} {company:6} {way:7} {found['median']:.4f} s, {found['threads']} threads"
+                            f"{number + 1}/{rounds} {task:8} {company:6} {way:7} {found['median']:.4f} s, "
+                            f"{found['threads']} threads"
                         )
     return rows
 
@@ -151,7 +153,8 @@ def main(argv=None):
     out.write_text(json.dumps(result, indent=1) + "\n")
     for name, found in result["summary"].items():
         print(
-            f"{name:16} {found['before']:.4f} s before, {found['after']:.4f} s after: {found['faster']:.2f} times as fast"
+            f"{name:16} {found['before']:.4f} s before, {found['after']:.4f} s after: {found['faster']:.2f} times as "
+            "fast"
         )
     print(f"written to {out}")
 

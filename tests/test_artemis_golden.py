@@ -1,7 +1,9 @@
 """ArtEmis v1's own preprocessing, recorded on an invented release, against ours.
 
-SEVLM_ARTEMIS_GOLDEN names another recording of the same form, SEVLM_ARTEMIS_WORDS another list of known words. A recording made with other parameters
-than ArtEmis's two runs says so in `<way>.config.json`, under the names of `Protocol` or of the original tool's arguments.
+SEVLM_ARTEMIS_GOLDEN names another recording of the same form, SEVLM_ARTEMIS_WORDS another list of known words. A
+recording made with other parameters
+than ArtEmis's two runs says so in `<way>.config.json`, under the names of `Protocol` or of the original tool's
+arguments.
 """
 
 import csv
@@ -82,7 +84,8 @@ def recordings():
 
 @pytest.fixture(scope="module")
 def recorded_texts(recordings):
-    "way -> utterance -> its text as recorded; what a run dropped has the text of the minimal run (spelling changes no number of tokens)."
+    """way -> utterance -> its text as recorded; what a run dropped has the text of the minimal run (spelling changes
+    no number of tokens)."""
     texts = {way: dict(zip(r.utterance, r.utterance_spelled)) for way, r in recordings.items()}
     return {way: texts["minimal"] | t for way, t in texts.items()}
 
@@ -172,7 +175,8 @@ def differences(theirs, ours):
 
 
 def unspelled_part(way, recordings):
-    "Without the list of known words: the texts that the spelling step left as they were must agree; the rest is skipped and said to be."
+    """Without the list of known words: the texts that the spelling step left as they were must agree; the rest is
+    skipped and said to be."""
     before = dict(
         zip(recordings["deep_nets_no_spelling"].utterance, recordings["deep_nets_no_spelling"].utterance_spelled)
     )
@@ -181,7 +185,8 @@ def unspelled_part(way, recordings):
     equal = np.mean([a == t for a, (_, t) in zip(spell_utterances([u for u, _ in pairs]), pairs)])
     assert pairs and equal >= AGREEMENT, f"{way}: {equal:.2%} of {len(pairs)} texts agree that need no spelling"
     pytest.skip(
-        f"{equal:.2%} of {len(pairs)} texts that need no spelling agree; {len(r) - len(pairs)} others need the list of known words: {WORDS} is not there, set SEVLM_ARTEMIS_WORDS"
+        f"{equal:.2%} of {len(pairs)} texts that need no spelling agree; {len(r) - len(pairs)} others need the list of "
+        f"known words: {WORDS} is not there, set SEVLM_ARTEMIS_WORDS"
     )
 
 
@@ -206,7 +211,8 @@ def test_from_the_raw_text(way, raw, recordings, recorded_texts, capsys):
     )
     with capsys.disabled():
         print(
-            f"\n{way}: {equal:.2%} of {len(pairs)} texts equal; rows kept by one only: {(mine - their).total()} + {(their - mine).total()}; vocabulary "
+            f"\n{way}: {equal:.2%} of {len(pairs)} texts equal; rows kept by one only: {(mine - their).total()} + "
+            f"{(their - mine).total()}; vocabulary "
             f"{'equal' if made.vocabulary.words == json.loads(text_of(f'{way}.vocabulary.json')) else 'differs'}"
         )
         for (a, b), n in causes.most_common(12):

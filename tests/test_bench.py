@@ -1,4 +1,5 @@
-"""The benchmark measures two ways of doing the same: same losses, same tokens, same look-up; its arithmetic is that of PyTorch's own counter."""
+"""The benchmark measures two ways of doing the same: same losses, same tokens, same look-up; its arithmetic is that
+of PyTorch's own counter."""
 
 import copy
 import json
@@ -210,7 +211,7 @@ def test_a_quick_run_writes_what_it_measured(quick_run):
     assert max(x["largest_difference"] for x in done["agreement"].values()) < CLOSE
     assert all(x["tokens_differing"] == 0 and x["tokens"] > 0 for mode in MODES for x in done["writing"][mode])
     for x in done["step"]["corrected"]:
-        for way, ratio in x["ratio"].items():
+        for _way, ratio in x["ratio"].items():
             assert min(ratio["all"]) <= ratio["low"] <= ratio["median"] <= ratio["high"] <= max(ratio["all"])
 
 

@@ -28,8 +28,8 @@ from sevlm.training.memory import (
     parse_bytes,
     part_sizes,
     plan,
-    shapes_only,
     plan_report,
+    shapes_only,
     worst_batch,
 )
 
@@ -52,7 +52,8 @@ def no_log():
 
 
 def given_out(config, settings, paintings, kept):
-    "The most the CPU's allocator has given out at once, by PyTorch's profiler, over a model's building and two real steps."
+    """The most the CPU's allocator has given out at once, by PyTorch's profiler, over a model's building and two
+    real steps."""
     with no_log(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
         model = SEVLM(config).train()
         if settings.checkpointing:
@@ -339,7 +340,7 @@ def test_an_uneven_cut_is_told_as_such():
 
 def test_the_measurement_is_told_once():
     p, said = plan(SMALL, RUN.replace(batch_size=4), "cpu", room=10**12), []
-    cb, learner = MemoryCB(p, after=2, say=said.append), type("Stand", (), dict(device=torch.device("cpu")))
+    cb, learner = MemoryCB(p, after=2, log=said.append), type("Stand", (), dict(device=torch.device("cpu")))
     cb.before_fit(learner)
     for n in range(4):
         cb.after_step(learner)

@@ -1,4 +1,5 @@
-"""The command line: every way of being wrong has a message and an exit code; train, evaluate, explain, interrupt and resume, end to end."""
+"""The command line: every way of being wrong has a message and an exit code; train, evaluate, explain, interrupt and
+resume, end to end."""
 
 import json
 import os

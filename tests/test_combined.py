@@ -1,4 +1,5 @@
-"""ArtEmis v2.0: stacking, the splitter with its budget and its anchors, the parts and the test sets; each rule from both sides."""
+"""ArtEmis v2.0: stacking, the splitter with its budget and its anchors, the parts and the test sets; each rule from
+both sides."""
 
 import json
 import unicodedata

@@ -8,7 +8,7 @@ import pytest
 from sevlm.config import EMOTIONS
 from sevlm.data.paintings import Painting
 from sevlm.errors import ConfigError, DataError
-from sevlm.studies.compare import compare, forest_plot, comparison_sentence
+from sevlm.studies.compare import compare, comparison_sentence, forest_plot
 from sevlm.studies.evaluate import aligned, explanation_of, read_predictions, read_scores, score
 
 WHY = {
@@ -205,10 +205,14 @@ def test_compare_finds_a_difference_and_none_where_there_is_none(tmp_path):
         "METEOR",
         "METEOR, artemis",
     }
-    assert "strong is better" in comparison_sentence(found) and "strong is better" in comparison_sentence(found, "cross-entropy of the votes")
+    assert ("strong is better") in comparison_sentence(found) and ("strong is better") in comparison_sentence(
+        found, "cross-entropy of the votes"
+    )
     assert "better on" not in comparison_sentence(found, "mean length")
     same = compare(a, score(a, paintings, meteor="off"), paintings, meteor="off")
-    assert (same.table[["difference", "low", "high"]].to_numpy() == 0).all() and "are the same" in comparison_sentence(same)
+    assert (same.table[["difference", "low", "high"]].to_numpy() == 0).all() and (
+        "are the same"
+    ) in comparison_sentence(same)
     back = compare(b, a, paintings, meteor="off").table.set_index("score")
     assert np.allclose(back.low, -t.high) and np.allclose(back.difference, -t.difference)
     with pytest.raises(DataError, match="no score"):

@@ -1,4 +1,5 @@
-"""What the pages errors, utils and config cannot check themselves: light imports, every setting both ways, files under stress."""
+"""What the pages errors, utils and config cannot check themselves: light imports, every setting both ways, files
+under stress."""
 
 import subprocess
 import sys

@@ -224,7 +224,8 @@ def test_majority(emotions):
 
 
 def test_one_rule_of_a_majority():
-    "Whoever asks for the majority emotion of votes, or of shares stored with four digits or more, gets the same answer."
+    """Whoever asks for the majority emotion of votes, or of shares stored with four digits or more, gets the same
+    answer."""
     rng = np.random.default_rng(0)
     counts = np.concatenate(
         [rng.multinomial(n, [1 / 9] * 9, 60) for n in range(1, 9)]

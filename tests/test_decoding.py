@@ -1,4 +1,5 @@
-"""A text that grows is read as if it were read anew at every step, whatever is kept; searches find what can be found by trying all; tables are made once."""
+"""A text that grows is read as if it were read anew at every step, whatever is kept; searches find what can be found
+by trying all; tables are made once."""
 
 import warnings
 
@@ -12,7 +13,16 @@ from sevlm.config import PUBLISHED, SEVLMConfig
 from sevlm.errors import ConfigError
 from sevlm.lexicon.lexicon import Lexicon
 from sevlm.lexicon.token_table import VADTable, cached_table, vad_table
-from sevlm.models.generation import SHRINK, IncrementalDecoder, beam_search, extend, greedy, next_logits, sampler, generate_texts
+from sevlm.models.generation import (
+    SHRINK,
+    IncrementalDecoder,
+    beam_search,
+    extend,
+    generate_texts,
+    greedy,
+    next_logits,
+    sampler,
+)
 from sevlm.models.sevlm import SEVLM
 from sevlm.models.tokenizer import load_tokenizer, prompt_ids, special_ids
 from sevlm.utils import asset, seed_everything
@@ -142,7 +152,9 @@ def test_texts_that_end_at_different_times(models, tokenizer, special, mode):
 def test_sampling_is_reproducible(models, tokenizer, special):
     model, table = models["corrected"]
     drawn = [
-        generate_texts(model, grids(3, model), tokenizer, table, steps=9, pick=sampler(1.5, torch.Generator().manual_seed(seed)))
+        generate_texts(
+            model, grids(3, model), tokenizer, table, steps=9, pick=sampler(1.5, torch.Generator().manual_seed(seed))
+        )
         for seed in (0, 0, 1)
     ]
     assert drawn[0] == drawn[1] != drawn[2]
@@ -252,7 +264,8 @@ def test_a_table_is_made_once_and_never_served_for_another_lexicon(tokenizer, tm
     ]
     for lexicon in lexicons * 2:
         assert (
-            cached_table(tokenizer, lexicon, "word", tmp_path).digest() == vad_table(tokenizer, lexicon, "word").digest()
+            cached_table(tokenizer, lexicon, "word", tmp_path).digest()
+            == vad_table(tokenizer, lexicon, "word").digest()
         )
     assert len(made) == 3 and len(list(tmp_path.glob("*.safetensors"))) == 3
     cached_table(tokenizer, lexicons[0], "piece", tmp_path)

@@ -1,4 +1,5 @@
-"""The explorer without a browser: plain functions on a stub that always gives the same answer, then every control, set as a hand would."""
+"""The explorer without a browser: plain functions on a stub that always gives the same answer, then every control,
+set as a hand would."""
 
 import io
 import json
@@ -272,7 +273,8 @@ def test_shipped_model_reads_a_painting():
 
 @pytest.mark.skipif(not PAGE.exists(), reason="the notebooks are not beside the tests")
 def test_notebook_keeps_a_picture_and_no_widgets():
-    "A stored widget shows as an error where no kernel runs (run nbclient with store_widget_state=False, or delete metadata.widgets)."
+    """A stored widget shows as an error where no kernel runs (run nbclient with store_widget_state=False, or delete
+    metadata.widgets)."""
     nb = json.loads(PAGE.read_text(encoding="utf-8"))
     assert "widgets" not in nb["metadata"], "widget state is stored in the metadata of the notebook"
     kinds = [kind for c in nb["cells"] for o in c.get("outputs", []) for kind in o.get("data", {})]

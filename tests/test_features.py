@@ -21,7 +21,16 @@ from torch import nn
 from sevlm.config import SEVLMConfig
 from sevlm.data import features as module
 from sevlm.data.batches import _stack
-from sevlm.data.features import DTYPES, Features, Store, check_features, describe_encoder, feature_bytes, keep_features, key_of
+from sevlm.data.features import (
+    DTYPES,
+    Features,
+    Store,
+    check_features,
+    describe_encoder,
+    feature_bytes,
+    keep_features,
+    key_of,
+)
 from sevlm.errors import ConfigError, DataError, ImageError
 from sevlm.images import open_image
 from sevlm.models.vision import ImageEncoder, load_tower, make_preprocess
@@ -186,7 +195,9 @@ def test_the_key_sees_every_ingredient():
     config = SEVLMConfig.preset("mini")
 
     def key(opener=open_image, given=None, **changes):
-        return key_of(describe_encoder(load_tower(ImageEncoder(config.replace(**changes)), "mini"), opener, **(given or {})))
+        return key_of(
+            describe_encoder(load_tower(ImageEncoder(config.replace(**changes)), "mini"), opener, **(given or {}))
+        )
 
     keys = [
         key(),

@@ -1,7 +1,10 @@
-"""Our model, losses, gradients, training steps, greedy tokens, image features and data set items equal the reference implementation's.
+"""Our model, losses, gradients, training steps, greedy tokens, image features and data set items equal the reference
+implementation's.
 
-The recording is `tests/golden`, or the folder named by the environment variable SEVLM_GOLDEN: another recording of the same form, of
-whatever sizes and seeds. Every size is read from its meta.json and tensors; nothing here knows a number of the recording.
+The recording is `tests/golden`, or the folder named by the environment variable SEVLM_GOLDEN: another recording of
+the same form, of
+whatever sizes and seeds. Every size is read from its meta.json and tensors; nothing here knows a number of the
+recording.
 """
 
 import json
@@ -125,7 +128,8 @@ def batch_of(golden: dict, inputs: str, perms: str) -> Batch:
 
 
 def test_every_recorded_weight_is_used(golden):
-    "The name map of released checkpoints covers the recording: nothing left over but the three that the reference never calls."
+    """The name map of released checkpoints covers the recording: nothing left over but the three that the reference
+    never calls."""
     on = SEVLMConfig.preset("tiny", layers=SIZES["layers"], vad_layers=SIZES["vad_layers"])
     recorded = {k.removeprefix("w.") for k in golden if k.startswith("w.")}
     assert recorded - names(on).keys() == UNUSED and names(on).keys() <= recorded

@@ -17,14 +17,14 @@ import torch
 
 from sevlm.artemis.pickles import (
     UntrustedObject,
-    array_of,
-    dict_of,
-    frame_of,
     module_tensors,
-    plain,
     read_untrusted,
     read_untrusted_torch,
-    tensor_of,
+    to_array,
+    to_dataframe,
+    to_dict,
+    to_plain,
+    to_tensor,
 )
 from sevlm.errors import CheckpointError, DataError, SevlmError
 
@@ -97,7 +97,7 @@ def test_nothing_is_run(tmp_path, protocol):
     )
     assert found["b"][0].what in ("io.open", "_io.open") and found["c"].what == "builtins.exec"
     with pytest.raises(DataError, match="system"):
-        plain(found)
+        to_plain(found)
     pickle.loads(pickle.dumps(evil["a"], protocol))  # the same thing opened the usual way does harm
     assert trace.exists()
 
@@ -178,7 +178,7 @@ ARRAYS = {
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("name", ARRAYS)
 def test_arrays(tmp_path, name, protocol):
-    want, found = ARRAYS[name], array_of(read_untrusted(put(tmp_path / "a.pkl", ARRAYS[name], protocol))[0])
+    want, found = ARRAYS[name], to_array(read_untrusted(put(tmp_path / "a.pkl", ARRAYS[name], protocol))[0])
     assert (
         found.dtype == want.dtype
         and found.shape == want.shape
@@ -190,7 +190,7 @@ def test_names_of_numpy_1(tmp_path):
     data = pickle.dumps(np.arange(3), 2).replace(b"numpy._core", b"numpy.core")
     assert b"numpy.core.multiarray" in data
     (tmp_path / "a.pkl").write_bytes(data)
-    assert array_of(read_untrusted(tmp_path / "a.pkl")[0]).tolist() == [0, 1, 2]
+    assert to_array(read_untrusted(tmp_path / "a.pkl")[0]).tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -210,9 +210,9 @@ def test_plain_things(tmp_path, protocol):
         "l": np.bool_(True),
         3: 2**100,
     }
-    found = plain(read_untrusted(put(tmp_path / "a.pkl", thing, protocol))[0])
+    found = to_plain(read_untrusted(put(tmp_path / "a.pkl", thing, protocol))[0])
     assert found == thing and all(type(found[k]) is dict for k in "cdk") and type(found["b"]) is int
-    assert dict_of(read_untrusted(put(tmp_path / "b.pkl", thing["c"], protocol))[0]) == {"x": 1}
+    assert to_dict(read_untrusted(put(tmp_path / "b.pkl", thing["c"], protocol))[0]) == {"x": 1}
 
 
 def test_plain_names_what_it_does_not_know(tmp_path):
@@ -223,7 +223,7 @@ def test_plain_names_what_it_does_not_know(tmp_path):
         (len, "the name builtins.len"),
     ):
         with pytest.raises(DataError, match=f"{name}.*not understood"):
-            plain([read_untrusted(put(tmp_path / "a.pkl", thing))[0]])
+            to_plain([read_untrusted(put(tmp_path / "a.pkl", thing))[0]])
 
 
 def test_sharing_does_not_multiply(tmp_path):
@@ -231,12 +231,12 @@ def test_sharing_does_not_multiply(tmp_path):
     deep = []
     for _ in range(30):
         deep = [deep, deep]
-    found = plain(read_untrusted(put(tmp_path / "a.pkl", deep))[0])
+    found = to_plain(read_untrusted(put(tmp_path / "a.pkl", deep))[0])
     assert found[0] is found[1] and found[0][0] is found[0][1]
     round_ = []
     round_.append(round_)
     with pytest.raises(DataError):
-        plain(read_untrusted(put(tmp_path / "b.pkl", round_))[0])
+        to_plain(read_untrusted(put(tmp_path / "b.pkl", round_))[0])
 
 
 @pytest.mark.parametrize("shape", [b"J\xff\xff\xff\x7f", b"K\x02", b"J\xff\xff\xff\xff"])
@@ -245,7 +245,7 @@ def test_an_array_that_lies_about_its_size(tmp_path, shape):
     assert data.count(b"K\x03\x85") == 1
     (tmp_path / "a.pkl").write_bytes(data.replace(b"K\x03\x85", shape + b"\x85"))
     with pytest.raises(DataError, match="damaged"):
-        array_of(read_untrusted(tmp_path / "a.pkl")[0])
+        to_array(read_untrusted(tmp_path / "a.pkl")[0])
 
 
 def same(found, want):
@@ -265,20 +265,20 @@ def test_tables(tmp_path, protocol):
         TABLE[["votes"]],
         TABLE.iloc[:0],
     ):
-        found = frame_of(read_untrusted(put(tmp_path / "a.pkl", table, protocol))[0])
+        found = to_dataframe(read_untrusted(put(tmp_path / "a.pkl", table, protocol))[0])
         same(found, table)
         assert all(found[c].dtype == table[c].dtype for c in table if table[c].dtype.kind in "ifb")
     gaps = pd.DataFrame({"t": ["a", None], "d": pd.to_datetime(["2020-01-01", "2021-05-05"])})
-    found = frame_of(read_untrusted(put(tmp_path / "a.pkl", gaps, protocol))[0])
+    found = to_dataframe(read_untrusted(put(tmp_path / "a.pkl", gaps, protocol))[0])
     assert found.t[0] == "a" and pd.isna(found.t[1]) and found.d.equals(gaps.d)
-    found = frame_of(read_untrusted(put(tmp_path / "a.pkl", gaps.astype({"t": "string"}), protocol))[0])
+    found = to_dataframe(read_untrusted(put(tmp_path / "a.pkl", gaps.astype({"t": "string"}), protocol))[0])
     assert found.t[0] == "a" and pd.isna(found.t[1])
 
 
 @pytest.mark.parametrize("version", WRITTEN)
 def test_tables_of_other_versions(tmp_path, version):
     (tmp_path / "a.pkl").write_bytes(zlib.decompress(base64.b85decode(WRITTEN[version])))
-    found = frame_of(read_untrusted(tmp_path / "a.pkl")[0])
+    found = to_dataframe(read_untrusted(tmp_path / "a.pkl")[0])
     same(found, TABLE)
     assert [found[c].dtype for c in ("votes", "share", "good")] == [np.int64, np.float64, bool]
 
@@ -296,7 +296,7 @@ def test_a_table_of_pandas_0_25(tmp_path, places):
     )
     table = Calls(pd.DataFrame, state={"_data": manager, "_typ": "dataframe", "_metadata": []})
     first, second = ("a", "b") if isinstance(places, slice) else ("b", "a")
-    found = frame_of(read_untrusted(put(tmp_path / "a.pkl", table, 2))[0])
+    found = to_dataframe(read_untrusted(put(tmp_path / "a.pkl", table, 2))[0])
     assert found.to_dict("list") == {first: ["x", "y"], second: [[1], [2, 3]], "n": [5, 6]} and list(found) == [
         "a",
         "b",
@@ -314,7 +314,7 @@ def test_what_is_no_table(tmp_path):
         (TABLE.assign(votes=pd.Categorical(TABLE.votes)), "Categorical"),
     ):
         with pytest.raises(DataError, match=message):
-            frame_of(read_untrusted(put(tmp_path / "a.pkl", thing))[0])
+            to_dataframe(read_untrusted(put(tmp_path / "a.pkl", thing))[0])
 
 
 class Net(torch.nn.Module):
@@ -393,7 +393,7 @@ def test_a_torch_file_is_not_run(tmp_path):
         found = read_untrusted_torch(tmp_path / "a.pt")
         assert (
             found["x"].what in ("posix.system", "nt.system")
-            and tensor_of(found["w"]).item() == 1
+            and to_tensor(found["w"]).item() == 1
             and list(module_tensors(found)) == ["w"]
         )
     assert not trace.exists()
@@ -466,7 +466,7 @@ def test_damage_of_any_kind_is_told(tmp_path):
         (tmp_path / "a.pkl").write_bytes(data)
         try:
             for thing in read_untrusted(tmp_path / "a.pkl"):
-                frame_of(thing) if k % len(files) < 3 else plain(thing)
+                to_dataframe(thing) if k % len(files) < 3 else to_plain(thing)
         except SevlmError:
             told += 1
     assert 150 < told < 600

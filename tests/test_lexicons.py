@@ -175,7 +175,10 @@ def test_a_range_that_is_named_or_stated(scale, way, tmp_path):
     path = put(tmp_path, f"{columns}calm\t{values[0]}\nstorm\t{values[1]}\n")
     lexicon = Lexicon.read(path, scale if way == "named" else None)
     assert np.allclose(lexicon["calm"], CALM, atol=1e-5) and lexicon.scale == ("unit" if scale == "0..1" else scale)
-    assert lexicon.scale_reason == {"named": "named by the caller", "stated": "stated in the header"}[way] and not lexicon.notes
+    assert (
+        lexicon.scale_reason == {"named": "named by the caller", "stated": "stated in the header"}[way]
+        and not lexicon.notes
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
-"""Each switch between the released code and ours acts, in its one place; the towers are what they should be. (Equality with the reference: test_golden.py.)"""
+"""Each switch between the released code and ours acts, in its one place; the towers are what they should be.
+(Equality with the reference: test_golden.py.)"""
 
 import pytest
 import torch
@@ -81,7 +82,8 @@ def test_stable_contrast():
 
 
 def test_padding_to_the_full_length_where_it_counts():
-    "As published, texts have `max_tokens`; corrected, the length of the longest. Logits of real tokens then depend on padding only in the former."
+    """As published, texts have `max_tokens`; corrected, the length of the longest. Logits of real tokens then depend
+    on padding only in the former."""
     for switches, T in (({}, 10), (dict(causal_vad=False), 32), (dict(pad_in_span=True), 32), (PUBLISHED, 32)):
         assert batch_of(model_of(**switches)).ids.shape == (4, T)
 

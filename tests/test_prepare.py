@@ -1,4 +1,5 @@
-"""From files as they are handed out to data folders: every way in, every choice, nothing half-written, nothing done twice, and mistakes told as such."""
+"""From files as they are handed out to data folders: every way in, every choice, nothing half-written, nothing done
+twice, and mistakes told as such."""
 
 import csv
 import json
@@ -6,17 +7,17 @@ import unicodedata
 
 import pytest
 
-from sevlm.artemis.folder import Prepared, provenance, open_data, paintings_of, truth_of
+from sevlm.artemis.folder import Prepared, open_data, paintings_of, provenance, truth_of
 from sevlm.artemis.prepare import (
     ENDING,
     STAMP,
     Choices,
     Inputs,
+    check_picture,
     check_wikiart,
     digest_of,
     find_pictures,
     listing_digest,
-    check_picture,
     page_of,
     prepare,
     staged,
@@ -44,7 +45,8 @@ def write_rows(path, header, rows):
 
 @pytest.fixture(scope="module")
 def handed(tmp_path_factory):
-    "A synthetic release with an artist whose name was spoilt, one crowded painting, long, short and quoted texts, and a v2.0 file beside it."
+    """A synthetic release with an artist whose name was spoilt, one crowded painting, long, short and quoted texts,
+    and a v2.0 file beside it."""
     folder = tmp_path_factory.mktemp("handed")
     data = make_mini(folder / "mini", n=110, seed=9, workers=1, progress=False)
     header, rows = rows_of(data / "artemis_dataset_release_v0.csv")

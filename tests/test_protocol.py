@@ -1,4 +1,5 @@
-"""ArtEmis's preprocessing: reading a release as rows, the split, the length rule, the vocabulary, the files; each rule from both sides."""
+"""ArtEmis's preprocessing: reading a release as rows, the split, the length rule, the vocabulary, the files; each
+rule from both sides."""
 
 import csv
 import json
@@ -12,9 +13,9 @@ from hypothesis import strategies as st
 
 from sevlm.artemis.protocol import (
     ANCHORS,
-    SOURCE_FILES,
     MADE,
     RAW,
+    SOURCE_FILES,
     SPLITS,
     Protocol,
     Vocabulary,
@@ -546,4 +547,6 @@ def test_what_is_no_preprocessed_file(tmp_path):
 
 
 def test_names_of_the_files_lead_to_options():
-    assert "--artemis" in SOURCE_FILES["v1"] and "--contrastive" in SOURCE_FILES["v2"] and set(ANCHORS) <= set(RAW["v2"])
+    assert (
+        "--artemis" in SOURCE_FILES["v1"] and "--contrastive" in SOURCE_FILES["v2"] and set(ANCHORS) <= set(RAW["v2"])
+    )

@@ -1,5 +1,6 @@
-"""Every block of the README that a reader can paste runs, in order, in a folder that holds the figures and nothing else."""
+"""Every block of the README that a reader can paste runs, in order, in a folder that holds the figures alone."""
 
+import json
 import os
 import re
 import shutil
@@ -26,7 +27,7 @@ def said(tmp_path_factory):
     shutil.copytree(ROOT / "figures", folder / "figures")
     programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     env = {**os.environ, "PATH": programs, "PYTHONPATH": str(Path(sevlm.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
-    script = ["import contextlib, io, subprocess, sys", "names, said = {}, []"]
+    script = ["import contextlib, io, json, subprocess, sys", "names, said = {}, []"]
     for kind, text in BLOCKS:
         if kind == "python":
             script.append(f"out = io.StringIO()\nwith contextlib.redirect_stdout(out):\n    exec({text!r}, names)")
@@ -34,10 +35,10 @@ def said(tmp_path_factory):
         else:
             script.append(f"ran = subprocess.run(['bash', '-ec', {text!r}], capture_output=True, text=True)")
             script.append("assert ran.returncode == 0, ran.stdout + ran.stderr\nsaid.append(ran.stdout)")
-    script.append("print('SAID' + repr(said))")
+    script.append("print('SAID' + json.dumps(said))")
     ran = subprocess.run([sys.executable, "-c", "\n".join(script)], cwd=folder, env=env, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr[-3000:]
-    return eval(ran.stdout.split("SAID")[-1], {"__builtins__": {}})
+    return json.loads(ran.stdout.split("SAID")[-1])
 
 
 def test_the_five_snippets_are_there():

@@ -11,12 +11,11 @@ from PIL import Image
 
 from sevlm.artemis.protocol import Vocabulary
 from sevlm.artemis.records import (
-    Records,
+    RecordFolder,
     coco_references,
     coco_results,
+    emotion_histograms,
     group_references,
-    grouped_records,
-    histograms,
     image_id,
     load_records,
     make_records,
@@ -24,6 +23,7 @@ from sevlm.artemis.records import (
     read_grouped,
     read_histograms,
     read_records,
+    records_from_grouped,
     write_grouped,
     write_histograms,
     write_records,
@@ -70,7 +70,7 @@ def put(path, thing):
 
 
 def test_histograms_go_round(tmp_path):
-    table = histograms(FRAME)
+    table = emotion_histograms(FRAME)
     assert list(zip(table.art_style, table.painting)) == [
         ("Cubism", "half"),
         ("Cubism", "one"),
@@ -90,7 +90,7 @@ def test_histograms_go_round(tmp_path):
         table.assign(emotion_histogram=[list(map(float, h)) for h in table.emotion_histogram])
     )
     for na in ("NA", "None", "null"):  # names that a careless reader takes for gaps
-        write_histograms(tmp_path / "n.csv", histograms(FRAME.assign(painting=na)))
+        write_histograms(tmp_path / "n.csv", emotion_histograms(FRAME.assign(painting=na)))
         assert set(read_histograms(tmp_path / "n.csv").painting) == {na}
 
 
@@ -122,7 +122,7 @@ def test_histograms_say_what_is_missing(tmp_path):
     with pytest.raises(DataError, match="expected also art_style, painting, emotion_histogram"):
         read_histograms(tmp_path / "h.csv")
     with pytest.raises(DataError, match="unknown emotion 'joy'"):
-        histograms(FRAME.assign(emotion="joy"))
+        emotion_histograms(FRAME.assign(emotion="joy"))
 
 
 def test_ids_are_unique_stable_and_fit():
@@ -136,7 +136,7 @@ def test_ids_are_unique_stable_and_fit():
 
 
 def test_records_of_a_frame():
-    records, report = make_records(FRAME, histograms(FRAME))
+    records, report = make_records(FRAME, emotion_histograms(FRAME))
     assert {part: [r["image_name"] for r in group.values()] for part, group in records.items()} == {
         "train": ["Cubism/half.jpg", "Realism/sea.jpg"],
         "val": ["Rococo/most.jpg"],
@@ -159,7 +159,7 @@ def test_records_of_a_frame():
 
 def test_votes_go_along_and_must_fit_the_distribution(tmp_path):
     "Counts say more than shares: they are read back where they stand, and refused where they contradict."
-    records, _ = make_records(FRAME, histograms(FRAME))
+    records, _ = make_records(FRAME, emotion_histograms(FRAME))
     write_records(tmp_path, records)
     painting = next(p for p in read_records(tmp_path / "artEmisX_val.json")[0] if p.name == "most")
     assert painting.votes == (0, 2, 0, 0, 1, 0, 0, 0, 0)
@@ -179,7 +179,8 @@ def test_votes_go_along_and_must_fit_the_distribution(tmp_path):
 
 
 def test_two_spellings_of_a_name_are_one_painting():
-    "In one part they are merged, votes and all; in two parts the second is left out and counted; one spelling in two parts is a mistake."
+    """In one part they are merged, votes and all; in two parts the second is left out and counted; one spelling in
+    two parts is a mistake."""
     composed, decomposed = "caf\u00e9", "cafe\u0301"
 
     def frame(*splits):
@@ -194,23 +195,23 @@ def test_two_spellings_of_a_name_are_one_painting():
         )
 
     rows = frame("test", "test", "test")
-    records, report = make_records(rows, histograms(rows))
+    records, report = make_records(rows, emotion_histograms(rows))
     (one,) = records["test"].values()
     assert (
         one["explanations"] == ["a b", "c d", "e f"]
         and one["votes"] == [0, 2, 0, 0, 0, 0, 1, 0, 0]
         and not report.dropped
     )
-    records, report = make_records(frame("test", "train", "train"), histograms(rows))
+    records, report = make_records(frame("test", "train", "train"), emotion_histograms(rows))
     assert not records["train"] and report.dropped == {"the same painting, spelled otherwise, is in another split": 2}
     with pytest.raises(DataError, match="in train and in test|in test and in train"):
-        make_records(frame("test", "test", "train").assign(painting=composed), histograms(rows))
+        make_records(frame("test", "test", "train").assign(painting=composed), emotion_histograms(rows))
 
 
 def test_exactly_half_is_not_eligible():
     "`half` has two against one of all votes, and one against one of the kept."
     for source, shares in (("full", [0, 2 / 3, 0, 0, 0, 0, 1 / 3, 0, 0]), ("kept", [0, 0.5, 0, 0, 0, 0, 0.5, 0, 0])):
-        records, report = make_records(FRAME, histograms(FRAME), source)
+        records, report = make_records(FRAME, emotion_histograms(FRAME), source)
         assert records["train"][image_id("Cubism", "half")]["origin_emotion_distribution"] == shares
         assert (
             report.notes["eligible for accuracy, full votes"] == "train 2 of 2, val 1 of 1, test 0 of 1"
@@ -221,10 +222,11 @@ def test_exactly_half_is_not_eligible():
 
 def test_eligible_is_what_a_painting_says(tmp_path):
     for source in ("full", "kept"):
-        records, report = make_records(FRAME, histograms(FRAME), source)
+        records, report = make_records(FRAME, emotion_histograms(FRAME), source)
         write_records(tmp_path, records)
         count = {
-            part: sum(p.majority() is not None for p in group) for part, group in Records(tmp_path).parts()[0].items()
+            part: sum(p.majority() is not None for p in group)
+            for part, group in RecordFolder(tmp_path).parts()[0].items()
         }
         assert report.notes[f"eligible for accuracy, {source} votes"] == ", ".join(
             f"{part} {n} of {len(records[part])}" for part, n in {**count, "test": 0}.items()
@@ -232,7 +234,7 @@ def test_eligible_is_what_a_painting_says(tmp_path):
 
 
 def test_a_painting_without_histogram_is_counted():
-    table = histograms(FRAME)
+    table = emotion_histograms(FRAME)
     records, report = make_records(FRAME, table[table.painting != "half"])
     assert report.dropped == {"split rest": 1, "no histogram for the painting": 2} and len(records["train"]) == 1
     assert len(make_records(FRAME, table[table.painting != "half"], "kept")[0]["train"]) == 2
@@ -245,7 +247,7 @@ def test_accents_match_in_any_form():
     nfd = rows(
         ("train", "Cubism", unicodedata.normalize("NFD", name), "awe", "a"), ("train", "Cubism", name, "fear", "b")
     )
-    records, _ = make_records(nfd, histograms(nfd.assign(painting=name)))
+    records, _ = make_records(nfd, emotion_histograms(nfd.assign(painting=name)))
     (only,) = records["train"].values()
     assert (
         only["emotions"] == ["awe", "fear"] and unicodedata.normalize("NFC", only["image_name"]) == f"Cubism/{name}.jpg"
@@ -321,7 +323,7 @@ def test_coco_tools_read_them(tmp_path):
 
 
 def test_files_go_round(tmp_path):
-    records, _ = make_records(FRAME, histograms(FRAME))
+    records, _ = make_records(FRAME, emotion_histograms(FRAME))
     files = write_records(tmp_path / "new", records)
     assert (
         sorted(f.name for f in files)
@@ -492,9 +494,9 @@ def test_the_references_own_records(tmp_path):
 
 def test_a_prepared_folder(tmp_path):
     with pytest.raises(DataError, match="artEmisX_train.json, artEmisX_val.json, artEmisX_test.json"):
-        Records(tmp_path)
+        RecordFolder(tmp_path)
     write_records(tmp_path, make_records(FRAME, source="kept")[0])
-    parts, reports = Records(tmp_path).parts()
+    parts, reports = RecordFolder(tmp_path).parts()
     assert {k: [p.key for p in v] for k, v in parts.items()} == {
         "train": ["Cubism/half", "Realism/sea"],
         "val": ["Rococo/most"],
@@ -502,10 +504,10 @@ def test_a_prepared_folder(tmp_path):
     } and len(reports) == 3
     put(tmp_path / "artEmisX_val.json", {"9": record(image_name="Realism/sea.jpg")})
     with pytest.raises(DataError, match="Realism/sea is in the records of train and of val"):
-        Records(tmp_path).parts()
+        RecordFolder(tmp_path).parts()
     (tmp_path / "artEmisX_val.json").unlink()
     with pytest.raises(DataError, match="has no artEmisX_val.json.*make them"):
-        Records(tmp_path)
+        RecordFolder(tmp_path)
 
 
 @pytest.fixture
@@ -546,12 +548,12 @@ def test_grouped_files_go_round(tmp_path, grouped, protocol):
 
 
 def test_records_from_grouped_references(grouped):
-    table = histograms(FRAME)
-    records, report = grouped_records(grouped)
+    table = emotion_histograms(FRAME)
+    records, report = records_from_grouped(grouped)
     assert (
         records == make_records(FRAME, source="kept")[0] and report.read == 10 and report.dropped == {"split rest": 1}
     )
-    assert grouped_records(grouped, table, "full")[0] == make_records(FRAME, table)[0]
+    assert records_from_grouped(grouped, table, "full")[0] == make_records(FRAME, table)[0]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
-"""The released layout from a folder and from a hub; the visitor's sentence, `sevlm explain --weights ...`, in a process of its own."""
+"""The released layout from a folder and from a hub; the visitor's sentence, `sevlm explain --weights ...`, in a
+process of its own."""
 
 import hashlib
 import json
@@ -32,7 +33,8 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    "A small model of random weights, as published, in the released layout below a folder of its own, with its tower and a lexicon."
+    """A small model of random weights, as published, in the released layout below a folder of its own, with its
+    tower and a lexicon."""
     folder = tmp_path_factory.mktemp("release")
     torch.manual_seed(0)
     tower = ImageEncoder(SEVLMConfig.preset("tiny")).visual.state_dict()
@@ -79,7 +81,8 @@ def test_two_checkpoints_in_a_folder_must_be_told_apart(place, tmp_path):
 
 
 def test_a_model_without_the_three_ideas(place, tmp_path):
-    "The baseline has no VAD encoder in its .tar and no heads; the fusion layer that the reference stores all the same is kept aside."
+    """The baseline has no VAD encoder in its .tar and no heads; the fusion layer that the reference stores all the
+    same is kept aside."""
     config = SEVLMConfig.preset("tiny", vocab_size=1504, use_fusion=False, use_vad_head=False, use_contrast=False)
     released = Released(
         SEVLM(config),
@@ -160,7 +163,8 @@ def test_explain_and_evaluate_with_a_local_folder(place, capsys, tmp_path):
 
 
 def test_the_released_way_of_finding_lemmas(place, capsys, monkeypatch):
-    "The tagger sees each text as a whole, and what it and the lemmatiser say reaches the model; without their data the message says what to fetch."
+    """The tagger sees each text as a whole, and what it and the lemmatiser say reaches the model; without their data
+    the message says what to fetch."""
     from sevlm.lexicon import coverage as lexicons
 
     picture = next((place / "data" / "wikiart").rglob("*.jpg"))
@@ -252,7 +256,8 @@ def test_ablate_command(place, capsys, tmp_path):
 
 
 class Hub(BaseHTTPRequestHandler):
-    "The few answers of the Hugging Face hub that a download needs; big files are announced by their SHA-256, small ones as git names them."
+    """The few answers of the Hugging Face hub that a download needs; big files are announced by their SHA-256, small
+    ones as git names them."""
 
     def log_message(self, *_):
         pass
@@ -374,7 +379,8 @@ def test_without_a_network_the_message_says_what_to_bring(monkeypatch, tmp_path)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(
         CheckpointError,
-        match=r"could not get the released weights 'jing5566/SEVLM'.*ckpt_stats_best-res\.tar.*put them into one folder",
+        match=r"could not get the released weights 'jing5566/SEVLM'.*ckpt_stats_best-res\.tar.*put them into one "
+        r"folder",
     ):
         from_hub("jing5566/SEVLM")
 

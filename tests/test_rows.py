@@ -203,7 +203,8 @@ def test_shares_make_up_the_batch(count):
 
 @pytest.mark.parametrize("count", [2, 3])
 def test_negatives_of_all_processes(count):
-    "The explanations of every process, gathered, and a permutation into them: the losses add up to those of one process."
+    """The explanations of every process, gathered, and a permutation into them: the losses add up to those of one
+    process."""
     model = model_of("corrected")
     config = model.config
     grids = torch.randn(11, config.patches, config.width, generator=torch.Generator().manual_seed(0))

@@ -1,4 +1,5 @@
-"""What is shipped reaches what is stated: the small model on synthetic paintings it has never seen, and the README's numbers."""
+"""What is shipped reaches what is stated: the small model on synthetic paintings it has never seen, and the README's
+numbers."""
 
 import csv
 import json
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image
 
 from sevlm.data.paintings import Release
-from sevlm.models.explainer import load_explainer
+from sevlm.models.explainer import load
 from sevlm.studies.evaluate import evaluate
 from sevlm.synthetic.dataset import make_mini, read_truth, synthetic_scores
 from sevlm.utils import asset
@@ -25,7 +26,7 @@ STANDARD_ERRORS = 3  # how far below its stated value a score on new paintings m
 def unseen(tmp_path_factory):
     folder = make_mini(tmp_path_factory.mktemp("unseen") / "mini", n=400, seed=UNSEEN_SEED, workers=2, progress=False)
     return evaluate(
-        load_explainer(),
+        load(device="cpu"),
         Release(folder).paintings()[0],
         synthetic_scores(read_truth(folder)),
         meteor="off",
@@ -54,7 +55,7 @@ def test_shipped_weights_are_small():
 
 
 def test_any_picture_is_explained_with_nine_probabilities():
-    (answer,) = load_explainer()([Image.effect_noise((300, 90), 80).convert("RGB")])
+    (answer,) = load(device="cpu")([Image.effect_noise((300, 90), 80).convert("RGB")])
     assert sum(answer.probabilities.values()) == pytest.approx(1, abs=1e-5) and len(answer.probabilities) == 9
 
 

@@ -1,4 +1,5 @@
-"""The sentence format against the reference's records, any text against the round trip, and tokenizers that lack something."""
+"""The sentence format against the reference's records, any text against the round trip, and tokenizers that lack
+something."""
 
 import json
 import shutil

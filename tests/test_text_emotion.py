@@ -1,4 +1,5 @@
-"""The judge of explanations: its architecture against the published one, both sides of its switch, and what is refused."""
+"""The judge of explanations: its architecture against the published one, both sides of its switch, and what is
+refused."""
 
 import json
 import math

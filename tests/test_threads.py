@@ -1,4 +1,5 @@
-"""Idle threads sleep, their number is asked for, measured and kept with a run; and a command imports only what it needs."""
+"""Idle threads sleep, their number is asked for, measured and kept with a run; and a command imports only what it
+needs."""
 
 import json
 import os
@@ -17,7 +18,7 @@ from sevlm.errors import ConfigError
 from sevlm.models.explainer import Explainer
 from sevlm.synthetic.dataset import make_mini
 from sevlm.training.run import start_run, threads_of_run
-from sevlm.utils import SMALL_WIDTH, OPENMP_SETTINGS, requested_threads, choose_threads, using_threads, time_threads
+from sevlm.utils import OPENMP_SETTINGS, SMALL_WIDTH, choose_threads, requested_threads, time_threads, using_threads
 
 CONFIG = SEVLMConfig.preset("mini", layers=1, tower_pretrained="")
 SETTINGS = TrainConfig.preset("mini", epochs=2, batch_size=16, device="cpu")
@@ -54,8 +55,9 @@ def in_a_process(code: str, **env) -> dict:
 
 # ---- waiting
 
-PROBE = "import json, os, sys, sevlm; print(json.dumps([{{k: os.environ.get(k) for k in {!r}}}, 'torch' in sys.modules]))".format(
-    list(OPENMP_SETTINGS)
+PROBE = (
+    f"import json, os, sys, sevlm; waiting = {{k: os.environ.get(k) for k in {list(OPENMP_SETTINGS)!r}}};"
+    "print(json.dumps([waiting, 'torch' in sys.modules]))"
 )
 
 
@@ -178,7 +180,10 @@ HEAVY = (
 
 
 def loaded_by(*argv) -> set:
-    code = f"import json, sys; from sevlm.cli import main; assert main({list(map(str, argv))!r}) in (0, 1); print(); print(json.dumps(sorted({HEAVY!r} & sys.modules.keys())))"
+    code = (
+        f"import json, sys; from sevlm.cli import main; assert main({list(map(str, argv))!r}) in (0, 1); print(); "
+        f"print(json.dumps(sorted({HEAVY!r} & sys.modules.keys())))"
+    )
     return set(in_a_process(code.replace(repr(HEAVY), f"set({HEAVY!r})")))
 
 

@@ -1,4 +1,5 @@
-"""Utterances to tokens: each rule from both sides, whatever people may type, and rows of the published preprocessing (tests/golden)."""
+"""Utterances to tokens: each rule from both sides, whatever people may type, and rows of the published preprocessing
+(tests/golden)."""
 
 import csv
 import random

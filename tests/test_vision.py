@@ -1,4 +1,5 @@
-"""Pictures and towers against the libraries they replace: torchvision's preprocessing bit for bit, open_clip's vision transformer."""
+"""Pictures and towers against the libraries they replace: torchvision's preprocessing bit for bit, open_clip's
+vision transformer."""
 
 import json
 import pickle
@@ -145,7 +146,9 @@ def test_the_encoder_hands_on_the_same_through_either_tower():
     for a, b in zip(by_hand(img), library(img)):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
     open_image = Image.open
-    assert describe_encoder(by_hand, open_image) == describe_encoder(library, open_image)  # what was kept through one serves the other
+    assert describe_encoder(by_hand, open_image) == describe_encoder(
+        library, open_image
+    )  # what was kept through one serves the other
 
 
 def test_gradients_equal_the_librarys():

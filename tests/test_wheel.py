@@ -26,9 +26,10 @@ def test_wheel_works_outside_the_checkout(tmp_path):
     (wheel,) = tmp_path.glob("sevlm-*.whl")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path / "site")
-    modules = {p.name for p in (ROOT / "sevlm").glob("*.py")}
-    assert modules == {p.name for p in (tmp_path / "site" / "sevlm").glob("*.py")}
-    code = "import sevlm, sevlm.core as c; print(sevlm.__file__); print(c.asset('mini/model.safetensors'))"
+    site = tmp_path / "site" / "sevlm"
+    files = {p.relative_to(ROOT / "sevlm") for p in (ROOT / "sevlm").rglob("*.py")} | {Path("py.typed")}
+    assert files <= {p.relative_to(site) for p in site.rglob("*")}
+    code = "import sevlm, sevlm.utils as c; print(sevlm.__file__); print(c.asset('mini/model.safetensors'))"
     env = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
     out = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env=env, check=True, capture_output=True, text=True

@@ -226,7 +226,8 @@ def _controls(labels):
 
 # %% ../../nbs/course/15_explorer.ipynb #ba4e8841
 class Explorer:
-    "The page: controls on the left, the reading on the right. `.reading` is what is shown, `.controls` what it was made from."
+    """The page: controls on the left, the reading on the right. `.reading` is what is shown, `.controls` what it was
+    made from."""
 
     def __init__(
         self,
@@ -254,7 +255,10 @@ class Explorer:
         try:
             act()
         except Exception as e:
-            self.message.value = f'<b style="color:#a33">{html.escape(str(e) or repr(e))}</b><br>Below is the last picture that could be read.'
+            self.message.value = (
+                f'<b style="color:#a33">{html.escape(str(e) or repr(e))}</b><br>Below is the last '
+                "picture that could be read."
+            )
             if not isinstance(e, SevlmError):
                 raise
 

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 
 from .prepare import STAMP
-from .records import Records, read_records
+from .records import RecordFolder, read_records
 from ..data.paintings import Release
 from ..errors import DataError
 from ..synthetic.dataset import read_truth
@@ -36,8 +36,9 @@ class Prepared:
             )
 
     def parts(self, seed: int | None = None, progress: bool = False) -> tuple:
-        "'train', 'val', 'test' -> paintings whose picture was found, and the Reports. The split is the folder's own: `seed` plays no part."
-        return Records(self.folder).parts(self.images)
+        """'train', 'val', 'test' -> paintings whose picture was found, and the Reports. The split is the folder's
+        own: `seed` plays no part."""
+        return RecordFolder(self.folder).parts(self.images)
 
     def checked(self, progress: bool = False) -> tuple:
         "Paintings of all parts, sorted by key, and the Reports."
@@ -61,7 +62,7 @@ def open_data(
 
 def paintings_of(
     data,  # from `open_data`
-    part: str = "test",  # 'train', 'val', 'test', 'all'; or a further test set of a prepared folder, such as 'test_all' of v2.0
+    part: str = "test",  # 'train', 'val', 'test', 'all'; or a further test set, such as 'test_all' of v2.0
     progress: bool = False,
 ) -> tuple:  # its paintings; the training texts; the Reports
     "One part of the data."

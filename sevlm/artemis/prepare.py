@@ -33,13 +33,13 @@ from sevlm.artemis.protocol import (
 )
 from sevlm.artemis.records import (
     PARTS,
+    emotion_histograms,
     group_references,
-    grouped_records,
-    histograms,
     load_records,
     make_records,
     read_grouped,
     read_histograms,
+    records_from_grouped,
     write_grouped,
     write_histograms,
     write_records,
@@ -104,7 +104,8 @@ def check_wikiart(
     if below:
         raise DataError(f"{images} is one level too high. Give the folder of the style folders: {below[0]}")
     raise DataError(
-        f"{images} holds no folder of a style the annotations name. Found {', '.join(sorted(here)[:5]) or 'no folders'}; expected folders such as {', '.join(sorted(styles)[:3])}."
+        f"{images} holds no folder of a style the annotations name. Found "
+        f"{', '.join(sorted(here)[:5]) or 'no folders'}; expected folders such as {', '.join(sorted(styles)[:3])}."
     )
 
 
@@ -259,7 +260,8 @@ class Inputs:
         ways = [k for k in ("artemis", "preprocessed", "grouped", "records") if getattr(self, k)]
         if len(ways) != 1:
             raise ConfigError(
-                f"found {' and '.join(ways) or 'no annotations'}; expected one of artemis (the release), preprocessed, grouped, records."
+                f"found {' and '.join(ways) or 'no annotations'}; expected one of artemis (the release), preprocessed, "
+                "grouped, records."
             )
         if self.contrastive and not self.artemis:
             raise ConfigError("contrastive (v2.0) is combined with the release of v1.0; give artemis, too.")
@@ -301,7 +303,7 @@ def make_v1(
     frame, read = read_rows(inputs.artemis)
     check_wikiart(inputs.wikiart, set(frame.art_style))
     frame["utterance_spelled"], spelled = texts(frame.utterance.tolist(), progress)
-    counts = histograms(frame)
+    counts = emotion_histograms(frame)
     write_histograms(out / HISTOGRAM, counts)
     told = [read, spelled]
     for name in ("minimal", "deep"):
@@ -324,7 +326,7 @@ def make_v2(out, inputs: Inputs, choices: Choices, texts: Texts, progress: bool)
     check_wikiart(inputs.wikiart, set(frame.art_style))
     (spelled_new, told_new), (spelled_old, told_old) = (texts(part.utterance.tolist(), progress) for part in (new, old))
     frame["utterance_spelled"] = spelled_new + spelled_old  # in the order in which they were stacked
-    counts, protocol = histograms(frame), Protocol.preset("deep")
+    counts, protocol = emotion_histograms(frame), Protocol.preset("deep")
     write_histograms(out / HISTOGRAM, counts)
     whole = preprocess(split_combined(frame, protocol), protocol)
     images, tests = Path(inputs.wikiart).absolute(), test_sets(whole.frame)
@@ -351,11 +353,12 @@ def make_given(out, inputs: Inputs, choices: Choices, texts: Texts, progress: bo
         return {part: load_records(Path(inputs.records) / f"artEmisX_{part}.json") for part in PARTS}, []
     if choices.histogram == "full" and not inputs.histogram:
         raise ConfigError(
-            f"found no histogram of all annotations: {inputs.preprocessed or inputs.grouped} holds only those kept. Give {HISTOGRAM} (--histogram-file), or choose the kept ones (--histogram kept)."
+            f"found no histogram of all annotations: {inputs.preprocessed or inputs.grouped} holds only those kept. "
+            f"Give {HISTOGRAM} (--histogram-file), or choose the kept ones (--histogram kept)."
         )
     counts = read_histograms(inputs.histogram) if inputs.histogram else None
     records, report = (
-        grouped_records(read_grouped(inputs.grouped), counts, choices.histogram)
+        records_from_grouped(read_grouped(inputs.grouped), counts, choices.histogram)
         if inputs.grouped
         else make_records(read_preprocessed(inputs.preprocessed), counts, choices.histogram)
     )
@@ -430,7 +433,8 @@ def _finish(out, title, inputs, choices, made, given, progress):
 def _lines_of(report):
     "A report as Markdown."
     lines = [
-        f"**{report['title']}**: {report['read']:,} {report['unit']} read, {report['kept']:,} kept, {report['read'] - report['kept']:,} dropped.",
+        f"**{report['title']}**: {report['read']:,} {report['unit']} read, {report['kept']:,} kept, "
+        f"{report['read'] - report['kept']:,} dropped.",
         "",
     ]
     lines += [
@@ -460,8 +464,10 @@ def page_of(
         lines += [
             f"## {name}: {s['data']}" + (", **synthetic**" if s["synthetic"] else ""),
             "",
-            f"{sum(n.values()):,} paintings: {', '.join(f'{k:,} {part}' for part, k in n.items())}. Their emotions are those of {'all annotations' if c['histogram'] == 'full' else 'the annotations kept'}. "
-            f"Pictures were looked at as chosen ({c['pictures']}); those missing are listed in `{name}/missing_pictures.txt`.",
+            f"{sum(n.values()):,} paintings: {', '.join(f'{k:,} {part}' for part, k in n.items())}. Their emotions are "
+            f"those of {'all annotations' if c['histogram'] == 'full' else 'the annotations kept'}. "
+            f"Pictures were looked at as chosen ({c['pictures']}); those missing are listed in "
+            f"`{name}/missing_pictures.txt`.",
             "",
         ]
         for report in s["reports"]:
@@ -502,7 +508,8 @@ def _given(inputs, choices):
         )
     if choices.spelling == "on" and not inputs.known_words:
         raise ConfigError(
-            "spelling = 'on' needs a list of known words (--known-words), else every rare name is respelled. The original takes the 400,000 words of GloVe 6B, one a line."
+            "spelling = 'on' needs a list of known words (--known-words), else every rare name is respelled. The "
+            "original takes the 400,000 words of GloVe 6B, one a line."
         )
     if inputs.lexicon:
         Lexicon.read(inputs.lexicon)

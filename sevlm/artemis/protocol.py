@@ -30,7 +30,7 @@ from ..utils import check_writable, write_atomic
 # %% ../../nbs/artemis/protocol.ipynb #bcb91705
 @dataclass(frozen=True)
 class Protocol(Settings):
-    "How rows become a data set. Presets: ArtEmis's two runs (facts/data.md 2.1)."
+    "How rows become a data set. Presets: ArtEmis's two runs (docs/facts/protocol.md 2.1)."
 
     presets: ClassVar[dict] = {"minimal": {}, "deep": dict(percentile=95, min_tokens=5, min_count=5, rest_from=41)}
     name: str = "minimal"  # the preset it started from
@@ -52,16 +52,17 @@ class Protocol(Settings):
     def check(self):
         "Refuse settings no data set can be made with."
         for k in ("seed", "train", "val", "test", "min_tokens", "min_count", "rows"):
-            self._need(0 <= getattr(self, k) < 2**32, f"{k} = {getattr(self, k)} must be in [0, 2**32).")
-        self._need(
+            self._require(0 <= getattr(self, k) < 2**32, f"{k} = {getattr(self, k)} must be in [0, 2**32).")
+        self._require(
             abs(self.train + self.val + self.test - 1) < 1e-9 and self.train > 0 < self.test,
-            f"train, val, test = {self.train}, {self.val}, {self.test} must sum to 1, with something in train and test.",
+            f"train, val, test = {self.train}, {self.val}, {self.test} must sum to 1, with something in train and "
+            "test.",
         )
-        self._need(
+        self._require(
             0 < self.percentile <= 100,
             f"percentile = {self.percentile:g} must be above 0 and at most 100 (100: no row is too long).",
         )
-        self._need(
+        self._require(
             self.rest_from == -1 or self.rest_from > 0,
             f"rest_from = {self.rest_from} must be a number of annotations, or -1 for no `rest`.",
         )
@@ -71,7 +72,7 @@ ANCHORS = ("anchor_art_style", "anchor_painting")
 RAW = {
     "v1": COLUMNS,
     "v2": ("emotion", "utterance", "art_style", "painting", *ANCHORS, "repetition"),
-}  # facts/data.md 1.1, 3.1
+}  # docs/facts/data.md 1.1, 3.1
 SOURCE_FILES = {"v1": "the release of ArtEmis v1 (--artemis)", "v2": "ArtEmis v2's Contrastive.csv (--contrastive)"}
 MADE = (
     "split",
@@ -88,15 +89,19 @@ def _check_header(path, header, version):
     "Is this the file it should be?"
     if made := [c for c in header if c in (*MADE, "version")]:
         raise DataError(
-            f"{path} has the column {made[0]}: it {'holds both versions' if made == ['version'] else 'is preprocessed'}. Expected {SOURCE_FILES[version]} as it was handed out."
+            f"{path} has the column {made[0]}: it "
+            f"{'holds both versions' if made == ['version'] else 'is preprocessed'}. Expected {SOURCE_FILES[version]} "
+            "as it was handed out."
         )
     if set(COLUMNS) <= set(header) and (anchored := bool(set(header) & set(ANCHORS))) != (version == "v2"):
         raise DataError(
-            f"{path} is {SOURCE_FILES['v2' if anchored else 'v1']}: it has {'the' if anchored else 'no'} column {ANCHORS[1]}. Expected {SOURCE_FILES[version]}; exchange the two files."
+            f"{path} is {SOURCE_FILES['v2' if anchored else 'v1']}: it has {'the' if anchored else 'no'} column "
+            f"{ANCHORS[1]}. Expected {SOURCE_FILES[version]}; exchange the two files."
         )
     if bad := [c for c in RAW[version] if header.count(c) != 1]:
         raise DataError(
-            f"{path}: found the columns {', '.join(header)[:200] or '(none)'}; expected {', '.join(RAW[version])}, once each, "
+            f"{path}: found the columns {', '.join(header)[:200] or '(none)'}; expected {', '.join(RAW[version])}, "
+            "once each, "
             f"separated by commas. Missing or repeated: {', '.join(bad)}. Expected {SOURCE_FILES[version]}."
         )
 
@@ -139,7 +144,8 @@ def _columns(path, version, report):
                     report.drop(fault[0], f"line {start} ({fault[1]})")
                 elif not re.fullmatch(r"\s*\d{1,9}(\.0+)?\s*", count := row[at["repetition"]]):
                     raise DataError(
-                        f"{path}, line {start}: repetition {count[:40]!r} is not a whole number. Expected the number of the painting's annotations."
+                        f"{path}, line {start}: repetition {count[:40]!r} is not a whole number. Expected the number "
+                        "of the painting's annotations."
                     )
                 else:
                     for c, i in at.items():
@@ -164,7 +170,9 @@ def read_rows(
     report = Report(f"annotations in {Path(path).name}")
     frame = pd.DataFrame(_columns(path, version, report))
     if not len(frame):
-        raise DataError(f"none of the {report.read} rows of {path} can be used. Expected {SOURCE_FILES[version]}.\n{report}")
+        raise DataError(
+            f"none of the {report.read} rows of {path} can be used. Expected {SOURCE_FILES[version]}.\n{report}"
+        )
     frame["repetition"] = frame.repetition.map({v: int(float(v)) for v in frame.repetition.unique()}).astype(np.int64)
     said = frame.groupby(["art_style", "painting"], sort=False).repetition.agg(["size", "min", "max"])
     report.notes.update(
@@ -179,7 +187,7 @@ def read_rows(
 
 # %% ../../nbs/artemis/protocol.ipynb #db8a05c9
 def split_ids(ids, protocol) -> dict:
-    "For each name of a painting 'train', 'val' or 'test' (facts/data.md 2.3)."
+    "For each name of a painting 'train', 'val' or 'test' (docs/facts/protocol.md 2.3)."
     from sklearn.model_selection import train_test_split
 
     ids = sorted(set(ids))
@@ -192,7 +200,8 @@ def split_ids(ids, protocol) -> dict:
         )
     except ValueError as e:
         raise DataError(
-            f"{len(ids)} paintings are too few: train, val and test need one each at least. Give more rows, or other shares."
+            f"{len(ids)} paintings are too few: train, val and test need one each at least. Give more rows, or other "
+            "shares."
         ) from e
     return {name: part for part, names in (("train", train), ("val", val), ("test", test)) for name in names}
 
@@ -211,7 +220,7 @@ def split_rows(
 
 # %% ../../nbs/artemis/protocol.ipynb #dca3295f
 class Vocabulary:
-    "Words and their ids, ArtEmis's way (facts/data.md 2.5)."
+    "Words and their ids, ArtEmis's way (docs/facts/protocol.md 2.5)."
 
     specials: ClassVar[tuple] = ("<pad>", "<sos>", "<eos>", "<unk>")
 
@@ -220,12 +229,14 @@ class Vocabulary:
         self.ids = {w: i for i, w in enumerate(self.words) if isinstance(w, str)}
         if tuple(self.words[:4]) != self.specials or len(self.ids) < len(self.words):
             raise DataError(
-                f"a vocabulary starts with {self.words[:4]}, {len(self.ids)} of its {len(self.words)} words differ; expected {', '.join(self.specials)} first, each word once."
+                f"a vocabulary starts with {self.words[:4]}, {len(self.ids)} of its {len(self.words)} words differ; "
+                f"expected {', '.join(self.specials)} first, each word once."
             )
 
     @classmethod
     def build(cls, texts, min_count: int = 0):
-        "The words that `texts` (tokens joined by one space) have at least `min_count` times, in order of first appearance."
+        """The words that `texts` (tokens joined by one space) have at least `min_count` times, in order of first
+        appearance."""
         counts = Counter(token for text in texts for token in tokens_of(text)).items()
         return cls([*cls.specials, *(w for w, n in counts if n >= min_count and w not in cls.specials)])
 
@@ -262,7 +273,8 @@ class Vocabulary:
             raise _unreadable(
                 path,
                 e,
-                "vocabulary.json (a vocabulary.pkl of the original tools is read by `read_vocabulary`, see text_emotion)",
+                "vocabulary.json (a vocabulary.pkl of the original tools is read by `read_vocabulary`, see "
+                "text_emotion)",
             ) from e
 
 
@@ -302,10 +314,11 @@ def preprocess(
     frame,  # rows with `utterance_spelled`; a column `split` that is there is kept
     protocol,  # Protocol
 ) -> Preprocessed:
-    "Split, filter by length, count words (facts/data.md 2.2, steps 2 to 9)."
+    "Split, filter by length, count words (docs/facts/protocol.md 2.2, steps 2 to 9)."
     if missing := [c for c in (*COLUMNS, "utterance_spelled") if c not in frame]:
         raise DataError(
-            f"the rows have no column {missing[0]}; expected those of `read_rows` and utterance_spelled. `spell_utterances` makes the latter."
+            f"the rows have no column {missing[0]}; expected those of `read_rows` and utterance_spelled. "
+            "`spell_utterances` makes the latter."
         )
     report = Report("rows preprocessed", read=len(frame))
     if "split" not in frame:
@@ -343,7 +356,7 @@ def write_preprocessed(
     arguments: dict | None = None,  # further ones for config.json.txt, e.g. automatic_spell_check
     progress: bool = False,  # show a bar
 ) -> Path:  # the CSV
-    "Write artemis_preprocessed.csv, vocabulary.json and config.json.txt (facts/data.md 2.6)."
+    "Write artemis_preprocessed.csv, vocabulary.json and config.json.txt (docs/facts/data.md 2.6)."
     folder = check_writable(folder)
     with write_atomic(folder / "artemis_preprocessed.csv") as tmp, open(tmp, "w", encoding="utf-8", newline="") as f:
         for i, part in enumerate(tqdm(pre.chunks(), desc="writing", unit="piece", disable=not progress)):
@@ -379,13 +392,15 @@ def read_preprocessed(
         raise _unreadable(path, e, "an artemis_preprocessed.csv") from e  # pandas's parser errors are ValueErrors
     if missing := [c for c in (*COLUMNS, *MADE) if c not in (*frame, *skip)]:
         raise DataError(
-            f"{path} has no column {missing[0]} (found {', '.join(frame)[:200]}). {'It is a raw release: preprocess it first.' if missing[0] == 'split' else 'Expected the output of a preprocessing.'}"
+            f"{path} has no column {missing[0]} (found {', '.join(frame)[:200]}). "
+            + ("It is a raw release: preprocess it first." if missing[0] == "split" else "Expected preprocessed rows.")
         )
 
     def need(ok, column, expected):
         for i in np.flatnonzero(~ok.to_numpy(bool))[:1]:
             raise DataError(
-                f"{path}, row {i + 1} after the header: {column} is {frame[column].iloc[i][:40]!r} ({(~ok).sum()} such rows). Expected {expected}."
+                f"{path}, row {i + 1} after the header: {column} is {frame[column].iloc[i][:40]!r} ({(~ok).sum()} such "
+                f"rows). Expected {expected}."
             )
 
     for c in whole:
@@ -416,7 +431,7 @@ def combine(
     old,  # rows of ArtEmis v1, from `read_rows(path)`
     new,  # rows of Contrastive.csv, from `read_rows(path, 'v2')`
 ):  # both, new first, with a column `version`
-    "Stack the two versions (facts/data.md 3.2)."
+    "Stack the two versions (docs/facts/protocol.md 3.2)."
     for frame, version, name in ((old, "v1", "old"), (new, "v2", "new")):
         if missing := [c for c in RAW[version] if c not in frame]:
             raise DataError(
@@ -431,7 +446,7 @@ def held_out_paintings(
     counts,  # painting -> number of its contrastive annotations
     budget: int,  # rows to hold out
 ) -> list:  # names, in the order taken
-    "The contrastive paintings not trained on (facts/data.md 3.3)."
+    "The contrastive paintings not trained on (docs/facts/protocol.md 3.3)."
     taken = []
     for r in range(5, 10):
         if budget <= 0:
@@ -443,7 +458,7 @@ def held_out_paintings(
 
 # %% ../../nbs/artemis/protocol.ipynb #fa67ecfb
 def _old_split(ids, anchors, protocol):
-    "For each old-only painting its split; `anchors` go to train up to train's share (facts/data.md 3.3)."
+    "For each old-only painting its split; `anchors` go to train up to train's share (docs/facts/protocol.md 3.3)."
     from sklearn.model_selection import train_test_split
 
     if not ids:
@@ -478,7 +493,8 @@ def split_combined(
     frame,  # from `combine`
     protocol,  # Protocol
 ):  # the rows with a column `split` and without anchors, those of `rest` last
-    "Split both versions; names are sorted where the original depends on the order of a set (facts/data.md 3.3)."
+    """Split both versions; names are sorted where the original depends on the order of a set (docs/facts/protocol.md
+    3.3)."""
     if missing := [c for c in ("version", *RAW["v2"]) if c not in frame]:
         raise DataError(f"the rows have no column {missing[0]}; expected what `combine` gives.")
     often = (frame.repetition >= protocol.rest_from) & (protocol.rest_from != -1)
@@ -498,7 +514,7 @@ def decorate(
     frame,  # preprocessed rows of both versions
     images="",  # folder of the style folders, for `image_file`
 ):  # the rows, names in NFD, with `image_file` and `grounding_emotion`
-    "The columns v2.0 adds (facts/data.md 3.4)."
+    "The columns v2.0 adds (docs/facts/protocol.md 3.4)."
     if missing := [c for c in ("version", "split", "emotion") if c not in frame]:
         raise DataError(f"the rows have no column {missing[0]}; expected preprocessed rows of `split_combined`.")
     frame = frame.assign(painting=_nfd(frame.painting), art_style=_nfd(frame.art_style))
@@ -512,12 +528,13 @@ def parts(
     frame,  # preprocessed rows of both versions
     images="",  # folder of the style folders
 ) -> dict:  # name of the part -> its rows
-    "v2.0's parts; samples are of rows, with its seed 42 (facts/data.md 3.4)."
+    "v2.0's parts; samples are of rows, with its seed 42 (docs/facts/protocol.md 3.4)."
     frame = decorate(frame, images)
     new, old = (frame[frame.version == v].reset_index(drop=True) for v in ("new", "old"))
     if len(new) > len(old):
         raise DataError(
-            f"{len(new)} new rows and {len(old)} old ones: expected at least as many old rows, from which the part old_small is drawn."
+            f"{len(new)} new rows and {len(old)} old ones: expected at least as many old rows, from which the part "
+            "old_small is drawn."
         )
     small, large = (old.sample(min(k * len(new), len(old)), random_state=42).reset_index(drop=True) for k in (1, 2))
     return {
@@ -534,7 +551,8 @@ def test_sets(
     frame,  # preprocessed rows of both versions
     images="",  # folder of the style folders
 ) -> dict:  # name of the test set -> its rows
-    "v2.0's test sets; the half of `test_old` is drawn from sorted names, where the original draws from a set (facts/data.md 3.4)."
+    """v2.0's test sets; the half of `test_old` is drawn from sorted names, where the original draws from a set
+    (docs/facts/protocol.md 3.4)."""
     frame = decorate(frame, images)
     is_old, is_test = frame.version == "old", frame.split == "test"
     new, ref = frame[~is_old & is_test], frame[is_old & is_test]
@@ -559,7 +577,7 @@ def write_parts(
     only=None,  # names of parts and test sets; None: all
     progress: bool = False,  # show a bar
 ) -> dict:  # name -> the CSV
-    "Write v2.0's folders (facts/data.md 3.4)."
+    "Write v2.0's folders (docs/facts/protocol.md 3.4)."
     folder, out = check_writable(folder), {}
     training, testing = parts(pre.frame, images), test_sets(pre.frame, images)
     wanted = [*training, *testing] if only is None else list(only)

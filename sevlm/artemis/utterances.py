@@ -59,7 +59,8 @@ def read_tables(
             raise DataError(f"{path}: {name!r} is a {type(table).__name__}, expected an object from text to text.")
         if bad := next((k for k, v in table.items() if not isinstance(v, str)), None):
             raise DataError(
-                f"{path}: {name!r} replaces {bad!r} by {str(table[bad])[:40]}, a {type(table[bad]).__name__}; expected text."
+                f"{path}: {name!r} replaces {bad!r} by {str(table[bad])[:40]}, a {type(table[bad]).__name__}; expected "
+                "text."
             )
     return Tables(**found)
 
@@ -70,12 +71,12 @@ _QUOTED = re.compile(r"""['"|](\w+)['"|]""")
 def unquote(
     text: str,  # lower-case
 ) -> str:
-    "Take the marks from single quoted words. Source: facts/data.md 2.4 c."
+    "Take the marks from single quoted words. Source: docs/facts/protocol.md 2.4 c."
     return _QUOTED.sub(r" \1 ", text)
 
 # %% ../../nbs/artemis/utterances.ipynb #ee2eacc7
 def _contractions():
-    "Pattern -> expansion; the last two lines are never reached. Source: facts/data.md 2.4 d."
+    "Pattern -> expansion; the last two lines are never reached. Source: docs/facts/protocol.md 2.4 d."
 
     def family(stems, ending, word):
         return {f"{s}'{ending}": f"{s} {word}" for s in stems.split()}
@@ -158,10 +159,11 @@ def tokenise(
     utterance: str,  # as typed
     tables: Tables = None,  # None: `SEEN`
 ) -> list:  # tokens
-    "Everything but the spelling. Source: facts/data.md 2.4 a-g."
+    "Everything but the spelling. Source: docs/facts/protocol.md 2.4 a-g."
     if not isinstance(utterance, str):
         raise DataError(
-            f'an utterance is {utterance!r}, a {type(utterance).__name__}; expected text. Read the CSV so that empty cells and words like "null" stay text.'
+            f"an utterance is {utterance!r}, a {type(utterance).__name__}; expected text. Read the CSV so that empty "
+            'cells and words like "null" stay text.'
         )
     tables = SEEN if tables is None else tables
     text = tables.utterances.get(utterance, utterance).lower()
@@ -188,7 +190,8 @@ def read_known_words(
         for i, line in enumerate(lines, 1):
             if len(words := line.split()) > 1:
                 raise DataError(
-                    f"{path}, line {i}: found {len(words)} fields ({line[:40]!r}); expected one word a line. Give the list of words, not of vectors or counts."
+                    f"{path}, line {i}: found {len(words)} fields ({line[:40]!r}); expected one word a line. Give the "
+                    "list of words, not of vectors or counts."
                 )
             known.update(words)
     if not known:
@@ -198,7 +201,8 @@ def read_known_words(
 # %% ../../nbs/artemis/utterances.ipynb #bb84f8e7
 DICTIONARY, ENTRIES, PREFIX = "frequency_dictionary_en_82_765.txt", 82_765, 7
 _ADDED = frozenset(
-    "acknowledgment ameba behavior center color defense enroll favor favorable favored fiber fulfill labeled liter signaling skillful".split()
+    "acknowledgment ameba behavior center color defense enroll favor favorable favored fiber fulfill labeled liter "
+    "signaling skillful".split()
 )
 
 
@@ -208,7 +212,8 @@ def dictionary() -> dict:  # word -> count
     counts = dict([(w, int(n)) for w, n in map(str.split, lines) if w not in _ADDED][:ENTRIES])
     if len(counts) != ENTRIES:
         raise DataError(
-            f"symspellpy's {DICTIONARY} has {len(counts)} of {ENTRIES} words. Install the version that constraints.txt names."
+            f"symspellpy's {DICTIONARY} has {len(counts)} of {ENTRIES} words. Install the version that constraints.txt "
+            "names."
         )
     return counts
 
@@ -225,7 +230,8 @@ def _engine(distance):
 
 # %% ../../nbs/artemis/utterances.ipynb #455f1056
 class Speller:
-    "Replace unknown tokens by the nearest, then most frequent, word of the dictionary. Source: facts/data.md 2.4 h."
+    """Replace unknown tokens by the nearest, then most frequent, word of the dictionary. Source:
+    docs/facts/protocol.md 2.4 h."""
 
     def __init__(
         self,
@@ -234,7 +240,8 @@ class Speller:
     ):
         if isinstance(known_words, (str, Path)):
             raise DataError(
-                f"the known words are {str(known_words)[:60]!r}; expected a set of words. `read_known_words` reads one from a file."
+                f"the known words are {str(known_words)[:60]!r}; expected a set of words. `read_known_words` reads one "
+                "from a file."
             )
         if not isinstance(distance, int) or not 1 <= distance < PREFIX:
             raise ConfigError(f"distance is {distance!r}; expected a whole number from 1 to {PREFIX - 1}.")

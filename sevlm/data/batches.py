@@ -30,7 +30,8 @@ def pair(
     others = [k for k in range(n) if painting.emotions[k] != painting.emotions[first]]
     if not others:
         raise DataError(
-            f"{painting.key} has annotations of one emotion only ({painting.emotions[0]}); expected two. PairBatches leaves such paintings out."
+            f"{painting.key} has annotations of one emotion only ({painting.emotions[0]}); expected two. PairBatches "
+            "leaves such paintings out."
         )
     return first, others[int(rng.integers(len(others)))]
 
@@ -87,7 +88,8 @@ class Batch:
         )
 
     def split(self, n: int) -> list:
-        "n batches of whole paintings, or fewer: never of a single painting if there are others, since the contrast needs another one."
+        """n batches of whole paintings, or fewer: never of a single painting if there are others, since the contrast
+        needs another one."""
         B = int(self.image_of.max()) + 1
         n = max(1, min(n, B // 2))
         return [self] if n == 1 else [self._part(at.tolist()) for at in torch.arange(B).tensor_split(n)]
@@ -122,7 +124,8 @@ def collate(
     table=None,  # VADTable; None: no vad, no known
     **given: torch.Tensor,  # img, grid, cls, image_of, emo
 ) -> Batch:
-    "Texts of different lengths as one batch, padded to its longest, or to `max_tokens` where padding takes part in the numbers (as published)."
+    """Texts of different lengths as one batch, padded to its longest, or to `max_tokens` where padding takes part in
+    the numbers (as published)."""
     rows = (
         rows
         if isinstance(rows, torch.Tensor)
@@ -289,7 +292,8 @@ class PairBatches:
         yield from _ahead(lambda b: self._share(batches[b], perms[b]), order)
 
     def share(self, rank: int, count: int, draw_negatives: bool = False):
-        "Serve from now on one of `count` shares of every batch; with negatives of the contrast drawn from all of them, if asked."
+        """Serve from now on one of `count` shares of every batch; with negatives of the contrast drawn from all of
+        them, if asked."""
         self.rank, self.count, self.draw_negatives = rank, count, draw_negatives
         return self
 

@@ -56,7 +56,8 @@ def describe_encoder(
     )
     if vague := [text for text in (steps, opener) if " at 0x" in text or "ambda" in text]:
         raise ConfigError(
-            f"cannot describe_encoder {vague[0]}, so what depends on it cannot be kept. Give a preprocessing made by vision.make_preprocess, and an open_image made by `def`."
+            f"cannot describe_encoder {vague[0]}, so what depends on it cannot be kept. Give a preprocessing made by "
+            "vision.make_preprocess, and an open_image made by `def`."
         )
     patches, width = encoder(
         torch.zeros(1, 3, encoder.image_size, encoder.image_size, device=next(encoder.parameters()).device)
@@ -87,7 +88,8 @@ def digest_file(path) -> bytes:
             return hashlib.file_digest(f, "sha256").digest()
     except (OSError, TypeError) as e:
         raise ImageError(
-            f"cannot read the picture {path} ({getattr(e, 'strerror', 'no path')}). Fetch it again, or leave the painting out."
+            f"cannot read the picture {path} ({getattr(e, 'strerror', 'no path')}). Fetch it again, or leave the "
+            "painting out."
         ) from e
 
 
@@ -127,7 +129,8 @@ class Shards:
         )  # what is known: digest -> Row; shard -> pictures; file -> (what is wrong, pictures lost)
         if (path := self.folder / "about.json").exists() and path.read_bytes() != self.text:
             raise DataError(
-                f"{path} is damaged or tells of other features. Take another folder, or delete this file: it is written anew, and each shard is checked against its own copy."
+                f"{path} is damaged or tells of other features. Take another folder, or delete this file: it is "
+                "written anew, and each shard is checked against its own copy."
             )
 
     def pack(self, digests: list, grids: torch.Tensor) -> tuple:  # n, [n, P, D] as stored -> file name, contents
@@ -257,14 +260,15 @@ class Store(KnownImages):
                     f"cannot write to {self.folder}: {(e.strerror or str(e)).rstrip('.')}. Choose another folder."
                 ) from e
             raise DataError(
-                f"the disk of {self.folder} is full ({e.strerror}). {len(self.rows)} pictures are kept, nothing half-written is left. {REMEDIES} The same call then goes on from here."
+                f"the disk of {self.folder} is full ({e.strerror}). {len(self.rows)} pictures are kept, nothing "
+                f"half-written is left. {REMEDIES} The same call then goes on from here."
             ) from e
 
     def _write(self, name, data):
         with write_atomic(self.folder / name) as tmp, open(tmp, "wb") as f:
             f.write(data)
             f.flush()
-            os.fsync(f.fileno())  # a disk on the network may say only now that it is full
+            os.fsync(f.fileno())  # a disk on the network may report only now that it is full
 
     def add(self, digests: list, grids: torch.Tensor):
         "Keeps the rows [n, P, D] of n pictures as one shard."
@@ -285,12 +289,14 @@ class Store(KnownImages):
 
 # %% ../../nbs/library/features.ipynb #b4459b75
 class CacheReport(namedtuple("CacheReport", "folder pictures kept encoded bytes damaged")):
-    "Different pictures asked for, there before, encoded now; bytes of all shards; damage: file -> (what is wrong, pictures lost)."
+    """Different pictures asked for, there before, encoded now; bytes of all shards; damage: file -> (what is wrong,
+    pictures lost)."""
 
     def __str__(self):
         return "\n".join(
             [
-                f"features {self.folder.name}: {self.pictures} pictures, {self.kept} kept, {self.encoded} encoded; {self.bytes / 1e6:.1f} MB in all",
+                f"features {self.folder.name}: {self.pictures} pictures, {self.kept} kept, {self.encoded} encoded; "
+                f"{self.bytes / 1e6:.1f} MB in all",
                 *(f"{n:7d} pictures lost: {name} {what}" for name, (what, n) in self.damaged.items()),
             ]
         )
@@ -316,7 +322,9 @@ class Features:
         for to, i in zip(out, picked.flat):
             if (data := self.store.read(self.rows[i])) is None:
                 raise DataError(
-                    f"{self.store.folder / self.rows[i].shard} is missing or damaged: picture {i} fails its checksum and is not served. Call keep_features again: it sets the shard aside and encodes its pictures anew."
+                    f"{self.store.folder / self.rows[i].shard} is missing or damaged: picture {i} fails its checksum "
+                    "and is not served. Call keep_features again: it sets the shard aside and encodes its pictures "
+                    "anew."
                 )
             to.copy_(torch.frombuffer(data, dtype=self.store.dtype).view(self.store.shape))
         return out.view(*picked.shape, *self.store.shape)
@@ -334,7 +342,8 @@ def _encode(store, encoder, open_image, part, device):
     rows = grids.to(store.dtype)
     if bad := [i for i, whole in enumerate(rows.isfinite().flatten(1).all(1)) if not whole]:
         raise DataError(
-            f"the patch tokens of {part[bad[0]][1]} reach {grids[bad[0]].abs().max():.3g}; {rows.dtype} ends at {torch.finfo(rows.dtype).max:.3g}. Use another dtype ('bfloat16', 'float32') or precision."
+            f"the patch tokens of {part[bad[0]][1]} reach {grids[bad[0]].abs().max():.3g}; {rows.dtype} ends at "
+            f"{torch.finfo(rows.dtype).max:.3g}. Use another dtype ('bfloat16', 'float32') or precision."
         )
     return rows.cpu()
 
@@ -369,7 +378,9 @@ def keep_features(
 ) -> Features:
     "The patch tokens of all pictures: from disk where they are kept, encoded and kept where not."
     paths, device = list(paths), resolve_device(str(device))
-    store = Store(folder or cache_folder() / "features", describe_encoder(encoder.to(device), open_image, dtype, precision))
+    store = Store(
+        folder or cache_folder() / "features", describe_encoder(encoder.to(device), open_image, dtype, precision)
+    )
     wanted = dict(zip(digests := list(_in_threads(digest_file, paths, "reading pictures", progress)), paths))
     store.encode_images()
     if verify:
@@ -383,7 +394,10 @@ def keep_features(
                 feature_bytes(len(todo), *store.shape, dtype),
                 shutil.disk_usage(store.folder).free,
             )  # something can be written
-        told = f"{len(todo)} of {len(wanted)} pictures to encode: {need / 1e9:.3g} GB of the {free / 1e9:.3g} GB free at {store.folder}"
+        told = (
+            f"{len(todo)} of {len(wanted)} pictures to encode: {need / 1e9:.3g} GB of the {free / 1e9:.3g} GB free "
+            f"at {store.folder}"
+        )
         if need > free:
             raise DataError(f"too little room: {told}. {REMEDIES}")
         if progress:

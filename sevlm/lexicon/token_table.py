@@ -43,14 +43,16 @@ def word_forms(
 class VADTable:
     "V, A, D and known flag of every token of a text, from the tokens up to it."
 
-    vad: torch.Tensor  # [V, 3] float32, zero where unknown; with joins [V + N + 1, 3]: then the words of several pieces, and one row for "no such word"
+    # [V, 3] float32, zero where unknown; with joins [V + N + 1, 3]: then the words of several pieces, and a last row
+    # for "no such word"
+    vad: torch.Tensor
     known: torch.Tensor  # [V] bool, or [V + N + 1]
-    opens: torch.Tensor = (
-        None  # [V] bool: ends in a letter, so that a word may go on after it; None: each token stands for itself
-    )
-    goes_on: torch.Tensor = None  # [V] bool: letters without a space before them, which go on with an open word
-    joins: torch.Tensor = None  # [N + 1] int64, sorted: row * V + id of each step from an open word to a longer one; the last is never met
-    about: dict[str, object] = field(default_factory=dict)  # lexicon, terms, may_be_shared, lookup; for those who publish
+    # [V] bool: ends in a letter, so that a word may go on after it; None: each token stands for itself
+    opens: torch.Tensor | None = None
+    goes_on: torch.Tensor | None = None  # [V] bool: letters without a space before them, which go on with an open word
+    # [N + 1] int64, sorted: row * V + id of each step from an open word to a longer one; the last is never met
+    joins: torch.Tensor | None = None
+    about: dict[str, object] = field(default_factory=dict)  # lexicon, its terms, whether it may be shared
 
     def __call__(self, ids):  # [.., T] -> vad [.., T, 3], known [.., T]
         row = self.rows(ids)
@@ -141,7 +143,8 @@ class VADTable:
         )
         if not fits or (extra and not d["opens"].shape == d["goes_on"].shape == (len(vad) - len(d["joins"]),)):
             raise CheckpointError(
-                f"{path} holds { ({k: tuple(v.shape) for k, v in d.items()}) }; expected vad [R, 3] and known [R] (bool), "
+                f"{path} holds { ({k: tuple(v.shape) for k, v in d.items()}) }; expected vad [R, 3] and known [R] "
+                "(bool), "
                 "and for words of several pieces opens [V], goes_on [V] and joins [R - V]. Make it anew with vad_table."
             )
         table = cls(**d, about=json.loads(notes.get("about", "{}")))
@@ -175,7 +178,7 @@ def _steps(tokenizer, lexicon):
 def vad_table(
     tokenizer,  # byte-level BPE of transformers
     lexicon: Lexicon,
-    lookup: str = "word",  # 'word': the word so far; 'start': pieces that begin a word; 'piece': every piece (as published)
+    lookup: str = "word",  # 'word': the word so far; 'start': pieces that begin a word; 'piece': as published
 ) -> VADTable:
     "The table of a vocabulary; special and added tokens are unknown."
     if lookup not in (valid := SEVLMConfig.choices["lookup"]):
@@ -224,12 +227,14 @@ def cached_table(
         try:
             return VADTable.load(file)
         except CheckpointError as e:
-            warnings.warn(f"{e} It is made anew now.")
+            warnings.warn(f"{e} It is made anew now.", stacklevel=2)
     table = vad_table(tokenizer, lexicon, lookup)
     try:
         table.save(file)
     except OSError as e:
         warnings.warn(
-            f"the VAD table could not be kept in {file.parent} ({e.strerror}); it will be made again next time. Set SEVLM_CACHE to a folder that can be written to."
+            f"the VAD table could not be kept in {file.parent} ({e.strerror}); it will be made again next time. Set "
+            "SEVLM_CACHE to a folder that can be written to.",
+            stacklevel=2,
         )
     return table

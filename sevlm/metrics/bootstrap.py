@@ -32,7 +32,8 @@ def bootstrap_weights(n: int, draws: int = 1000, seed: int = 0) -> np.ndarray:
 
 
 def percentile_interval(draws, centre: float | None = None) -> tuple[float, float] | None:
-    "The middle 95 % of some draws, those without a value left out; moved so that their mean is `centre` if it is given."
+    """The middle 95 % of some draws, those without a value left out; moved so that their mean is `centre` if it is
+    given."""
     if not len(draws := draws[np.isfinite(draws)]):
         return None
     return tuple(np.quantile(draws if centre is None else draws - draws.mean() + centre, [0.025, 0.975]).tolist())

@@ -31,7 +31,8 @@ SHARE_TOLERANCE = 1e-3  # a total this close to 1 is the total of rounded shares
 
 def majority_ids(
     counts: "np.typing.ArrayLike",  # [N, 9] votes for each emotion, order of EMOTIONS; or shares of the votes
-    # 'strict': more than half (SEVLM); 'tolerant': at least half, no tie (ArtEmis); 'half': at least half, the first wins
+    # 'strict': more than half (SEVLM); 'tolerant': half or more, no tie (ArtEmis);
+    # 'half': half or more, the first wins
     rule: str = "strict",
 ) -> np.ndarray:  # [N] emotion id, -1 where no emotion has the majority
     """The majority emotion of each painting: the one definition, which `Painting.majority` and all scores call.

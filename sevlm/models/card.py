@@ -57,7 +57,8 @@ def model_card(
         "Trained with [sevlm](https://github.com/sevlm/sevlm), an independent reimplementation of SEVLM "
         "(Zhang, Zheng, Wang and Guo, ECCV 2024, [arXiv 2403.11150](https://arxiv.org/abs/2403.11150)).",
         "",
-        f"- image encoder: `{config.tower}`, frozen; {config.patches} patches of an image of {config.image_size} pixels",
+        f"- image encoder: `{config.tower}`, frozen; {config.patches} patches of an image of {config.image_size} "
+        "pixels",
         f"- decoder: {config.layers} blocks of width {config.width}, vocabulary of {config.vocab_size:,}",
         f"- ideas of the paper in use: {', '.join(name for name, on in ideas.items() if on) or 'none'}",
         "",

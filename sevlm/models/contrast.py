@@ -44,7 +44,8 @@ def derangement(
     "A random permutation that moves every painting (one random cycle through all of them)."
     if B < 2:
         raise ValueError(
-            f"a batch of {B} painting has no other painting to take an explanation from; use at least 2, or leave negative (b) out"
+            f"a batch of {B} painting has no other painting to take an explanation from; use at least 2, or leave "
+            "negative (b) out"
         )
     order = torch.randperm(B, generator=generator)
     return torch.empty_like(order).scatter_(0, order, order.roll(-1))
@@ -89,7 +90,8 @@ def contrastive_loss(
     score: torch.Tensor,  # [S, 1 + N], the true triple in column 0
     stable: bool = True,  # log-sum-exp; False: exponentials of raw scores, as published
 ) -> torch.Tensor:  # scalar, mean over the sequences
-    "-log softmax of the true triple (SEVLM, arXiv 2403.11150); stable for scores of any size unless asked otherwise (finding 8)."
+    """-log softmax of the true triple (SEVLM, arXiv 2403.11150); stable for scores of any size unless asked
+    otherwise (finding 8)."""
     if stable:
         return nn.functional.cross_entropy(score, torch.zeros(len(score), dtype=torch.long, device=score.device))
     raw = score.exp()

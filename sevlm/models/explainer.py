@@ -236,7 +236,7 @@ class Explainer(ModelHubMixin, library_name="sevlm", tags=["image-to-text", "art
         return Explainer(self.model, self.tokenizer, table, self.device)
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        "Model, tokenizer, and the VAD table if its lexicon may be passed on. Called by `save_pretrained`, `push_to_hub`."
+        "Model, tokenizer, and the VAD table if its lexicon may be passed on."
         self.model._save_pretrained(save_directory)
         save_tokenizer(self.tokenizer, save_directory)
         self.table.publish(save_directory)
@@ -273,7 +273,7 @@ def load(
     lemmas: str = "lemminflect",  # released weights: how words find their entry; 'nltk' as the released code does
     revision: str | None = None,  # branch or commit on the hub; None: the newest
 ) -> Explainer:
-    "A model, ready to explain pictures. Raises `CheckpointError`, `LexiconError` or `ConfigError`, which say what to do."
+    "A model, ready to explain pictures. Raises `CheckpointError`, `LexiconError` or `ConfigError`."
     if lemmas not in ("lemminflect", "nltk"):
         raise ConfigError(f"lemmas = {lemmas!r} is not known. Valid: lemminflect, nltk.")
     there = source is None or Path(source).is_dir()

@@ -78,7 +78,8 @@ class VADEncoder(nn.Module):
         T = past + vad.shape[1]
         if cache is not None and not self.causal:
             raise ValueError(
-                "without a causal mask every new token changes the encoding of all earlier ones: nothing can be kept; run the whole text again"
+                "without a causal mask every new token changes the encoding of all earlier ones: nothing can be kept; "
+                "run the whole text again"
             )
         if T > self.positions.num_embeddings:
             raise ConfigError(

@@ -105,7 +105,7 @@ IncrementalDecoder._settled, IncrementalDecoder._encode_vad, IncrementalDecoder.
 # %% ../../nbs/course/12_generation.ipynb #ea632b4a
 def _keep(
     self,
-    texts: torch.Tensor,  # [S'] numbers of the texts to go on with, in the new order; the texts of a painting stay together
+    texts: torch.Tensor,  # [S'] numbers of the texts to keep, in the new order; those of a painting stay together
     paintings: torch.Tensor | None = None,  # [B'] numbers of their paintings, if not all remain
 ):
     "Go on with some of the texts."
@@ -186,12 +186,12 @@ def beam_search(
     ends: torch.Tensor,  # ids that end a text
     steps: int,  # new tokens at most
     beams: int = 4,  # K, texts of each painting that are kept
-    length_power: float = 1.0,  # of texts that have ended the one with the best log-probability / length^power wins; 0 favours short ones
+    length_power: float = 1.0,  # the best log-probability / length^power wins; 0 favours short texts
 ) -> torch.Tensor:  # [B, T + steps] at most; <pad> after the end of a text
     "Keeps the K best beginnings of a text instead of one."
     if beams < 1:
         raise ConfigError(f"beams is {beams}; expected a whole number of at least 1 (1 is greedy).")
-    (B, T), V = ids.shape, model.config.vocab_size
+    B, V = len(ids), model.config.vocab_size
     out = ids.repeat_interleave(beams, 0)  # [B K, T]
     total = torch.full((B, beams), -torch.inf, device=ids.device)  # [B, K] log-probabilities
     total[:, 0] = 0.0  # at first all beams are the same: one counts
@@ -265,7 +265,7 @@ def emotion_probabilities(
     config = model.config
     _, span = span_masks(ids, special, config.boundary, include_pad=config.pad_in_span)
     emb = model.embed(ids, segments(ids, special), table(ids)[0], span)  # [E, T, D]
-    B, (E, T, D) = len(grid), emb.shape
+    B, E = len(grid), len(emb)
     hid = model.decoder(emb.repeat(B, 1, 1), grid)  # nine texts look at each painting
     logp = model.decoder.logits(hid[:, start - 1 : -1]).log_softmax(-1)
     picked = logp.gather(-1, ids[:, start:].repeat(B, 1)[..., None])[..., 0].view(B, E, -1)

@@ -80,7 +80,8 @@ def fetch(
 def read_pickle(
     path: str | Path,  # as `torch.save` wrote it
 ):  # tensors, numbers, texts and containers of these
-    "A PyTorch file read without running anything in it; `CheckpointError` names what it wanted to run, or says that it is damaged."
+    """A PyTorch file read without running anything in it; `CheckpointError` names what it wanted to run, or says
+    that it is damaged."""
     if not Path(path).is_file():
         raise CheckpointError(f"no file at {path}; expected one written by torch.save.")
     try:
@@ -92,7 +93,8 @@ def read_pickle(
                 f"{path} is not a readable PyTorch file; it may be cut off or of another kind. Copy it again."
             ) from e
         raise CheckpointError(
-            f"{path} is a pickle that asks for {wanted[1] or wanted[2]!r}, which is code; it was not run. Expected tensors and plain values only: "
+            f"{path} is a pickle that asks for {wanted[1] or wanted[2]!r}, which is code; it was not run. Expected "
+            "tensors and plain values only: "
             "get the file from a source you trust, or ask its author for safetensors."
         ) from e
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as e:
@@ -112,7 +114,8 @@ def read_tensors(
             isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in tensors.items()
         ):
             raise CheckpointError(
-                f"{path} holds a {type(tensors).__name__} that is not names with tensors; expected the weights of a model alone."
+                f"{path} holds a {type(tensors).__name__} that is not names with tensors; expected the weights of a "
+                "model alone."
             )
         return tensors, {}
     try:
@@ -120,7 +123,8 @@ def read_tensors(
             return {k: f.get_tensor(k) for k in f.keys()}, f.metadata() or {}
     except FileNotFoundError:
         raise CheckpointError(
-            f"no checkpoint at {path.parent}: {path.name} is missing. A checkpoint folder holds model.safetensors and config.json."
+            f"no checkpoint at {path.parent}: {path.name} is missing. A checkpoint folder holds model.safetensors and "
+            "config.json."
         ) from None
     except (SafetensorError, OSError) as e:
         raise CheckpointError(
@@ -163,11 +167,13 @@ def check_tensors(
         if here != wanted:
             what = f"is {here}, {who} expects {wanted}" if key in expected else f"of shape {here} has no place in {who}"
             raise CheckpointError(
-                f"{source}: tensor {key!r} {what} ({len(found)} tensors found, {len(expected)} expected). The file belongs to another configuration."
+                f"{source}: tensor {key!r} {what} ({len(found)} tensors found, {len(expected)} expected). The file "
+                "belongs to another configuration."
             )
         if not torch.isfinite(found[key]).all():
             raise CheckpointError(
-                f"{source}: tensor {key!r} holds values that are not finite; the run that wrote it diverged, or the file is damaged."
+                f"{source}: tensor {key!r} holds values that are not finite; the run that wrote it diverged, or the "
+                "file is damaged."
             )
 
 # %% ../../nbs/library/hub.ipynb #eef14517

@@ -120,7 +120,8 @@ def find_released(
     roots, tags = sorted({p.parent for p in models}), [p.name.removeprefix(MODEL_PREFIX) for p in models]
     if not models:
         raise CheckpointError(
-            f"no folder {MODEL_PREFIX}<tag> in {folder}; expected the released layout: {MODEL_PREFIX}<tag>/, {STATS}<tag>.tar and {TOKENIZER}/."
+            f"no folder {MODEL_PREFIX}<tag> in {folder}; expected the released layout: {MODEL_PREFIX}<tag>/, "
+            f"{STATS}<tag>.tar and {TOKENIZER}/."
         )
     if len(roots) > 1:
         raise CheckpointError(
@@ -166,7 +167,8 @@ def released_config(
     ]
     if missing:
         raise CheckpointError(
-            f"{source}: {missing[0]!r} is missing or no whole number; expected the config.json of a GPT-2 with cross-attention."
+            f"{source}: {missing[0]!r} is missing or no whole number; expected the config.json of a GPT-2 with "
+            "cross-attention."
         )
     sizes = dict(
         layers=settings["n_layer"],
@@ -212,7 +214,8 @@ def read_released(
     tag: str | None = None,
     **overrides,  # of the configuration, such as tower_pretrained='' (random tower) or a file of the tower's weights
 ) -> Released:
-    "A checkpoint in the released layout, in the published mode; `CheckpointError` (or `DataError` for a tokenizer) names whatever does not fit."
+    """A checkpoint in the released layout, in the published mode; `CheckpointError` (or `DataError` for a tokenizer)
+    names whatever does not fit."""
     root, tag = find_released(folder, tag)
     place = root / f"{MODEL_PREFIX}{tag}"
     settings, file, tar = read_json(place / "config.json"), weights_file(place), root / f"{STATS}{tag}.tar"
@@ -227,12 +230,14 @@ def read_released(
     config = released_config(settings, vad, place / "config.json", **overrides)
     if config.vocab_size != len(tokenizer):
         raise CheckpointError(
-            f"{place / 'config.json'} says vocab_size = {config.vocab_size}, the tokenizer in {root / TOKENIZER} has {len(tokenizer)} entries; they belong together."
+            f"{place / 'config.json'} says vocab_size = {config.vocab_size}, the tokenizer in {root / TOKENIZER} has "
+            f"{len(tokenizer)} entries; they belong together."
         )
     model = SEVLM(config)
     if model.encoder.width != config.width:
         raise CheckpointError(
-            f"{root}: the tower {config.tower!r} hands on {model.encoder.width} numbers a patch, the decoder reads {config.width}; give the tower it was trained with."
+            f"{root}: the tower {config.tower!r} hands on {model.encoder.width} numbers a patch, the decoder reads "
+            f"{config.width}; give the tower it was trained with."
         )
     own, kept = own_weights(model), gpt2_weights(tensors, file)
     names, inner = decoder_names(config), vad_encoder_names(config)
@@ -262,7 +267,8 @@ def read_released(
 
 
 def _fill_tower(model, state, source):
-    "CLIP's published weights, or those in the file, if CLIP was trained (then named as OpenAI names them, behind a prefix)."
+    """CLIP's published weights, or those in the file, if CLIP was trained (then named as OpenAI names them, behind a
+    prefix)."""
     if state is None:
         if model.config.tower_pretrained:
             load_tower(model.encoder, model.config.tower_pretrained)
@@ -333,7 +339,8 @@ def write_released(
     folder, model, config = Path(folder), released.model, released.model.config
     if not isinstance(model.adapt, torch.nn.Identity):
         raise CheckpointError(
-            f"the released layout has no place for the layer between a tower of width {model.encoder.width} and a decoder of width {config.width}; use save_model."
+            f"the released layout has no place for the layer between a tower of width {model.encoder.width} and a "
+            f"decoder of width {config.width}; use save_model."
         )
     own = {k: v.detach().cpu().contiguous() for k, v in own_weights(model).items()}
     decoder = {

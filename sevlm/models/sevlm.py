@@ -42,7 +42,8 @@ class Output:
 
     @property
     def logits(self) -> torch.Tensor:
-        "Scores [S, T, V] of the next word at every position, computed when asked for: the losses need them only where there is a target."
+        """Scores [S, T, V] of the next word at every position, computed when asked for: the losses need them only
+        where there is a target."""
         return self.hid @ self.words.T
 
 # %% ../../nbs/course/10_sevlm.ipynb #2f672a19
@@ -55,7 +56,8 @@ class SEVLM(
     repo_url="https://github.com/sevlm/sevlm",
     paper_url="https://arxiv.org/abs/2403.11150",
 ):
-    "A small emotional vision-language model (SEVLM, arXiv 2403.11150). Built with random weights; needs no network and no disk."
+    """A small emotional vision-language model (SEVLM, arXiv 2403.11150). Built with random weights; needs no network
+    and no disk."""
 
     def __init__(self, config: SEVLMConfig):
         super().__init__()
@@ -144,7 +146,8 @@ class SEVLM(
         )
 
     def _next_word(self, hid, target, alike: int, B: int):
-        "How many targets there are, and the mean cross-entropy over them; scores are computed only there, and once where the texts of a painting are alike."
+        """How many targets there are, and the mean cross-entropy over them; scores are computed only there, and once
+        where the texts of a painting are alike."""
         there, n = target != -100, len(hid) // B
         weight = torch.ones_like(target, dtype=hid.dtype)
         if alike > 1:
@@ -170,7 +173,8 @@ class SEVLM(
         )
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        "Weights, configuration, the scores on file, and a tower that is a file of its own. Called by `save_pretrained`."
+        """Weights, configuration, the scores on file, and a tower that is a file of its own. Called by
+        `save_pretrained`."""
         config = self.config
         if config.tower_pretrained and Path(config.tower_pretrained).is_file():
             weights = {k: v.detach().cpu().contiguous() for k, v in self.encoder.visual.state_dict().items()}

@@ -23,10 +23,11 @@ def vad_loss(
     counted: torch.Tensor,  # [S, T] bool: tokens whose value is to be predicted (known and in the explanation)
     empty: str = "zero",  # the loss when nothing counts; 'nan' as published (finding 8)
 ) -> tuple[torch.Tensor, torch.Tensor]:  # the mean squared error (scalar), and how many targets it is over
-    "Mean squared error between prediction at t and value at t+1 (SEVLM, arXiv 2403.11150; facts: method, model 7)."
+    "Mean squared error between prediction at t and value at t+1 (SEVLM, arXiv 2403.11150; docs/facts/method.md 7)."
     if not pred.shape == vad.shape == (*counted.shape, 3):
         raise ValueError(
-            f"pred and vad must be [S, T, 3] and counted [S, T]; got {tuple(pred.shape)}, {tuple(vad.shape)} and {tuple(counted.shape)}"
+            f"pred and vad must be [S, T, 3] and counted [S, T]; got {tuple(pred.shape)}, {tuple(vad.shape)} and "
+            f"{tuple(counted.shape)}"
         )
     mask = counted[:, 1:, None]
     n = mask.sum()

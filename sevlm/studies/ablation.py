@@ -21,11 +21,11 @@ from ..artemis.folder import open_data, truth_of
 from ..config import PUBLISHED, SEVLMConfig, TrainConfig
 from ..data.batches import collate
 from ..errors import ConfigError, DataError, did_you_mean
-from ..metrics.captions import bleu_of, simple_tokens
-from ..models.generation import next_logits, generate_texts
+from ..metrics.captions import bleu_from_sums, simple_tokens
+from ..models.generation import generate_texts, next_logits
 from ..models.tokenizer import encode_all, special_ids, split_answer
 from ..synthetic.words import grounded
-from ..training.inputs import load_training_data, cache_features
+from ..training.inputs import cache_features, load_training_data
 from ..training.run import train_model
 from ..utils import check_writable, write_atomic
 
@@ -112,9 +112,9 @@ def text_losses(
     target = batch.labels[:, 1:].masked_fill(~batch.exp_span[:, 1:], -100)
     losses = [
         torch.nn.functional.cross_entropy(
-            l[:, : T - 1].flatten(0, 1), target[:, : T - 1].flatten(), ignore_index=-100
+            scores[:, : T - 1].flatten(0, 1), target[:, : T - 1].flatten(), ignore_index=-100
         ).item()
-        for l in (trained, torch.stack(written, 1))
+        for scores in (trained, torch.stack(written, 1))
     ]
     return tuple(losses)
 
@@ -308,7 +308,8 @@ def _array(table, columns, arms):
     index = pd.MultiIndex.from_product([arms, *keys], names=["arm", "seed", "painting"])
     if len(table) != len(index) or not index.isin(pd.MultiIndex.from_frame(table[["arm", "seed", "painting"]])).all():
         raise DataError(
-            f"{len(table)} rows for {len(index)} runs and paintings: every arm needs every seed and painting once. Finish the grid first."
+            f"{len(table)} rows for {len(index)} runs and paintings: every arm needs every seed and painting once. "
+            "Finish the grid first."
         )
     return (
         table.set_index(["arm", "seed", "painting"])
@@ -319,10 +320,11 @@ def _array(table, columns, arms):
 
 
 def _scores(x, name, seeds, paintings):
-    "[draws, arms] from x [arms, seeds, paintings, sums] and weights seeds [draws, seeds], paintings [draws, paintings]."
+    """[draws, arms] from x [arms, seeds, paintings, sums] and weights seeds [draws, seeds], paintings [draws,
+    paintings]."""
     total = lambda v: np.einsum("aspk,ds,dp->dak", v, seeds, paintings, optimize=True)
     if SCORES[name] is None:
-        return bleu_of(total(x))
+        return bleu_from_sums(total(x))
     there = ~np.isnan(x)
     return (total(np.where(there, x, 0)) / total(there.astype(float)))[..., 0]
 

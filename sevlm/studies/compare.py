@@ -16,7 +16,7 @@ import pandas as pd
 from ..artemis.folder import open_data
 from ..data.paintings import Painting
 from ..errors import DataError
-from ..metrics.bootstrap import percentile_interval, bootstrap_weights
+from ..metrics.bootstrap import bootstrap_weights, percentile_interval
 from .evaluate import Evaluation, aligned, measure, read_predictions
 
 # %% ../../nbs/studies/comparing.ipynb #0b496a7f
@@ -64,14 +64,16 @@ def compare(
     keys = {p["painting"] for p in a}
     if odd := sorted(keys ^ {p["painting"] for p in b}):
         raise DataError(
-            f"the runs differ in {len(odd)} paintings, e.g. {odd[0]}: {len(a)} answers in {names[0]}, {len(b)} in {names[1]}; expected the same ones. Evaluate both on the same part of the same data."
+            f"the runs differ in {len(odd)} paintings, e.g. {odd[0]}: {len(a)} answers in {names[0]}, {len(b)} in "
+            f"{names[1]}; expected the same ones. Evaluate both on the same part of the same data."
         )
     if isinstance(paintings, (str, Path)):
         paintings = open_data(paintings).checked()[0]
     paintings = [p for p in paintings if p.key in keys]
     if not paintings:
         raise DataError(
-            f"none of the {len(keys)} paintings answered is among those given; give the data the runs were evaluated on."
+            f"none of the {len(keys)} paintings answered is among those given; give the data the runs were evaluated "
+            "on."
         )
     (first, plain, _), (second, other, _) = (measure(aligned(run, paintings)[0], paintings, **given) for run in (a, b))
     weights, rows = bootstrap_weights(len(paintings), draws, seed), []
@@ -79,7 +81,9 @@ def compare(
         x, y = first[name], second[name]
         if x.value is None or y.value is None:
             continue
-        low, high = percentile_interval(y.resampled(weights) - x.resampled(weights), y.value - x.value if x.centred else None)
+        low, high = percentile_interval(
+            y.resampled(weights) - x.resampled(weights), y.value - x.value if x.centred else None
+        )
         rows.append(
             {
                 "score": name,
@@ -104,13 +108,17 @@ def comparison_sentence(
     if rows.empty:
         raise DataError(f"no score {score!r} in this comparison. It has: {', '.join(comparison.table.score)}.")
     r, (a, b) = rows.iloc[0], comparison.names
-    start = f"{score}: {b} {r[b]:.3f}, {a} {r[a]:.3f}; difference {r.difference:+.3f}, between {r.low:+.3f} and {r.high:+.3f} (95 %, {r.n} paintings). "
+    start = (
+        f"{score}: {b} {r[b]:.3f}, {a} {r[a]:.3f}; difference {r.difference:+.3f}, between {r.low:+.3f} and "
+        f"{r.high:+.3f} (95 %, {r.n} paintings). "
+    )
     if r.low == r.high == 0:
         return start + "The two runs are the same in this score."
     if r.low <= 0 <= r.high:
         return (
             start
-            + f"Not settled: these paintings allow either to be higher; they exclude that {b} is higher by more than {max(r.high, 0):.3f} or lower by more than {max(-r.low, 0):.3f}."
+            + f"Not settled: these paintings allow either to be higher; they exclude that {b} is higher by more than "
+            f"{max(r.high, 0):.3f} or lower by more than {max(-r.low, 0):.3f}."
         )
     lower = any(word in score for word in LOWER)
     better = (
@@ -125,7 +133,8 @@ def forest_plot(
     comparison: Comparison,
     ax=None,
 ):  # axes
-    "Differences in per cent of the larger of the two values, with their intervals; filled where the interval excludes zero."
+    """Differences in per cent of the larger of the two values, with their intervals; filled where the interval
+    excludes zero."""
     import matplotlib.pyplot as plt
 
     a, b = comparison.names

@@ -20,7 +20,7 @@ from .. import __version__
 from ..config import EMOTIONS
 from ..data.paintings import Painting
 from ..errors import ConfigError, DataError
-from ..metrics.bootstrap import interval, mean_of, bootstrap_weights
+from ..metrics.bootstrap import bootstrap_weights, interval, mean_of
 from ..metrics.captions import FAMILIES, caption_scores
 from sevlm.metrics.emotions import (
     RULES,
@@ -32,7 +32,7 @@ from sevlm.metrics.emotions import (
     reliability,
     soft_cross_entropy,
 )
-from ..metrics.novelty import Distinct, has_simile, novelty
+from ..metrics.novelty import DistinctShare, has_simile, novelty
 from ..models.explainer import Explainer
 from ..training.validation import answer_all
 from ..utils import check_writable, write_atomic
@@ -69,7 +69,8 @@ def read_predictions(
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as e:
         raise DataError(
-            f"cannot read predictions from {path}: {e}. Expected predictions.jsonl, as `sevlm evaluate --out` writes it."
+            f"cannot read predictions from {path}: {e}. Expected predictions.jsonl, as `sevlm evaluate --out` writes "
+            "it."
         ) from e
     try:
         if text.lstrip().startswith("["):
@@ -93,7 +94,8 @@ def read_predictions(
             or not isinstance(row["explanation"], str)
         ):
             raise DataError(
-                f"{path}, answer {n}: found {line[:60]}; expected an object with painting, emotion and explanation (a text)."
+                f"{path}, answer {n}: found {line[:60]}; expected an object with painting, emotion and explanation (a "
+                "text)."
             )
         rows.append({"probabilities": None, **row})
     return rows
@@ -144,7 +146,7 @@ def text_measures(explanations: Sequence[str], training_texts: Sequence[str] | N
     "Variety, similes, length and (with the training texts) novelty."
     texts = list(explanations)
     found = {
-        "unique explanations": Distinct(texts, "distinct strings; the interval is of half sets, see novelty"),
+        "unique explanations": DistinctShare(texts, "distinct strings; the interval is of half sets, see novelty"),
         "similes": mean_of(list(map(has_simile, texts)), note="explanations with a phrase of comparison"),
         "mean length": mean_of([len(t.split()) for t in texts], note="words of an explanation"),
     }
@@ -161,7 +163,8 @@ def text_measures(explanations: Sequence[str], training_texts: Sequence[str] | N
 
 # %% ../../nbs/library/evaluation.ipynb #056c1bd1
 def alignment_measures(classifier, explanations: Sequence[str], counts) -> dict:
-    "Whether a classifier of texts hears the painting's emotion in the explanation, by both rules of a majority. Source: facts/data.md 5.2."
+    """Whether a classifier of texts hears the painting's emotion in the explanation, by both rules of a majority.
+    Source: docs/facts/protocol.md 5.2."""
     p = np.asarray(classifier.probabilities(list(explanations)), float)
     if p.shape != (len(explanations), len(EMOTIONS)):
         raise DataError(
@@ -182,7 +185,8 @@ def aligned(predictions: Sequence[dict], paintings: Sequence[Painting]) -> tuple
         raise DataError(f"{len(predictions)} predictions for {len(by_key)} paintings; expected one for each at most.")
     if odd := sorted(by_key.keys() - {p.key for p in paintings}):
         raise DataError(
-            f"{len(odd)} of {len(by_key)} predictions are for none of the {len(paintings)} paintings, e.g. {odd[0]}; give the data and the part they were made for."
+            f"{len(odd)} of {len(by_key)} predictions are for none of the {len(paintings)} paintings, e.g. {odd[0]}; "
+            "give the data and the part they were made for."
         )
     none = dict(emotion="", explanation="", probabilities=None)
     return [{**none, **by_key.get(p.key, {}), "painting": p.key, "majority": p.majority()} for p in paintings], len(

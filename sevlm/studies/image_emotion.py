@@ -93,7 +93,8 @@ class _Tower(nn.Module):
         self.encoder = load_tower(ImageEncoder(SEVLMConfig.preset("mini")), "mini")
         if size != self.encoder.image_size:
             raise ConfigError(
-                f"image_size = {size}, but the small tower sees {self.encoder.image_size} pixels. Set image_size={self.encoder.image_size}."
+                f"image_size = {size}, but the small tower sees {self.encoder.image_size} pixels. Set "
+                f"image_size={self.encoder.image_size}."
             )
         self.width, self.preprocess = self.encoder.width, self.encoder.preprocess
 
@@ -165,7 +166,8 @@ def load_imagenet(
                 torch.hub.download_url_to_file(url, str(tmp), hash_prefix=kept.stem.split("-")[-1])
         except (OSError, RuntimeError) as e:
             raise CheckpointError(
-                f"could not get the ImageNet weights of ResNet-34 ({e}). Fetch {url} on a machine with a network and put it at {kept}, or give its path."
+                f"could not get the ImageNet weights of ResNet-34 ({e}). Fetch {url} on a machine with a network and "
+                f"put it at {kept}, or give its path."
             ) from e
     tensors = {k: v for k, v in read_tensors(path or kept)[0].items() if not k.startswith("fc.")}
     here = model.backbone.net.state_dict()

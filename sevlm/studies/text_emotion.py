@@ -17,7 +17,14 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence, pad_sequence
 
-from ..artemis.pickles import UntrustedObject, module_tensors, plain, read_untrusted, read_untrusted_torch, what
+from sevlm.artemis.pickles import (
+    UntrustedObject,
+    module_tensors,
+    read_untrusted,
+    read_untrusted_torch,
+    to_plain,
+    type_name,
+)
 from ..artemis.protocol import Vocabulary
 from ..config import EMOTIONS, POLARITY, Settings, emotion_id
 from ..data.paintings import Report
@@ -85,7 +92,8 @@ def _lengths(ids):
     lengths = ends.int().argmax(1) - 1
     if (bad := (ends.sum(1) != 1) | (ids[:, 0] != SOS) | (lengths < 1)).any():
         raise DataError(
-            f"row {int(bad.nonzero()[0])} of the texts is {ids[bad][0].tolist()[:12]}; expected <sos> ({SOS}) first, then words, and <eos> ({EOS}) once."
+            f"row {int(bad.nonzero()[0])} of the texts is {ids[bad][0].tolist()[:12]}; expected <sos> ({SOS}) first, "
+            f"then words, and <eos> ({EOS}) once."
         )
     return lengths
 
@@ -118,7 +126,7 @@ class _TextEncoder(nn.Module):
 
 # %% ../../nbs/studies/text_emotion.ipynb #541a4c00
 class TextEmotion(nn.Module):
-    "The text-to-emotion classifier of ArtEmis (Source: facts/data.md 5.1)."
+    "The text-to-emotion classifier of ArtEmis (Source: docs/facts/protocol.md 5.1)."
 
     def __init__(self, settings: TextEmotionConfig, vocabulary: Vocabulary):
         super().__init__()
@@ -180,7 +188,8 @@ def polarity_confusion(probabilities, emotions) -> np.ndarray:
     p, true = np.asarray(probabilities, float), [emotion_id(e) for e in emotions]
     if p.shape != (len(true), len(EMOTIONS)):
         raise DataError(
-            f"probabilities are {p.shape}, expected ({len(true)}, {len(EMOTIONS)}): one row for each of the {len(true)} emotions."
+            f"probabilities are {p.shape}, expected ({len(true)}, {len(EMOTIONS)}): one row for each of the "
+            f"{len(true)} emotions."
         )
     counts = np.zeros((len(EMOTIONS), len(EMOTIONS) + 1), int)
     np.add.at(counts, (true, np.where(np.ptp(p, 1) > 0, p.argmax(1), len(EMOTIONS))), 1)
@@ -221,13 +230,15 @@ def read_glove(
                 word, *values = text.rstrip("\n").split(" ")
                 if len(values) != embed:
                     raise DataError(
-                        f"{path}, line {line}: {len(values)} numbers after {word[:20]!r}, expected {embed}. Give the file for embed = {len(values)}, or set embed."
+                        f"{path}, line {line}: {len(values)} numbers after {word[:20]!r}, expected {embed}. Give the "
+                        f"file for embed = {len(values)}, or set embed."
                     )
                 if word in missing:
                     vectors[missing.pop(word)] = torch.tensor([float(v) for v in values])
     except OSError as e:
         raise DataError(
-            f"cannot read {path}: {e.strerror}. Get glove.6B.zip from https://nlp.stanford.edu/projects/glove and give its file of {embed} numbers a word."
+            f"cannot read {path}: {e.strerror}. Get glove.6B.zip from https://nlp.stanford.edu/projects/glove and give "
+            f"its file of {embed} numbers a word."
         ) from e
     except ValueError as e:
         raise DataError(
@@ -255,7 +266,8 @@ def train_text_emotion(
     s, device = settings, resolve_device(settings.device)
     if vectors is None and not s.train_embedding:
         raise ConfigError(
-            "the word vectors are frozen but none were given. Give vectors=read_glove(...)[0], or set train_embedding=True."
+            "the word vectors are frozen but none were given. Give vectors=read_glove(...)[0], or set "
+            "train_embedding=True."
         )
     if vectors is not None and vectors.shape != (shape := (len(vocabulary.words), s.embed)):
         raise ConfigError(
@@ -327,7 +339,8 @@ def load_text_emotion(folder) -> TextEmotion:
     found = read_json(Path(folder) / "config.json")
     if set(found) != {"settings", "words"}:
         raise CheckpointError(
-            f"{Path(folder) / 'config.json'} has the keys {sorted(found)}; expected settings and words, as save_text_emotion writes."
+            f"{Path(folder) / 'config.json'} has the keys {sorted(found)}; expected settings and words, as "
+            "save_text_emotion writes."
         )
     return _filled(
         TextEmotion(TextEmotionConfig.from_dict(found["settings"]), Vocabulary(found["words"])),
@@ -350,9 +363,10 @@ def load_original(
 
 # %% ../../nbs/studies/text_emotion.ipynb #a7c0b1d2
 def _numbered(value):
-    "The words a dictionary numbers from 0 without a gap, in their order; None if it holds no <pad>, [] if the numbers are others."
+    """The words a dictionary numbers from 0 without a gap, in their order; None if it holds no <pad>, [] if the
+    numbers are others."""
     try:
-        value, pad = plain(value), Vocabulary.specials[PAD]
+        value, pad = to_plain(value), Vocabulary.specials[PAD]
     except DataError:
         return None  # an attribute of another kind
     if not isinstance(value, dict) or pad not in [*value, *(v for v in value.values() if isinstance(v, str))]:
@@ -368,15 +382,18 @@ def read_vocabulary(path) -> Vocabulary:
     found = read_untrusted(path)[0]
     if not isinstance(found, UntrustedObject) or not isinstance(found.state, dict):
         raise DataError(
-            f'{path} holds {what(found)!r}; expected an object with attributes, as in the vocabulary.pkl of "optas/artemis", or a vocabulary.json.'
+            f"{path} holds {type_name(found)!r}; expected an object with attributes, as in the vocabulary.pkl of "
+            '"optas/artemis", or a vocabulary.json.'
         )
     lists = {k: words for k, v in found.state.items() if (words := _numbered(v)) is not None}
     words = next(iter(lists.values()), [])
     if not words or any(w != words for w in lists.values()):
         kinds = {k: f", {len(w)} words" if w else ", its numbers not 0, 1, ..." for k, w in lists.items()}
-        seen = ", ".join(f"{k} ({what(v)}{kinds.get(k, '')})" for k, v in found.state.items())
+        seen = ", ".join(f"{k} ({type_name(v)}{kinds.get(k, '')})" for k, v in found.state.items())
         raise DataError(
-            f"{path} holds {what(found)!r} with {seen or 'no attributes'}; expected dictionaries between words, <pad> among them, and their numbers from 0 without a gap, all the same. Give the vocabulary.pkl the network was trained with."
+            f"{path} holds {type_name(found)!r} with {seen or 'no attributes'}; expected dictionaries between words, "
+            "<pad> among them, and their numbers from 0 without a gap, all the same. Give the vocabulary.pkl the "
+            "network was trained with."
         )
     try:
         return Vocabulary(words)

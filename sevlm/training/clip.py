@@ -64,7 +64,8 @@ def train_clip(
 
     if len(pixels) != len(captions) or not all(captions):
         raise DataError(
-            f"got {len(pixels)} pictures and {len(captions)} lists of captions, {sum(not c for c in captions)} of them empty; expected one non-empty list a picture."
+            f"got {len(pixels)} pictures and {len(captions)} lists of captions, {sum(not c for c in captions)} of them "
+            "empty; expected one non-empty list a picture."
         )
     keep_freed_memory()
     seed_everything(seed)

@@ -72,7 +72,8 @@ def load_training_data(
     data = open_data(folder)
     if lexicon is None and data.lexicon is None:
         raise DataError(
-            f"{folder} holds no lexicon (a file like *lexicon*.txt); give one with --lexicon. NRC VAD is free for research: "
+            f"{folder} holds no lexicon (a file like *lexicon*.txt); give one with --lexicon. NRC VAD is free for "
+            "research: "
             "https://saifmohammad.com/WebPages/nrc-vad.html"
         )
     words = Lexicon.read(lexicon or data.lexicon)
@@ -82,7 +83,8 @@ def load_training_data(
 
 # %% ../../nbs/library/run_data.ipynb #ce1bcf78
 def language_model_of(config: SEVLMConfig, tokenizer) -> str | Path | None:
-    "Where a preset's decoder starts: distilGPT-2; for the small one the shipped GPT-2, if sizes and tokens are its own; else random."
+    """Where a preset's decoder starts: distilGPT-2; for the small one the shipped GPT-2, if sizes and tokens are its
+    own; else random."""
     if config.tower not in ("mini", "tiny"):
         return "distilgpt2"
     small = SEVLMConfig.preset("mini")
@@ -99,7 +101,7 @@ def start_model(
     tokenizer,
     gpt2: str
     | Path
-    | None = "auto",  # hub id or folder of the language model to start from; None: random weights; 'auto': the preset's own; 'captioner': the small one that has learnt to caption
+    | None = "auto",  # hub id or folder; None: random weights; 'auto': the preset's; 'captioner': the small one
 ) -> SEVLM:
     "A SEVLM ready to be trained: tower filled and frozen, decoder started."
     model = SEVLM(config.replace(vocab_size=len(tokenizer)))
@@ -114,10 +116,8 @@ def start_model(
     return model
 
 # %% ../../nbs/library/run_data.ipynb #ebc829e7
-MEMORY, MARGIN = (
-    4 * 2**30,
-    1.05,
-)  # bytes of patch tokens kept in memory unless told otherwise; of a disk's free room at least this many times what is needed
+MEMORY = 4 * 2**30  # bytes of patch tokens kept in memory unless another limit is given
+MARGIN = 1.05  # a disk must have at least this many times the room that is needed
 
 
 def cache_features(
@@ -131,14 +131,14 @@ def cache_features(
     dtype: str = "float16",  # as stored on disk
     precision: str = "float32",  # of the tower, where they are kept on disk
     part: str = "",  # which paintings these are, for what is told
-    say: Callable[[str], None] = tqdm.write,  # told what was found on disk, what was damaged and what was encoded
+    log: Callable[[str], None] = tqdm.write,  # told what was found on disk, what was damaged and what was encoded
 ) -> torch.Tensor | Features:  # grid [N, P, D] on the CPU; from disk it is read as it is asked for
     "The patch tokens of all paintings, each encoded once (the tower is frozen)."
     if folder is not None:
         images = [p.image for p in paintings]
         how = dict(dtype=dtype, device=device, precision=precision, progress=progress)
         kept = keep_features(model.encoder, images, open_image, folder, **how)
-        say(f"{part}: {kept.report}" if part else str(kept.report))
+        log(f"{part}: {kept.report}" if part else str(kept.report))
         return kept
     return encode_images(
         model.encoder, (open_image(p.image) for p in paintings), len(paintings), device=device, progress=progress
@@ -149,7 +149,7 @@ def choose_storage(
     model: SEVLM,
     paintings: int,
     features: str
-    | Path = "auto",  # 'memory', 'off', a folder, or 'auto': in memory if they fit, else in the cache folder if there is room, else off
+    | Path = "auto",  # 'memory', 'off', a folder, or 'auto': in memory if they fit, else in the cache, else off
     dtype: str = "float16",  # as stored on disk
     limit: int = MEMORY,  # bytes of patch tokens kept in memory at most
 ) -> tuple[str, Path | None]:  # 'memory', 'disk' or 'off'; the folder on disk; and why, in words
@@ -172,7 +172,8 @@ def choose_storage(
             "off",
             None,
             (
-                f"patch tokens: computed at every step: {size} take {on_disk / 1e9:.3g} GB in {dtype}, and {there} has {free / 1e9:.3g} GB. "
+                f"patch tokens: computed at every step: {size} take {on_disk / 1e9:.3g} GB in {dtype}, and {there} has "
+                f"{free / 1e9:.3g} GB. "
                 "Steps take longer; name a folder with more room by --features."
             ),
         )

@@ -53,7 +53,10 @@ class Meter(TorchDispatchMode):
         storage = tensor.untyped_storage()
         if (key := id(storage)) in self.live:
             return
-        kind, size = kind or self.name(tensor) or self.phase, -(-storage.nbytes() // ALLOCATION_BYTES) * ALLOCATION_BYTES
+        kind, size = (
+            kind or self.name(tensor) or self.phase,
+            -(-storage.nbytes() // ALLOCATION_BYTES) * ALLOCATION_BYTES,
+        )
 
         def gone(_):
             del self.live[key]
@@ -247,7 +250,7 @@ def _play(config, frozen, precision, checkpointing, paintings, kept, gpu):
         for p in params:
             p.grad = torch.empty_like(p)
         meter.phase = "moments"
-        moments = torch.empty(2, sum(p.numel() for p in params))
+        _moments = torch.empty(2, sum(p.numel() for p in params))
         meter.phase, meter.peak = "activations", 0
         model.encoder.register_forward_pre_hook(lambda *_: setattr(meter, "phase", "tower"))
         model.encoder.register_forward_hook(lambda *_: setattr(meter, "phase", "activations"))
@@ -278,11 +281,13 @@ def parse_bytes(text) -> int:  # of '11GB', '10.5 GiB', '900MB'; a bare number i
     }
     if not found or found[2].lower() not in units:
         raise ConfigError(
-            f"{str(text)!r} is no amount of memory; expected a number with one of {', '.join(UNITS)}, such as 11GB or 10.5GiB (without a unit: GB)."
+            f"{str(text)!r} is no amount of memory; expected a number with one of {', '.join(UNITS)}, such as 11GB or "
+            "10.5GiB (without a unit: GB)."
         )
     if not 0 < (size := round(float(found[1]) * units[found[2].lower()])) <= MOST:
         raise ConfigError(
-            f"{str(text)!r} is {size:.3g} bytes; expected more than none and at most {MOST:.0e}. A number without a unit is in GB."
+            f"{str(text)!r} is {size:.3g} bytes; expected more than none and at most {MOST:.0e}. A number without a "
+            "unit is in GB."
         )
     return size
 
@@ -305,7 +310,8 @@ class Plan:
             else f" in {s.accumulate} parts of at most {c.paintings}"
         )
         return [
-            f"{s.batch_size} paintings{cut}; {s.precision}{', checkpointing' * s.checkpointing}; {c.expected / 1e9:.1f}{f' of {self.room / 1e9:.1f}' if self.room else ''} GB expected: "
+            f"{s.batch_size} paintings{cut}; {s.precision}{', checkpointing' * s.checkpointing}; "
+            f"{c.expected / 1e9:.1f}{f' of {self.room / 1e9:.1f}' if self.room else ''} GB expected: "
             f"{c}, context and slack {(c.expected - c.peak) / 1e9:.1f} (assumed)",
             *self.why,
         ]
@@ -315,7 +321,8 @@ class Plan:
 
 
 def part_sizes(settings: TrainConfig) -> list:
-    "Paintings in the largest part, from the fewest parts allowed (`accumulate`) to the most: never parts of a single painting."
+    """Paintings in the largest part, from the fewest parts allowed (`accumulate`) to the most: never parts of a
+    single painting."""
     most = max(settings.batch_size // 2, 1)
     return sorted(
         {math.ceil(settings.batch_size / n) for n in range(min(settings.accumulate, most), most + 1)}, reverse=True
@@ -349,7 +356,8 @@ def plan(
     device, settings, why = torch.device(device), settings.replace(precision=precision or settings.precision), []
     if settings.precision == "auto":
         raise ConfigError(
-            "precision 'auto' cannot be planned with; choose float32, bfloat16 or float16, or ask processes.precision_of."
+            "precision 'auto' cannot be planned with; choose float32, bfloat16 or float16, or ask "
+            "processes.precision_of."
         )
     room = (
         room or round(settings.budget * 1e9) or (torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None)
@@ -362,7 +370,8 @@ def plan(
         chosen, all_at_once = counts[-1], counts[0]
         if not fits:
             why.append(
-                f"Checkpointing, since without it even {chosen.paintings} paintings at once would take {chosen.expected / 1e9:.1f} GB."
+                f"Checkpointing, since without it even {chosen.paintings} paintings at once would take "
+                f"{chosen.expected / 1e9:.1f} GB."
             )
         else:
             break
@@ -375,8 +384,10 @@ def plan(
             f"cut texts earlier (max_tokens below {config.max_tokens})",
         ]
         raise ConfigError(
-            f"{room / 1e9:.2f} GB are too little: the smallest part of a step, {chosen.paintings} paintings with checkpointing, needs {chosen.expected / 1e9:.2f} GB ({fixed / 1e9:.2f} for weights, gradients, "
-            f"moments and tower, {(chosen.expected - chosen.peak) / 1e9:.2f} assumed for context and slack). Give at least {math.ceil(chosen.expected / 1e8) / 10:.1f} GB, or {', or '.join(ways)}."
+            f"{room / 1e9:.2f} GB are too little: the smallest part of a step, {chosen.paintings} paintings with "
+            f"checkpointing, needs {chosen.expected / 1e9:.2f} GB ({fixed / 1e9:.2f} for weights, gradients, "
+            f"moments and tower, {(chosen.expected - chosen.peak) / 1e9:.2f} assumed for context and slack). Give at "
+            f"least {math.ceil(chosen.expected / 1e8) / 10:.1f} GB, or {', or '.join(ways)}."
         )
     if chosen.paintings < all_at_once.paintings:
         why.append(
@@ -398,8 +409,10 @@ def plan_report(
         return f"memory: not measured on {device.type!r}; {c.expected / 1e9:.2f} GB expected."
     given, held = seen or (torch.cuda.max_memory_allocated(device), torch.cuda.max_memory_reserved(device))
     return (
-        f"memory: {given / 1e9:.2f} GB at the fullest, {c.peak / 1e9:.2f} counted ({c.peak / max(given, 1) - 1:+.0%}); {held / 1e9:.2f} GB held by PyTorch, {c.expected / 1e9:.2f} expected with all"
-        f"{f', {plan.room / 1e9:.2f} allowed' if plan.room else ''}.{' The step needs more than was counted: please report it.' if given > c.peak else ''}"
+        f"memory: {given / 1e9:.2f} GB at the fullest, {c.peak / 1e9:.2f} counted ({c.peak / max(given, 1) - 1:+.0%}); "
+        f"{held / 1e9:.2f} GB held by PyTorch, {c.expected / 1e9:.2f} expected with all"
+        f"{f', {plan.room / 1e9:.2f} allowed' if plan.room else ''}."
+        + (" The step needs more than was counted: please report it." if given > c.peak else "")
     )
 
 
@@ -408,8 +421,8 @@ class MemoryCB:
 
     keeps, key = (), "MemoryCB"
 
-    def __init__(self, plan: Plan, after: int = 3, say: Callable = print):
-        self.plan, self.left, self.say = plan, after, say
+    def __init__(self, plan: Plan, after: int = 3, log: Callable = print):
+        self.plan, self.left, self.log = plan, after, log
 
     def before_fit(self, learner):
         if learner.device.type == "cuda":
@@ -418,4 +431,4 @@ class MemoryCB:
     def after_step(self, learner):
         self.left -= 1
         if self.left == 0:
-            self.say(plan_report(self.plan, learner.device))
+            self.log(plan_report(self.plan, learner.device))

@@ -11,16 +11,26 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 
+from ..artemis.folder import open_data
 from ..config import SEVLMConfig, TrainConfig
 from ..data.batches import PairBatches
 from ..errors import ConfigError
 from ..images import open_image
-from ..models.sevlm import SEVLM
-from .distributed import Processes, precision_of, start_processes
-from .inputs import MEMORY, TrainingData, cache_features, save_checkpoint, start_model, choose_storage
+from ..models.sevlm import SEVLM, trainable
+from .distributed import Processes, resolve_precision, start_processes
+from sevlm.training.inputs import (
+    MEMORY,
+    TrainingData,
+    cache_features,
+    choose_storage,
+    load_training_data,
+    save_checkpoint,
+    start_model,
+)
 from sevlm.training.learner import (
     BestCB,
     CheckpointCB,
@@ -35,15 +45,15 @@ from sevlm.training.learner import (
     linear_schedule,
     param_groups,
 )
-from .memory import MemoryCB, plan
+from .memory import MemoryCB, Plan, plan
 from .validation import validation
 from sevlm.utils import (
     SMALL_WIDTH,
-    requested_threads,
     check_writable,
-    keep_freed_memory,
-    seed_everything,
     choose_threads,
+    keep_freed_memory,
+    requested_threads,
+    seed_everything,
     using_threads,
     write_atomic,
 )
@@ -53,7 +63,7 @@ def make_batches(
     model: SEVLM,
     corpus: TrainingData,
     settings: TrainConfig,  # their precision decided: the tower computes in it, too, where its patch tokens go to disk
-    processes: Processes,  # who shares the batches
+    processes: Processes,  # that share the batches
     features: str | Path = "auto",  # where patch tokens are kept: see `choose_storage`
     dtype: str = "float16",  # of those on disk
     limit: int = MEMORY,  # bytes of patch tokens kept in memory at most
@@ -63,8 +73,8 @@ def make_batches(
     paintings = corpus.parts["train"]
     shared = processes.count > 1 and features == "auto"  # several processes read what the main one has encoded
     way, folder, why = choose_storage(model, len(paintings), features, dtype, 0 if shared else limit)
-    processes.tell(why)
-    how = dict(folder=folder, dtype=dtype, precision=settings.precision, say=processes.tell)
+    processes.log(why)
+    how = dict(folder=folder, dtype=dtype, precision=settings.precision, log=processes.log)
     look = lambda: cache_features(model, paintings, processes.device, progress, part="training part", **how)
     filled = []
     if way == "disk":  # one writes, then all read
@@ -85,8 +95,10 @@ def make_batches(
     return batches.share(processes.rank, processes.count, settings.global_negatives)
 
 
-def make_optimiser(model: SEVLM, settings: TrainConfig, total_steps: int):
-    "AdamW with one learning rate a part (0 freezes it), all weights moved in one pass, and the schedule."
+def make_optimiser(
+    model: SEVLM, settings: TrainConfig, total_steps: int
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    "AdamW with one learning rate per part (0 freezes it), all weights moved in one pass, and the schedule."
     heads = torch.nn.ModuleList(
         m for m in (model.fusion, model.vad_head, model.contrastive_head, model.adapt) if m is not None
     )
@@ -106,7 +118,7 @@ def plan_step(
     processes: Processes,
     kept: bool,  # patch tokens come from memory or disk; False: the tower runs in the step
 ) -> tuple:  # settings with accumulate and checkpointing decided; the `Plan`, or None
-    "Decides how a step is computed, by the device and the budget, and tells it. The batch stays what it is."
+    "Decides how a step is computed, by the device and the budget, and logs it. The batch stays what it is."
     device = processes.device
     if not settings.budget and device.type != "cuda":
         return settings, None
@@ -116,26 +128,34 @@ def plan_step(
         total = torch.cuda.get_device_properties(device).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, settings.budget * 1e9 / total), device)
     for line in planned.lines:
-        processes.tell(line)
+        processes.log(line)
     return planned.settings.replace(batch_size=settings.batch_size), planned
 
 
 def train_callbacks(
-    corpus, settings, out, processes, model, progress, kept, planned
-) -> tuple:  # the callbacks, and the one that records
-    "All that is not learning: meters, history, validation, checkpoints. Of several processes only the main one validates and writes."
+    corpus: TrainingData,
+    settings: TrainConfig,
+    out: Path,
+    processes: Processes,
+    model: SEVLM,
+    progress: bool,
+    kept: dict[str, Any],  # how patch tokens are kept: `batches.kept`
+    planned: Plan | None,
+) -> tuple[list, RecorderCB]:  # the callbacks, and the one that records
+    """All that is not learning: meters, history, validation, checkpoints. Of several processes only the main one
+    validates and writes."""
     save = lambda m, folder: save_checkpoint(m, corpus, folder)
     score, sample = (
         validation(corpus, settings, out, processes.device, model, progress, **kept) if processes.main else (None, None)
     )
     best = [BestCB("accuracy", out / "best-accuracy", save), BestCB("bleu4", out / "best-bleu4", save)]
-    told = [MemoryCB(planned, say=processes.tell)] if planned and processes.device.type == "cuda" else []
+    memory = [MemoryCB(planned, log=processes.log)] if planned and processes.device.type == "cuda" else []
     return [
         MeterCB(),
         recorder := RecorderCB(),
         ClipCB(settings.grad_clip),
         *([ProgressCB(validate_every=settings.validate_every)] if progress else []),
-        *told,
+        *memory,
         ValidateCB(score, settings.validate_every),
         *best,
         EarlyStopCB(["accuracy", "bleu4"], settings.patience),
@@ -155,15 +175,16 @@ def threads_of_run(
     had = TrainConfig.load(out / "train.json").threads if resume and (out / "train.json").is_file() else 0
     asked = settings.threads or requested_threads()
     if had and asked and had != asked:
-        processes.tell(
-            f"{asked} threads from now on, {had} so far: sums are rounded otherwise, so that the run may differ from an unbroken one."
+        processes.log(
+            f"{asked} threads from now on, {had} so far: sums are rounded otherwise, so that the run may differ from "
+            "an unbroken one."
         )
     if asked or had or processes.count > 1:  # one of several processes has what its launcher gave it
         return asked or had or torch.get_num_threads()
     threads = choose_threads(config.width, 2 * settings.batch_size * config.max_tokens)
     most = torch.get_num_threads()
     measured = ", the quickest by a short measurement" if most > 1 and config.width <= SMALL_WIDTH else ""
-    processes.tell(f"threads: {threads} of {most}{measured}")
+    processes.log(f"threads: {threads} of {most}{measured}")
     return threads
 
 
@@ -216,7 +237,7 @@ def _learner_of_run(
     keep_freed_memory()
     seed_everything(settings.seed)
     model = start_model(config, corpus.tokenizer, gpt2).to(processes.device)
-    how = settings.replace(precision=precision_of(settings.precision, processes.device, processes.asked))
+    how = settings.replace(precision=resolve_precision(settings.precision, processes.device, processes.requested))
     batches = make_batches(model, corpus, how, processes, features, dtype, grid_limit, progress)
     how, planned = plan_step(model.config, how, processes, batches.grids is not None)
     model.decoder.checkpointing = how.checkpointing
@@ -240,7 +261,7 @@ def _learner_of_run(
     return learner
 
 
-def finish(learner: Learner, corpus: TrainingData, out: Path):
+def finish(learner: Learner, corpus: TrainingData, out: Path) -> None:
     "Writes last checkpoint and history."
     save_checkpoint(learner.model, corpus, out / "last")
     for table in RecorderCB.keeps:
@@ -255,12 +276,12 @@ def _digest(path):
 
 
 def claim_folder(
-    out,  # folder of the run
-    run: dict,  # all that decides its course
+    out: str | Path,  # folder of the run
+    run: dict[str, Any],  # all settings that decide its course
     resume: bool,  # go on if it has a state
-    may_change=(),  # settings that may differ then
+    may_change: Sequence[str] = (),  # settings that may differ then
 ) -> bool:  # whether there is a state to go on from
-    "Claims a folder for a run; that of another run is refused."
+    "Claims a folder for a run. Raises `ConfigError` if it holds another run, or this one without `resume`."
     file = Path(out) / "run.json"
     there = (Path(out) / "state" / "state.pt").is_file()
     old = json.loads(file.read_text()) if there and file.is_file() else {}
@@ -271,7 +292,8 @@ def claim_folder(
     ]
     if differ:
         raise ConfigError(
-            f"{out} holds another run: {'; '.join(differ[:4])}. Choose another --out, or repeat the settings of that run."
+            f"{out} holds another run: {'; '.join(differ[:4])}. Choose another --out, or repeat the settings of that "
+            "run."
         )
     if there and not resume:
         raise ConfigError(f"{out} holds this very run already. Go on with it by --resume, or choose another --out.")
@@ -281,64 +303,50 @@ def claim_folder(
 
 
 def start_run(
-    data,  # a release, or a folder made by `sevlm prepare`
-    out,  # folder of the run
+    data: str | Path,  # a release, or a folder made by `sevlm prepare`
+    out: str | Path,  # folder of the run
     config: SEVLMConfig,
     settings: TrainConfig,
-    resume=False,  # go on with the run in `out`; one that has no state yet is begun
-    progress=True,  # bars
-    lexicon=None,
-    tokenizer=None,
-    gpt2="auto",  # as `load_training_data` and `train_model` take them
-    may_change=(),  # as `claim_folder` takes them
-    callbacks=(),  # more of them
-    **features,  # where patch tokens are kept, and how: `features` and `dtype` of `train_model`
-) -> tuple:  # TrainingData and Learner
-    "Reads, reports and trains in a folder of its own; an interrupt is raised once the state is saved."
-    from sevlm.artemis.folder import open_data
-    from sevlm.models.sevlm import trainable
-    from sevlm.training.distributed import start_processes
-    from sevlm.training.inputs import load_training_data
+    resume: bool = False,  # go on with the run in `out`; one that has no state yet is begun
+    progress: bool = True,  # bars
+    lexicon: str | Path | None = None,  # as `load_training_data` takes it
+    tokenizer: str | Path | None = None,  # as `load_training_data` takes it
+    gpt2: str | Path | None = "auto",  # as `start_model` takes it
+    may_change: Sequence[str] = (),  # as `claim_folder` takes it
+    callbacks: Sequence = (),  # more of them
+    **features: Any,  # where patch tokens are kept, and how: `features` and `dtype` of `train_model`
+) -> tuple[TrainingData, Learner]:
+    """The one entry point of a run: claims the folder, reads and reports the data, trains.
 
-    processes, files = start_processes(settings.device), open_data(data)
-    run = dict(
-        config.to_dict(),
-        **{k: v for k, v in settings.to_dict().items() if k != "name"},
-        data=_digest(files.source),
-        lexicon=_digest(lexicon or files.lexicon),
-        tokenizer=tokenizer and str(tokenizer),
-        gpt2=gpt2,
-    )
-    there = processes.from_main(lambda: claim_folder(check_writable(out), run, resume, may_change))
-    if resume:
-        processes.tell(f"going on with the unfinished run in {out}" if there else f"a new run in {out}")
-    if processes.count > 1:
-        processes.tell(f"{processes.count} processes share every batch of {settings.batch_size} paintings")
-    corpus = load_training_data(data, config, lexicon, tokenizer, progress=progress and processes.main)
-    for line in [*corpus.reports, ", ".join(f"{len(p)} {name}" for name, p in corpus.parts.items()) + " paintings"]:
-        processes.tell(str(line))
+    Raises `ConfigError` if the folder holds another run, and `KeyboardInterrupt` once the state is saved."""
+    with start_processes(settings.device) as processes:
+        files = open_data(data)
+        run = dict(
+            config.to_dict(),
+            **{k: v for k, v in settings.to_dict().items() if k != "name"},
+            data=_digest(files.source),
+            lexicon=_digest(lexicon or files.lexicon),
+            tokenizer=tokenizer and str(tokenizer),
+            gpt2=gpt2,
+        )
+        there = processes.from_main(lambda: claim_folder(check_writable(out), run, resume, may_change))
+        if resume:
+            processes.log(f"going on with the unfinished run in {out}" if there else f"a new run in {out}")
+        if processes.count > 1:
+            processes.log(f"{processes.count} processes share every batch of {settings.batch_size} paintings")
+        corpus = load_training_data(data, config, lexicon, tokenizer, progress=progress and processes.main)
+        sizes = ", ".join(f"{len(paintings)} {part}" for part, paintings in corpus.parts.items())
+        for line in [*corpus.reports, f"{sizes} paintings"]:
+            processes.log(str(line))
 
-    def budget(learner):
-        for line in [
-            learner.batches.report,
-            "trained parameters: " + ", ".join(f"{name} {n:,}" for name, n in trainable(learner.model).items()),
-        ]:
-            processes.tell(str(line))
+        def report_model(learner: Learner) -> None:
+            parameters = ", ".join(f"{name} {n:,}" for name, n in trainable(learner.model).items())
+            for line in (learner.batches.report, f"trained parameters: {parameters}"):
+                processes.log(str(line))
 
-    callbacks = [SimpleNamespace(keeps=(), before_fit=budget), *callbacks]
-    learner = train_model(
-        corpus,
-        out,
-        config,
-        settings,
-        gpt2,
-        there,
-        callbacks=callbacks,
-        progress=progress,
-        processes=processes,
-        **features,
-    )
-    if learner.interrupted:
-        raise KeyboardInterrupt
-    processes.close()
+        callbacks = [SimpleNamespace(keeps=(), before_fit=report_model), *callbacks]
+        how = dict(callbacks=callbacks, progress=progress, processes=processes, **features)
+        learner = train_model(corpus, out, config, settings, gpt2, there, **how)
+        if learner.interrupted:
+            raise KeyboardInterrupt
     return corpus, learner

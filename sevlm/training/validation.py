@@ -31,17 +31,15 @@ def answer_all(
     batch_size: int = 64,
     progress: bool = True,
     probabilities: bool = True,  # also the nine probabilities of the emotions
-) -> list[Answer]:  # one a painting
+) -> list[Answer]:  # one per painting
     "An answer for each painting, greedily."
-    answers = []
+    answers, how = [], dict(probabilities=probabilities, tokens=False)
     for i in tqdm(range(0, len(paintings), batch_size), desc="explaining", unit="batch", disable=not progress):
-        some = paintings[i : i + batch_size]
-        grid = (
-            explainer.encode_images([open_image(p.image) for p in some])
-            if grids is None
-            else explainer.model.adapt(grids[i : i + batch_size].to(explainer.device))
-        )
-        answers += explainer(grid, probabilities=probabilities)
+        if grids is None:
+            answers += explainer([p.image for p in paintings[i : i + batch_size]], **how)
+        else:
+            grid = explainer.model.adapt(grids[i : i + batch_size].to(explainer.device))
+            answers += explainer.explain_patches(grid, **how)
     return answers
 
 
@@ -60,7 +58,7 @@ def explanation_sheet(
     ncols: int = 3,
     title: str = "",
 ):  # a matplotlib figure
-    "Paintings with the emotion named, the reason given, and one annotation: the first of the majority emotion, if there is one."
+    "Paintings with the model's answer and one annotation: the first of the majority emotion, if there is one."
     import textwrap
 
     from matplotlib.figure import Figure
@@ -96,7 +94,7 @@ def explanation_sheet(
 
 # %% ../../nbs/library/validation.ipynb #12ec8702
 def validation(corpus: TrainingData, settings: TrainConfig, out: Path, device, model: SEVLM, progress: bool, **kept):
-    "A pair of functions of the model: one scores it on the validation part, the other draws a sheet of samples into `out`."
+    "Two functions of the model: one scores it on the validation part, the other draws a sheet of samples into `out`."
     part = corpus.parts["val"][: settings.val_paintings or None]
     if not part:
         raise DataError("the validation part holds no painting; give a larger data set (at least 20 paintings).")
