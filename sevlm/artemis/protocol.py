@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 
 from ..config import EMOTIONS, Settings
 from ..data.paintings import COLUMNS, Report
-from ..errors import DataError, did_you_mean
+from ..errors import DataError, did_you_mean, require
 from ..utils import check_writable, write_atomic
 
 # %% ../../nbs/artemis/protocol.ipynb #bcb91705
@@ -188,6 +188,7 @@ def read_rows(
 # %% ../../nbs/artemis/protocol.ipynb #db8a05c9
 def split_ids(ids, protocol) -> dict:
     "For each name of a painting 'train', 'val' or 'test' (docs/facts/protocol.md 2.3)."
+    require("sklearn", extra="prepare")
     from sklearn.model_selection import train_test_split
 
     ids = sorted(set(ids))
@@ -459,6 +460,7 @@ def held_out_paintings(
 # %% ../../nbs/artemis/protocol.ipynb #fa67ecfb
 def _old_split(ids, anchors, protocol):
     "For each old-only painting its split; `anchors` go to train up to train's share (docs/facts/protocol.md 3.3)."
+    require("sklearn", extra="prepare")
     from sklearn.model_selection import train_test_split
 
     if not ids:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from ..errors import ConfigError, DataError, did_you_mean
+from ..errors import ConfigError, DataError, did_you_mean, require
 from ..utils import PUNCTUATION
 
 # %% ../../nbs/artemis/utterances.ipynb #2b527326
@@ -136,6 +136,7 @@ PIECES = 1 << 17  # different pieces remembered
 
 @lru_cache(1)
 def _nltk():
+    require("nltk", extra="prepare")
     from nltk.tokenize import NLTKWordTokenizer
 
     return NLTKWordTokenizer().tokenize
@@ -221,6 +222,7 @@ def dictionary() -> dict:  # word -> count
 @lru_cache(1)
 def _engine(distance):
     "SymSpell over the dictionary; some seconds, once."
+    require("symspellpy", extra="prepare")
     from symspellpy import SymSpell
 
     engine = SymSpell(max_dictionary_edit_distance=distance, prefix_length=PREFIX)

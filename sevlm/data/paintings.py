@@ -19,7 +19,7 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from ..config import EMOTIONS
-from ..errors import DataError, ImageError
+from ..errors import DataError, ImageError, require
 from ..images import open_image
 from ..metrics.emotions import majority_ids
 from ..utils import normalise
@@ -267,6 +267,7 @@ def split_paintings(
 
     Raises `DataError` if a painting comes twice or there are fewer than seven.
     """
+    require("sklearn", extra="metrics,prepare")
     from sklearn.model_selection import train_test_split
 
     paintings = sorted(paintings, key=lambda p: p.key, reverse=True)

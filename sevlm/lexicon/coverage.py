@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 
 from ..config import EMOTIONS
-from ..errors import ConfigError, DataError, LexiconError
+from ..errors import ConfigError, DataError, LexiconError, require
 from .files import DIMENSIONS
 from .lexicon import Lexicon, coverage
 from .token_table import vad_table
@@ -135,6 +135,7 @@ Lemmatiser = Callable[[str, str], str]  # piece, WordNet part of speech -> lemma
 def nltk_tools() -> tuple[Tagger, Lemmatiser]:
     "NLTK's tagger and WordNet lemmatiser. Raises `DataError` if NLTK or its data are missing."
     try:
+        require("nltk", extra="prepare")
         from nltk import pos_tag
         from nltk.stem import WordNetLemmatizer
     except ImportError as e:

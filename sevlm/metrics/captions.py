@@ -21,7 +21,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from ..errors import ConfigError, DataError
+from ..errors import ConfigError, DataError, require
 from .bootstrap import Measure, mean_of
 
 # %% ../../nbs/studies/captions.ipynb #731f7bdb
@@ -56,6 +56,7 @@ def ptb_tokens(captions: Sequence[str]) -> list[str]:  # tokens joined by spaces
     Raises `ConfigError` without Java and `DataError` if the tokenizer returns another number of lines."""
     if reason := java_missing():
         raise ConfigError(reason)
+    require("pycocoevalcap", extra="metrics")
     from pycocoevalcap.tokenizer import ptbtokenizer as ptb
 
     full = [*filter(None, captions), "sentinel"]
@@ -121,6 +122,7 @@ def _tokenise(hypotheses: Mapping, references: Mapping, tokenizer: str) -> tuple
 
 def _bleu(hyp: Tokens, ref: Tokens) -> tuple[dict[str, float], dict[str, np.ndarray], np.ndarray]:
     "BLEU-1 to 4 of the test set and of each painting, and the ten counts of each painting, [N, 10]."
+    require("pycocoevalcap", extra="metrics")
     from pycocoevalcap.bleu.bleu_scorer import BleuScorer
 
     scorer = BleuScorer(n=4)
@@ -183,6 +185,7 @@ def _meteor_class() -> Iterator[type]:
 
     Its Java program does not find its own data below a folder whose name a URL would escape, such as one with a
     space. There it runs from a copy."""
+    require("pycocoevalcap", extra="metrics")
     from pycocoevalcap.meteor import meteor as wrapper
 
     home, name = Path(wrapper.__file__).parent, wrapper.METEOR_JAR
@@ -283,6 +286,7 @@ def caption_scores(
 
     Raises `DataError` if the keys differ or a reference is missing, `ConfigError` for an unknown option or, where Java
     was asked for, without Java."""
+    require("pycocoevalcap", extra="metrics")
     from pycocoevalcap.cider.cider import Cider
     from pycocoevalcap.rouge.rouge import Rouge
 

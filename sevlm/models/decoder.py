@@ -22,7 +22,7 @@ from torch.utils.checkpoint import checkpoint
 from tqdm.auto import tqdm
 
 from ..config import SEVLMConfig
-from ..errors import CheckpointError, ConfigError
+from ..errors import CheckpointError, ConfigError, require
 from .hub import WEIGHTS, check_tensors, fetch, read_json, read_tensors, weights_file
 
 if TYPE_CHECKING:  # heavy, or needed for its name only
@@ -311,6 +311,7 @@ def gpt2_config(
     cross_attention: bool = True,  # False: a plain language model
 ) -> "GPT2Config":
     "The configuration with which transformers' GPT-2 equals this decoder (distilGPT-2's sizes in the paper)."
+    require("transformers", extra="notebooks")
     from transformers import GPT2Config
 
     return GPT2Config(
@@ -432,6 +433,7 @@ def pretrain(
     progress: bool = True,  # show a progress bar
 ) -> tuple["GPT2Model", list[float]]:  # the language model, and the loss of each step
     "Train a GPT-2 without cross-attention on texts; draws from PyTorch's default generator."
+    require("transformers", extra="notebooks")
     from transformers import GPT2LMHeadModel
 
     lm, history = GPT2LMHeadModel(gpt2_config(config, cross_attention=False)), []

@@ -26,7 +26,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from ..config import SEVLMConfig
-from ..errors import CheckpointError, ConfigError, did_you_mean
+from ..errors import CheckpointError, ConfigError, did_you_mean, require
 from .hub import check_tensors, fetch, read_tensors
 from ..utils import asset
 
@@ -167,6 +167,7 @@ def create_clip(
     pretrained: str | None = None,  # an open_clip weights tag or file; None for random weights
 ) -> nn.Module:  # the whole CLIP model (image and text tower)
     "A CLIP model of open_clip's registry or with a shipped tower. Raises `ConfigError` for an unknown name."
+    require("open_clip", extra="clip")
     import open_clip
 
     open_clip.add_model_config(asset("towers"))

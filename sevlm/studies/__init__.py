@@ -1,0 +1,5 @@
+"""Evaluation, comparison, ablation and classifiers. Needs pandas."""
+
+from ..errors import require
+
+require("pandas", extra="metrics")

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from ..artemis.folder import open_data, truth_of
 from ..config import PUBLISHED, SEVLMConfig, TrainConfig
 from ..data.batches import collate
-from ..errors import ConfigError, DataError, did_you_mean
+from ..errors import ConfigError, DataError, did_you_mean, require
 from ..metrics.captions import bleu_from_sums, simple_tokens
 from ..models.generation import generate_texts, next_logits
 from ..models.tokenizer import encode_all, special_ids, split_answer
@@ -85,6 +85,7 @@ def bleu_sums(
     wanted: list,  # the annotators'
 ) -> dict:  # the ten numbers in `SUMS`
     "What one painting adds to the corpus BLEU (tokens as `simple_tokens` makes them)."
+    require("pycocoevalcap", extra="metrics")
     from pycocoevalcap.bleu.bleu_scorer import cook_refs, cook_test
 
     words = simple_tokens([said, *wanted])

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 
 from ..config import EMOTIONS, Settings, SEVLMConfig
 from ..data.paintings import check_images
-from ..errors import CheckpointError, ConfigError, DataError
+from ..errors import CheckpointError, ConfigError, DataError, require
 from ..images import open_image
 from ..metrics.emotions import majority_ids
 from ..models.hub import check_tensors, reachable, read_json, read_tensors
@@ -63,6 +63,7 @@ class _ResNet(nn.Module):
 
     def __init__(self, size):
         super().__init__()
+        require("torchvision", extra="clip")
         from torchvision.models import resnet34
 
         self.net, self.size = resnet34(weights=None), size
@@ -153,6 +154,7 @@ def load_imagenet(
     path=None,  # resnet34-*.pth or .safetensors on this machine; None: fetched once and kept
 ) -> ImageEmotion:
     "Fill the ResNet-34 with its ImageNet weights (torchvision, IMAGENET1K_V1)."
+    require("torchvision", extra="clip")
     from torchvision.models import ResNet34_Weights
 
     if model.settings.backbone != "resnet34":

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from ..errors import DataError
+from ..errors import DataError, require
 from ..models.tokenizer import special_ids
 from ..models.vision import create_clip
 from ..utils import keep_freed_memory, seed_everything
@@ -60,6 +60,7 @@ def train_clip(
     progress: bool = True,
 ) -> tuple[nn.Module, list[float]]:  # the CLIP model, and the loss of each step
     "Trains both towers contrastively with open_clip's loss."
+    require("open_clip", extra="clip")
     from open_clip import ClipLoss
 
     if len(pixels) != len(captions) or not all(captions):

@@ -24,7 +24,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 
-from ..errors import CheckpointError, ConfigError, SevlmError, did_you_mean
+from ..errors import CheckpointError, ConfigError, SevlmError, did_you_mean, require
 from sevlm.training.distributed import (
     Processes,
     defer_interrupts,
@@ -475,6 +475,7 @@ class RecorderCB(CB):
 
     def frame(self, table: str = "steps") -> "pd.DataFrame":
         "A table: 'steps', 'epochs' or 'validations'. Raises `ConfigError` for another name."
+        require("pandas", extra="metrics")
         import pandas as pd
 
         if table not in self.keeps:
