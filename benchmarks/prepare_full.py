@@ -140,7 +140,7 @@ def main():
     command = [
         sys.executable,
         "-m",
-        "sevlm.cli",
+        "sevlm",
         "prepare",
         "--artemis",
         release / "artemis_dataset_release_v0.csv",

@@ -200,7 +200,7 @@ class Setting:
         )
 
     @torch.no_grad()
-    def look(self, img) -> torch.Tensor:
+    def encode_images(self, img) -> torch.Tensor:
         return self.model.adapt(self.model.encoder(img)[0])
 
 

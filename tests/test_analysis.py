@@ -105,7 +105,7 @@ def test_the_grid_can_be_compared_and_a_broken_one_cannot(ideas):
 def test_figures_named_on_a_page_are_there(page):
     from PIL import Image
 
-    names = re.findall(r"(?:save_figure|show)\(fig, '(\w+)'", code(page))
+    names = re.findall(r"(?:save_figure|show)\(fig, ['\"](\w+)['\"]", code(page))
     assert names, f"{page} saves no figure"
     for name in names:
         with Image.open(FIGURES / f"{name}.png") as picture:

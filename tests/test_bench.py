@@ -295,7 +295,8 @@ def test_figures_named_on_the_page_are_there():
 
     page = json.loads((REPO / "nbs" / "analysis" / "a4_efficiency.ipynb").read_text(encoding="utf-8"))
     names = re.findall(
-        r"save_figure\(fig, '(\w+)'", "\n".join("".join(c["source"]) for c in page["cells"] if c["cell_type"] == "code")
+        r"save_figure\(fig, ['\"](\w+)['\"]",
+        "\n".join("".join(c["source"]) for c in page["cells"] if c["cell_type"] == "code"),
     )
     assert len(names) >= 4 and all(n.startswith("a4_") for n in names)
     if not RESULTS:

@@ -78,7 +78,7 @@ def process(*argv, **kw):
     "A real process, whose Ctrl-C works even where the tests are run in the background."
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(sevlm.__file__).parent.parent)}
     return subprocess.Popen(
-        [sys.executable, "-m", "sevlm.cli", *map(str, argv)],
+        [sys.executable, "-m", "sevlm", *map(str, argv)],
         env=env,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -109,7 +109,7 @@ def test_kept_and_reordered(models, tokenizer, special, mode):
         torch.tensor([5, 4, 1, 0]),
         torch.tensor([2, 0]),
     )  # paintings in another order, their texts turned round, one left out
-    reader.keep(texts, paintings)
+    reader.select(texts, paintings)
     for t in (11, 12):
         ours = reader(ids[texts, t : t + 1])
         torch.testing.assert_close(

@@ -79,7 +79,7 @@ def test_preprocessing_is_lanczos_to_a_square():
 
 
 def test_histograms_and_divergence_by_hand():
-    h = ie.histograms([voted("awe", "awe", "fear", "awe"), voted("anger", votes=(0, 0.25, 0, 0, 0.75, 0, 0, 0, 0))])
+    h = ie.vote_shares([voted("awe", "awe", "fear", "awe"), voted("anger", votes=(0, 0.25, 0, 0, 0.75, 0, 0, 0, 0))])
     assert h[0, 1] == 0.75 and h[0, 6] == 0.25 and h[1, 4] == 0.75 and torch.allclose(h.sum(1), torch.ones(2))
     q = torch.full((2, 9), 0.05)
     q[:, 1] = 0.6
@@ -91,7 +91,7 @@ def test_histograms_and_divergence_by_hand():
     ) / 2
     assert abs(ie.divergence(q.log(), h).item() - by_hand) < 1e-6
     with pytest.raises(DataError, match="Cubism/jug has no votes"):
-        ie.histograms([voted()])
+        ie.vote_shares([voted()])
 
 
 def test_two_rules():
@@ -101,7 +101,7 @@ def test_two_rules():
         voted("fear", "fear", "awe", "anger"),
         voted("fear", "awe", "anger"),
     ]
-    h, says = ie.histograms(cases), lambda e: np.tile(np.eye(9)[EMOTIONS.index(e)], (4, 1))
+    h, says = ie.vote_shares(cases), lambda e: np.tile(np.eye(9)[EMOTIONS.index(e)], (4, 1))
     assert ie.majority_accuracy(says("fear"), h) == (1.0, 1) and ie.majority_accuracy(says("awe"), h) == (0.0, 1)
     assert ie.majority_accuracy(says("fear"), h, "half") == (2 / 3, 3) and ie.majority_accuracy(
         says("awe"), h, "half"
@@ -120,7 +120,7 @@ def test_tower_learns_an_easy_rule(paintings):
     trained = ie.train_image_emotion(paintings[:16], paintings[16:20], MINI, progress=False)
     assert torch.equal(before, torch.get_rng_state())
     p = trained.model.probabilities(Image.open(q.image) for q in paintings[20:])
-    assert ie.majority_accuracy(p, ie.histograms(paintings[20:])) == (1.0, 4)
+    assert ie.majority_accuracy(p, ie.vote_shares(paintings[20:])) == (1.0, 4)
     assert min(h["val divergence"] for h in trained.history) < trained.history[0]["val divergence"] / 2
     assert all(not w.requires_grad for w in trained.model.backbone.parameters())
     seen = trained.model.encode_images(Image.open(q.image) for q in paintings[20:])

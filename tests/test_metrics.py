@@ -9,8 +9,10 @@ import pytest
 from sevlm.config import EMOTIONS
 from sevlm.data.paintings import Painting
 from sevlm.errors import ConfigError, DataError
+from sevlm.metrics import bootstrap as B
 from sevlm.metrics import captions as C
 from sevlm.metrics import emotions as M
+from sevlm.metrics import novelty as V
 
 needs_java = pytest.mark.skipif(shutil.which("java") is None, reason="Java is not installed")
 
@@ -133,7 +135,7 @@ def test_redrawn_scores_are_the_scores_of_redrawn_paintings():
     words = "the sky is dark and calm so wide that i feel small".split()
     say = lambda: " ".join(rng.choice(words, rng.integers(3, 9)))
     hyp, ref = {i: say() for i in range(30)}, {i: [say() for _ in range(3)] for i in range(30)}
-    measures, weights = C.caption_scores(hyp, ref, "off", "split").measures, C.bootstrap_weights(30, 5)
+    measures, weights = C.caption_scores(hyp, ref, "off", "split").measures, B.bootstrap_weights(30, 5)
     assert weights.shape == (5, 30) and (weights.sum(1) == 30).all() and weights.max() > 1
     for w in weights:
         drawn = [(i, k) for i in range(30) for k in range(int(w[i]))]
@@ -146,23 +148,23 @@ def test_redrawn_scores_are_the_scores_of_redrawn_paintings():
 
 
 def test_mean_of_some_paintings():
-    m = C.mean_of([1, 5, 3], [True, False, True])
+    m = B.mean_of([1, 5, 3], [True, False, True])
     assert (m.value, m.n) == (2, 2)
     assert (
-        C.mean_of([1, 2], [False, False]).value is None
-        and C.interval(C.mean_of([1, 2], [False, False]), C.bootstrap_weights(2)) is None
+        B.mean_of([1, 2], [False, False]).value is None
+        and B.interval(B.mean_of([1, 2], [False, False]), B.bootstrap_weights(2)) is None
     )
-    low, high = C.interval(
-        C.mean_of([1.0, 5.0, 3.0], [True, False, True]), C.bootstrap_weights(3)
+    low, high = B.interval(
+        B.mean_of([1.0, 5.0, 3.0], [True, False, True]), B.bootstrap_weights(3)
     )  # draws without a marked painting have no value
     assert (low, high) == (1, 3)
-    assert C.percentile_interval(np.full(9, np.nan)) is None
+    assert B.percentile_interval(np.full(9, np.nan)) is None
 
 
 def test_intervals_have_their_coverage():
     "Of 200 samples, about 95 % of the intervals hold the true mean."
     rng = np.random.default_rng(1)
-    ends = [C.interval(C.mean_of(rng.normal(2, 1, 60)), C.bootstrap_weights(60, 300, seed)) for seed in range(200)]
+    ends = [B.interval(B.mean_of(rng.normal(2, 1, 60)), B.bootstrap_weights(60, 300, seed)) for seed in range(200)]
     assert 0.89 <= np.mean([low < 2 < high for low, high in ends]) <= 0.99
 
 
@@ -395,13 +397,13 @@ def test_missing_answers_are_wrong_and_counted():
         (lambda: M.confusion([], []), "at least one"),
         (lambda: M.confusion(["awe"], ["joy"]), "joy"),
         (lambda: M.confusion(["awe"], [None]), "majority emotion"),
-        (lambda: M.bootstrap([]), "N >= 1"),
+        (lambda: B.bootstrap([]), "N >= 1"),
         (lambda: M.grounding([], []), "at least one"),
         (lambda: M.grounding([frozenset()], []), "expected one for each"),
-        (lambda: M.unique_share([]), "No captions"),
-        (lambda: M.simile_share([]), "No captions"),
-        (lambda: M.mean_length([]), "No captions"),
-        (lambda: M.distinct_tokens([]), "No captions"),
+        (lambda: V.unique_share([]), "No captions"),
+        (lambda: V.simile_share([]), "No captions"),
+        (lambda: V.mean_length([]), "No captions"),
+        (lambda: V.distinct_tokens([]), "No captions"),
         (lambda: C.caption_scores({}, {}), "No captions"),
         (lambda: C.bleu_scores({}, {}), "No captions"),
     ],
@@ -592,22 +594,22 @@ def test_grounding_is_the_mean_over_pairs_and_quick():
 
 def test_style_counts():
     texts = ["it looks like rain", "Reminds Me of home", "plain", "plain"]
-    assert (M.unique_share(texts), M.simile_share(texts), M.mean_length(texts), M.distinct_tokens(texts)) == (
+    assert (V.unique_share(texts), V.simile_share(texts), V.mean_length(texts), V.distinct_tokens(texts)) == (
         0.75,
         0.5,
         2.5,
         9,
     )
-    assert len(M.SIMILES) == len(set(M.SIMILES)) == 13
+    assert len(V.SIMILES) == len(set(V.SIMILES)) == 13
 
 
 def test_bootstrap_and_wilson():
     values = np.random.default_rng(1).normal(size=500)
-    low, high = M.bootstrap(values)
-    assert M.bootstrap(values) == (low, high) != M.bootstrap(values, seed=1)
+    low, high = B.bootstrap(values)
+    assert B.bootstrap(values) == (low, high) != B.bootstrap(values, seed=1)
     assert low < values.mean() < high and (high - low) == pytest.approx(2 * 1.96 * values.std() / 500**0.5, rel=0.12)
-    assert M.wilson(0, 10)[0] == pytest.approx(0, abs=1e-12) and M.wilson(10, 10)[1] == pytest.approx(1)
-    assert M.wilson(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)  # textbook value
+    assert B.wilson(0, 10)[0] == pytest.approx(0, abs=1e-12) and B.wilson(10, 10)[1] == pytest.approx(1)
+    assert B.wilson(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)  # textbook value
 
 
 def test_table_is_aligned_and_complete():
@@ -632,7 +634,7 @@ def test_table_is_aligned_and_complete():
 
 def test_an_interval_stays_where_scores_can_be():
     "A score that drawing displaces upwards: its interval, moved back, would begin below zero."
-    square = C.Measure(np.array([[0.0], [0.0], [0.0], [1.0]]), lambda s: s[..., 0] ** 2 / 16, centred=True)
-    weights = C.bootstrap_weights(4)
-    low, high = C.interval(square, weights)
-    assert C.percentile_interval(square.resampled(weights), square.value)[0] < 0 and low == 0 < square.value < high
+    square = B.Measure(np.array([[0.0], [0.0], [0.0], [1.0]]), lambda s: s[..., 0] ** 2 / 16, centred=True)
+    weights = B.bootstrap_weights(4)
+    low, high = B.interval(square, weights)
+    assert B.percentile_interval(square.resampled(weights), square.value)[0] < 0 and low == 0 < square.value < high

@@ -341,7 +341,7 @@ def test_the_visitors_sentence(place, hub):
     command = [
         sys.executable,
         "-m",
-        "sevlm.cli",
+        "sevlm",
         "explain",
         str(picture),
         "--weights",

@@ -127,7 +127,7 @@ def progress(line: str, done: int, pages: int) -> tuple[list[str], int]:
     shown = []
     for name in re.findall(r"- Completed (.+?\.ipynb)", line):  # two workers may write into one line
         done += 1
-        shown.append(f"page {done} of {pages}: {Path(name).name}")
+        shown.append(f"page {done} of {pages}: {name.split('/nbs/')[-1]}")
     if found := re.match(r"[.FEsxX]+ +\[ *(\d+%)\]", line):
         shown.append(f"tests: {found[1]}")
     if line.startswith("== ") or re.match(r"=* ?\d+ (passed|failed|skipped|error)", line):

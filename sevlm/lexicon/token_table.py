@@ -39,6 +39,10 @@ def word_forms(
                 yield from (f.lower() for f in forms)
 
 # %% ../../nbs/course/02_token_vad.ipynb #26e64f77
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 @dataclass(eq=False)
 class VADTable:
     "V, A, D and known flag of every token of a text, from the tokens up to it."
@@ -109,7 +113,8 @@ class VADTable:
         "Write as safetensors."
         with write_atomic(path) as tmp:
             tensors = {k: v.cpu().contiguous() for k, v in self._tensors().items()}
-            save_file(tensors, tmp, metadata={"digest": self.digest(), "about": json.dumps(self.about)})
+            about = json.dumps(self.about)
+            save_file(tensors, tmp, metadata={"digest": self.digest(), "about": about, "about_digest": _sha256(about)})
 
     def publish(
         self,
@@ -147,7 +152,12 @@ class VADTable:
                 "(bool), "
                 "and for words of several pieces opens [V], goes_on [V] and joins [R - V]. Make it anew with vad_table."
             )
-        table = cls(**d, about=json.loads(notes.get("about", "{}")))
+        about = notes.get("about", "")
+        if about and notes.get("about_digest") != _sha256(about) or "about_digest" in notes and not about:
+            raise CheckpointError(
+                f"{path} is damaged: what it says of its lexicon has changed. Make it anew with vad_table."
+            )
+        table = cls(**d, about=json.loads(about or "{}"))
         if "digest" in notes and notes["digest"] != table.digest():
             raise CheckpointError(
                 f"{path} is damaged: its numbers are not those it was written with. Make it anew with vad_table."

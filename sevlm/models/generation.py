@@ -8,6 +8,7 @@ __all__ = ['SHRINK', 'next_logits', 'IncrementalDecoder', 'greedy', 'sampler', '
 
 # %% ../../nbs/course/12_generation.ipynb #4d6171fc
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -15,16 +16,17 @@ from ..config import EMOTIONS
 from ..errors import ConfigError
 from ..lexicon.token_table import VADTable
 from .decoder import KeyValueCache
-from .tokenizer import decode, prompt_ids, segments, span_masks, special_ids
+from .sevlm import SEVLM
+from .tokenizer import Special, Tokenizer, decode, prompt_ids, segments, span_masks, special_ids
 
 # %% ../../nbs/course/12_generation.ipynb #bd2eba08
 @torch.no_grad()
 def next_logits(
-    model,  # a SEVLM in evaluation mode
+    model: SEVLM,  # in evaluation mode
     ids: torch.Tensor,  # [S, T], the texts so far
     vad: torch.Tensor,  # [S, T, 3], their dictionary values
     grid: torch.Tensor,  # [B, P, D], adapted; S = n B
-    special,  # `text.Special`
+    special: Special,
 ) -> torch.Tensor:  # [S, V]
     "Scores of the next word, from the whole text."
     config = model.config
@@ -34,20 +36,21 @@ def next_logits(
 
 # %% ../../nbs/course/12_generation.ipynb #9a4507d1
 class IncrementalDecoder:
-    "Reads texts as they grow, and keeps what cannot change."
+    "Scores the next token of texts that grow, and keeps what later tokens cannot change."
 
     def __init__(
         self,
-        model,  # a SEVLM in evaluation mode
+        model: SEVLM,  # in evaluation mode
         grid: torch.Tensor,  # [B, P, D], adapted patch tokens; the n texts of a painting follow each other
-        table,  # VADTable, on the same device as `grid`
-        special,  # `text.Special`
+        table: VADTable,  # on the same device as `grid`
+        special: Special,
     ):
         self.model, self.grid, self.table, self.special = model, grid, table, special
         self.cache = model.decoder.new_cache()
         self.fuses, self.causal = model.fusion is not None, model.config.causal_vad
         self.vads = KeyValueCache() if self.fuses and self.causal else None
-        self.ids = self.row = None
+        self.ids: torch.Tensor | None = None  # [S, T], the texts so far
+        self.row: torch.Tensor | None = None  # [S], rows of the table of their last words
 
     @torch.no_grad()
     def __call__(
@@ -55,71 +58,61 @@ class IncrementalDecoder:
         new: torch.Tensor,  # [S, n] token ids that follow those read before
     ) -> torch.Tensor:  # [S, V], scores of the next word
         before = self.ids
-        self.ids = new if before is None else torch.cat([before, new], 1)
+        self.ids = ids = new if before is None else torch.cat([before, new], 1)
         config, past = self.model.config, 0 if before is None else self._settled()
-        _, span = span_masks(self.ids, self.special, config.boundary, include_pad=config.pad_in_span)
-        emb = self.model.decoder.embed(self.ids[:, past:], segments(self.ids, self.special)[:, past:], past)
+        _, span = span_masks(ids, self.special, config.boundary, include_pad=config.pad_in_span)
+        emb = self.model.decoder.embed(ids[:, past:], segments(ids, self.special)[:, past:], past)
         if self.fuses:
             emb = self.model.fusion(emb, self._encode_vad(new, before)[:, past:], span[:, past:])
         self.span = span
         return self.model.decoder.logits(self.model.decoder(emb, self.grid, self.cache)[:, -1])
 
-# %% ../../nbs/course/12_generation.ipynb #be1a9116
-def _settled(self) -> int:
-    "Tokens whose keys and values still hold; the cache is cut to them."
-    if self.causal or not self.fuses:
-        return self.cache.text.get_seq_length()
-    fused = self.span.any(0)
-    keep = int(fused.int().argmax()) if fused.any() else self.cache.text.get_seq_length()
-    self.cache.text.crop(keep)
-    return keep
+    def _settled(self) -> int:
+        "Tokens whose keys and values still hold; the cache is cut to them."
+        if self.causal or not self.fuses:
+            return self.cache.text.get_seq_length()
+        fused = self.span.any(0)
+        keep = int(fused.int().argmax()) if fused.any() else self.cache.text.get_seq_length()
+        self.cache.text.crop(keep)
+        return keep
 
+    def _encode_vad(self, new: torch.Tensor, before: torch.Tensor | None) -> torch.Tensor:
+        "The VAD encoding [S, T, 3] of the text; of earlier tokens only where it is not kept."
+        if not self.causal:
+            return self.model.vad_encoder(self.table(self.ids)[0])
+        kept = self.vads.get_seq_length()
+        enc = self.model.vad_encoder(self._new_vad(new, before), self.vads)
+        return torch.nn.functional.pad(enc, (0, 0, kept, 0))  # what was read before is never asked for again
 
-def _encode_vad(self, new, before) -> torch.Tensor:
-    "The VAD encoding [S, T, 3] of the text; of earlier tokens only where it is not kept."
-    if not self.causal:
-        return self.model.vad_encoder(self.table(self.ids)[0])
-    kept = self.vads.get_seq_length()
-    enc = self.model.vad_encoder(self._vad(new, before), self.vads)
-    return torch.nn.functional.pad(enc, (0, 0, kept, 0))  # what was read before is never asked for again
+    def _new_vad(self, new: torch.Tensor, before: torch.Tensor | None) -> torch.Tensor:
+        "The dictionary values [S, n, 3] of the new tokens: from their words so far."
+        if not hasattr(self.table, "next_row"):  # a look-up that needs the whole text, such as a tagger
+            return self.table(self.ids)[0][:, -new.shape[1] :]
+        if before is None:
+            rows = self.table.rows(new)
+        else:
+            rows, row, last = [], self.row, before[:, -1]
+            for ids in new.unbind(1):
+                row, last = self.table.next_row(row, last, ids), ids
+                rows.append(row)
+            rows = torch.stack(rows, 1)
+        self.row = rows[:, -1]
+        return self.table.vad[rows]
 
-
-def _vad(self, new, before) -> torch.Tensor:
-    "The dictionary values [S, n, 3] of the new tokens: from their words so far."
-    if not hasattr(self.table, "next_row"):  # a look-up that needs the whole text, such as a tagger
-        return self.table(self.ids)[0][:, -new.shape[1] :]
-    if before is None:
-        rows = self.table.rows(new)
-    else:
-        rows, row, last = [], self.row, before[:, -1]
-        for ids in new.unbind(1):
-            row, last = self.table.next_row(row, last, ids), ids
-            rows.append(row)
-        rows = torch.stack(rows, 1)
-    self.row = rows[:, -1]
-    return self.table.vad[rows]
-
-
-IncrementalDecoder._settled, IncrementalDecoder._encode_vad, IncrementalDecoder._vad = _settled, _encode_vad, _vad
-
-# %% ../../nbs/course/12_generation.ipynb #ea632b4a
-def _keep(
-    self,
-    texts: torch.Tensor,  # [S'] numbers of the texts to keep, in the new order; those of a painting stay together
-    paintings: torch.Tensor | None = None,  # [B'] numbers of their paintings, if not all remain
-):
-    "Go on with some of the texts."
-    self.ids, self.span = self.ids[texts], self.span[texts]
-    self.row = None if self.row is None else self.row[texts]
-    for cache in (self.cache.text, self.vads):
-        if cache is not None:
-            cache.batch_select_indices(texts)
-    if paintings is not None:
-        self.grid = self.grid[paintings]
-        self.cache.painting.batch_select_indices(paintings)
-
-
-IncrementalDecoder.keep = _keep
+    def select(
+        self,
+        texts: torch.Tensor,  # [S'] numbers of the texts to keep, in the new order; those of a painting stay together
+        paintings: torch.Tensor | None = None,  # [B'] numbers of their paintings, if not all remain
+    ) -> None:
+        "Go on with some of the texts."
+        self.ids, self.span = self.ids[texts], self.span[texts]
+        self.row = None if self.row is None else self.row[texts]
+        for cache in (self.cache.text, self.vads):
+            if cache is not None:
+                cache.batch_select_indices(texts)
+        if paintings is not None:
+            self.grid = self.grid[paintings]
+            self.cache.painting.batch_select_indices(paintings)
 
 # %% ../../nbs/course/12_generation.ipynb #d5158dbd
 def greedy(logits: torch.Tensor) -> torch.Tensor:
@@ -142,14 +135,14 @@ SHRINK = 0.75  # a batch is cut to the texts still running when no more than thi
 
 @torch.no_grad()
 def extend(
-    model,  # a SEVLM in evaluation mode
+    model: SEVLM,  # in evaluation mode
     grid: torch.Tensor,  # [S, P, D], adapted patch tokens, one painting a row
     ids: torch.Tensor,  # [S, T], the texts so far
     table: VADTable,  # on the same device as `grid`
-    special,  # `text.Special`
+    special: Special,
     ends: torch.Tensor,  # ids that end a text
     steps: int,  # new tokens at most
-    pick: Callable = greedy,  # how the next word is chosen
+    pick: Callable[[torch.Tensor], torch.Tensor] = greedy,  # how the next word is chosen
     cached: bool = True,  # keep what is settled; False: the whole text again at each step
 ) -> torch.Tensor:  # [S, T + steps] at most; <pad> after the end of a text
     "Goes on with texts, one token at a time."
@@ -170,7 +163,7 @@ def extend(
             return out[:, : t + 1]
         if cached and going <= SHRINK * len(done):
             rest = (~done).nonzero()[:, 0]
-            reader.keep(rest, rest)
+            reader.select(rest, rest)
             here, new, done = here[rest], new[rest], done[rest]
         ids = new[:, None]
     return out
@@ -178,11 +171,11 @@ def extend(
 # %% ../../nbs/course/12_generation.ipynb #578349f3
 @torch.no_grad()
 def beam_search(
-    model,  # a SEVLM in evaluation mode
+    model: SEVLM,  # in evaluation mode
     grid: torch.Tensor,  # [B, P, D], adapted patch tokens
     ids: torch.Tensor,  # [B, T], the beginning of each text
     table: VADTable,  # on the same device as `grid`
-    special,  # `text.Special`
+    special: Special,
     ends: torch.Tensor,  # ids that end a text
     steps: int,  # new tokens at most
     beams: int = 4,  # K, texts of each painting that are kept
@@ -207,7 +200,7 @@ def beam_search(
         logp[done, special.pad] = 0.0  # what has ended stays as it is
         total, best = (total[..., None] + logp.view(B, beams, V)).flatten(1).topk(beams)  # [B, K] each
         parent, word = (first + best // V).flatten(), (best % V).flatten()
-        reader.keep(parent)
+        reader.select(parent)
         out, new = torch.cat([out[parent], word[:, None]], 1), word[:, None]
         length = length[parent] + (~done[parent]).float()
         done = done[parent] | torch.isin(word, ends)
@@ -218,13 +211,13 @@ def beam_search(
 
 # %% ../../nbs/course/12_generation.ipynb #0b666e2b
 def generate_ids(
-    model,  # a SEVLM in evaluation mode
+    model: SEVLM,  # in evaluation mode
     grid: torch.Tensor,  # [S, P, D], adapted patch tokens, one painting per row
-    tokenizer,
+    tokenizer: Tokenizer,
     table: VADTable,  # on the same device as `grid`
     emotion: str | None = None,  # ask for an explanation of this emotion; None lets the model name one
     steps: int | None = None,  # new tokens at most; None: as configured
-    pick: Callable = greedy,  # how the next word is chosen
+    pick: Callable[[torch.Tensor], torch.Tensor] = greedy,  # how the next word is chosen
     beams: int = 1,  # above 1: beam search instead of `pick`
 ) -> torch.Tensor:  # [S, T]; `<bos> the emotion is {emotion} because {explanation}`, padded after its end
     "Writes a text for each painting, as token ids."
@@ -237,12 +230,12 @@ def generate_ids(
 
 
 def generate_texts(
-    model,  # a SEVLM in evaluation mode
+    model: SEVLM,  # in evaluation mode
     grid: torch.Tensor,  # [S, P, D], adapted patch tokens, one painting per row
-    tokenizer,
+    tokenizer: Tokenizer,
     table: VADTable,  # on the same device as `grid`
     emotion: str | None = None,  # as `generate_ids` takes it and what follows
-    **how,
+    **how: Any,
 ) -> list[str]:  # '{emotion} because {explanation}', one per painting
     "Writes a text for each painting."
     ids = generate_ids(model, grid, tokenizer, table, emotion, **how)
@@ -251,9 +244,9 @@ def generate_texts(
 # %% ../../nbs/course/12_generation.ipynb #f21ff34c
 @torch.no_grad()
 def emotion_probabilities(
-    model,  # a SEVLM in evaluation mode
+    model: SEVLM,  # in evaluation mode
     grid: torch.Tensor,  # [B, P, D], adapted
-    tokenizer,
+    tokenizer: Tokenizer,
     table: VADTable,
 ) -> torch.Tensor:  # [B, E], each row sums to 1
     "How likely the model finds each of the nine emotions."
