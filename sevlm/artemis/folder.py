@@ -11,7 +11,7 @@ from pathlib import Path
 
 from .prepare import STAMP
 from .records import RecordFolder, read_records
-from ..data.paintings import Release
+from ..data.paintings import Painting, Release, Report
 from ..errors import DataError
 from ..synthetic.dataset import read_truth
 
@@ -19,7 +19,7 @@ from ..synthetic.dataset import read_truth
 class Prepared:
     "A folder made by `prepare`, with the attributes of a `Release`."
 
-    def __init__(self, folder):
+    def __init__(self, folder: str | Path):
         self.folder, self.source = Path(folder), Path(folder) / STAMP
         try:
             self.about = json.loads(self.source.read_text(encoding="utf-8"))
@@ -47,8 +47,8 @@ class Prepared:
 
 
 def open_data(
-    folder,  # a release, a prepared folder, or the folder that holds prepared ones
-):  # Release or Prepared
+    folder: str | Path,  # a release, a prepared folder, or the folder that holds prepared ones
+) -> Release | Prepared:
     "A data folder of either kind."
     folder = Path(folder)
     if (folder / STAMP).is_file():
@@ -61,10 +61,10 @@ def open_data(
 
 
 def paintings_of(
-    data,  # from `open_data`
+    data: Release | Prepared,  # from `open_data`
     part: str = "test",  # 'train', 'val', 'test', 'all'; or a further test set, such as 'test_all' of v2.0
     progress: bool = False,
-) -> tuple:  # its paintings; the training texts; the Reports
+) -> tuple[list[Painting], list[str], list[Report]]:  # its paintings; the training texts; the reports
     "One part of the data."
     parts, reports = data.parts(progress=progress)
     texts = [t for p in parts["train"] for t in p.explanations]
@@ -84,15 +84,15 @@ def paintings_of(
 
 
 def truth_of(
-    folder,
-):  # key -> (scene, odds), or None
+    folder: str | Path,
+) -> dict[str, tuple] | None:  # key -> (scene, odds)
     "What is known about a synthetic set; of a real one nothing is."
     return read_truth(folder) if (Path(folder) / "mini_truth.csv").is_file() else None
 
 
 def provenance(
-    folder,
-) -> dict:  # data, synthetic
+    folder: str | Path,
+) -> dict[str, object]:  # data, synthetic
     "What result files say about where their numbers come from."
     name = Prepared(folder).about["data"] if (Path(folder) / STAMP).is_file() else f"release in {Path(folder).name}"
     synthetic = (Path(folder) / "mini_truth.csv").is_file()

@@ -7,8 +7,10 @@ __all__ = ['READERS', 'pair', 'Batch', 'collate', 'in_rows', 'PairBatches']
 
 # %% ../../nbs/course/04_batches.ipynb #f6d9bb49
 import os
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +18,8 @@ import torch
 from ..config import SEVLMConfig, emotion_id
 from .paintings import Painting, Report
 from ..errors import DataError
-from ..models.tokenizer import Special, encode_all, segments, span_masks, special_ids
+from ..lexicon.token_table import VADTable
+from ..models.tokenizer import Special, Tokenizer, encode_all, segments, span_masks, special_ids
 
 # %% ../../nbs/course/04_batches.ipynb #3647e6ef
 def pair(
@@ -41,56 +44,58 @@ class Batch:
     "B paintings and S sequences; everything but the ids may be absent."
 
     ids: torch.Tensor  # [S, T]
-    segs: torch.Tensor = None  # [S, T] segment ids
-    labels: torch.Tensor = None  # [S, T] ids, -100 at <bos> and padding; not shifted
-    vad: torch.Tensor = None  # [S, T, 3]
-    known: torch.Tensor = None  # [S, T] bool
-    emo_span: torch.Tensor = None  # [S, T] bool
-    exp_span: torch.Tensor = None  # [S, T] bool
-    emo: torch.Tensor = None  # [S] number of the emotion
-    image_of: torch.Tensor = None  # [S] which of the B paintings
-    img: torch.Tensor = None  # [B, 3, h, w] pixels, or
-    grid: torch.Tensor = None  # [B, P, D] patches as encoded before
-    cls: torch.Tensor = None  # [B, D]
-    neg_perm: torch.Tensor = None  # [2, B] whose explanations serve as negatives; None: drawn by the model
-    row_index: torch.Tensor = (
-        None  # [B, R] from `in_rows`: which of the S*T tokens stands where in the row of a painting
-    )
-    row_place: torch.Tensor = None  # [S, T] where each token went, of the B*R
-    row_mask: torch.Tensor = None  # [B, 1, R, R] bool: who sees whom
+    segs: torch.Tensor | None = None  # [S, T] segment ids
+    labels: torch.Tensor | None = None  # [S, T] ids, -100 at <bos> and padding; not shifted
+    vad: torch.Tensor | None = None  # [S, T, 3]
+    known: torch.Tensor | None = None  # [S, T] bool
+    emo_span: torch.Tensor | None = None  # [S, T] bool
+    exp_span: torch.Tensor | None = None  # [S, T] bool
+    emo: torch.Tensor | None = None  # [S] number of the emotion
+    image_of: torch.Tensor | None = None  # [S] which of the B paintings
+    img: torch.Tensor | None = None  # [B, 3, h, w] pixels, or
+    grid: torch.Tensor | None = None  # [B, P, D] patches as encoded before
+    cls: torch.Tensor | None = None  # [B, D]
+    neg_perm: torch.Tensor | None = None  # [2, B] whose explanations serve as negatives; None: drawn by the model
+    # [B, R] from `in_rows`: which of the S*T tokens stands where in the row of a painting
+    row_index: torch.Tensor | None = None
+    row_place: torch.Tensor | None = None  # [S, T] where each token went, of the B*R
+    row_mask: torch.Tensor | None = None  # [B, 1, R, R] bool: who sees whom
     alike: int = 0  # tokens with which the texts of a painting begin, in a row only once
-    whole: dict = None  # `counts` of the whole step, where this batch is only a part of it
+    whole: dict[str, int] | None = None  # `counts` of the whole step, where this batch is only a part of it
     points_to_all: bool = False  # neg_perm points into the whole batch of all processes, of which this is a share
     idle: bool = False  # stands in for a share without a painting: counts for nothing
+
+    def need(self, name: str) -> torch.Tensor:
+        "A tensor by its name. Raises `DataError` if the batch is without it."
+        if (tensor := getattr(self, name)) is None:
+            raise DataError(f"this batch has no {name}; make it by `collate` with a table, or by `PairBatches`.")
+        return tensor
 
     def _changed(self, change):
         return {f.name: change(t) for f in fields(self) if isinstance(t := getattr(self, f.name), torch.Tensor)}
 
-    def to(self, device):
+    def to(self, device: torch.device | str) -> "Batch":
         "The same batch on a device."
         return replace(self, **self._changed(lambda t: t.to(device, non_blocking=True)))
 
     @property
-    def counts(self) -> dict:
+    def counts(self) -> dict[str, int]:
         "What each loss is a mean over: target tokens, known words of the explanations, sequences."
-        counts = dict(lm=int((self.labels[:, 1:] != -100).sum()), con=len(self.ids), total=len(self.ids))
+        counts = dict(lm=int((self.need("labels")[:, 1:] != -100).sum()), con=len(self.ids), total=len(self.ids))
         if self.known is not None:
-            counts["vad"] = int((self.known & self.exp_span)[:, 1:].sum())
+            counts["vad"] = int((self.known & self.need("exp_span"))[:, 1:].sum())
         return {k: v * (not self.idle) for k, v in counts.items()}
 
     def texts_each(self, B: int) -> int:
         "How many texts each of the B paintings has, if equally many and next to each other; else 0."
-        S = len(self.ids)
-        return (
-            S
-            // B
-            * (S % B == 0 and torch.equal(self.image_of, torch.arange(S, device=self.image_of.device) // (S // B)))
-        )
+        S, image_of = len(self.ids), self.need("image_of")
+        equal = S % B == 0 and torch.equal(image_of, torch.arange(S, device=image_of.device) // (S // B))
+        return S // B if equal else 0
 
-    def split(self, n: int) -> list:
+    def split(self, n: int) -> list["Batch"]:
         """n batches of whole paintings, or fewer: never of a single painting if there are others, since the contrast
         needs another one."""
-        B = int(self.image_of.max()) + 1
+        B = int(self.need("image_of").max()) + 1
         n = max(1, min(n, B // 2))
         return [self] if n == 1 else [self._part(at.tolist()) for at in torch.arange(B).tensor_split(n)]
 
@@ -118,11 +123,11 @@ class Batch:
 
 # %% ../../nbs/course/04_batches.ipynb #99db1566
 def collate(
-    rows,  # lists of ids, or [S, T] padded
+    rows: Sequence[Sequence[int]] | torch.Tensor,  # lists of ids, or [S, T] padded
     special: Special,
     config: SEVLMConfig,  # boundary, pad_in_span, padding_matters and max_tokens are read
-    table=None,  # VADTable; None: no vad, no known
-    **given: torch.Tensor,  # img, grid, cls, image_of, emo
+    table: VADTable | None = None,  # None: no vad, no known
+    **given: Any,  # tensors img, grid, cls, image_of, emo
 ) -> Batch:
     """Texts of different lengths as one batch, padded to its longest, or to `max_tokens` where padding takes part in
     the numbers (as published)."""
@@ -146,14 +151,15 @@ def in_rows(
     batch: Batch,  # texts of a painting next to each other, equally many for each; else it stays as it is
 ) -> Batch:  # with `row_index`, `row_place`, `row_mask`, `alike`
     "Lay out the texts of each painting in one row, without padding between them and with their common beginning once."
-    (S, T), B = batch.ids.shape, int(batch.image_of.max()) + 1
+    (S, T), B = batch.ids.shape, int(batch.need("image_of").max()) + 1
     n, device = batch.texts_each(B), batch.ids.device
     if n < 2:
         return batch
-    texts = torch.stack([batch.ids, batch.segs, batch.labels]).view(3, B, n, T)
-    same = (texts == texts[:, :, :1]).flatten(0, 2).all(0) & ~batch.exp_span.any(0)  # before anything is fused
+    exp_span = batch.need("exp_span")
+    texts = torch.stack([batch.ids, batch.need("segs"), batch.need("labels")]).view(3, B, n, T)
+    same = (texts == texts[:, :, :1]).flatten(0, 2).all(0) & ~exp_span.any(0)  # before anything is fused
     k = min(int(same.int().cumprod(0).sum()), T - 1)
-    kept = (batch.emo_span | batch.exp_span).view(B, n, T).clone()  # what counts: with `pad_in_span` also padding
+    kept = (batch.need("emo_span") | exp_span).view(B, n, T).clone()  # what counts: with `pad_in_span` also padding
     kept[:, 1:, :k] = False
     R = int(kept.flatten(1).sum(1).max())
     order = (
@@ -212,14 +218,14 @@ class PairBatches:
 
     def __init__(
         self,
-        paintings: list,
-        tokenizer,
-        table,  # VADTable of the tokenizer's size, or None
+        paintings: Sequence[Painting],
+        tokenizer: Tokenizer,
+        table: VADTable | None,  # of the tokenizer's size
         config: SEVLMConfig,  # max_tokens, boundary, pad_in_span
         seed: int = 0,
         batch_size: int = 32,  # B
-        grids=None,  # number of a painting -> [P, D] (tensor, sequence or function)
-        pixels=None,  # number of a painting -> [3, h, w]
+        grids: Any = None,  # number of a painting -> [P, D] (tensor, sequence or function)
+        pixels: Callable[[int], torch.Tensor] | None = None,  # number of a painting -> [3, h, w]
         shuffle: bool = True,  # False: in the order given
     ):
         for name, size, n in (
@@ -269,7 +275,7 @@ class PairBatches:
             }
         )
 
-    def set_epoch(self, epoch: int):
+    def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
     def __len__(self):

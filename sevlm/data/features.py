@@ -118,15 +118,11 @@ class Shards:
     def __init__(self, folder, about: dict):  # folder of all keys; from `describe_encoder`
         self.about, self.folder = about, Path(folder).resolve() / key_of(about)
         self.shape, self.dtype = (about["patches"], about["width"]), DTYPES[about["dtype"]]
-        self.size, self.text = (
-            math.prod(self.shape) * self.dtype.itemsize,
-            json.dumps(about, indent=1).encode(),
-        )  # bytes of a row; about.json
-        self.rows, self.shards, self.damaged = (
-            {},
-            {},
-            {},
-        )  # what is known: digest -> Row; shard -> pictures; file -> (what is wrong, pictures lost)
+        self.size = math.prod(self.shape) * self.dtype.itemsize  # bytes of a row
+        self.text = json.dumps(about, indent=1).encode()  # about.json
+        self.rows: dict[str, Row] = {}  # by digest of the picture
+        self.shards: dict[str, int] = {}  # pictures of each shard
+        self.damaged: dict[str, tuple] = {}  # file -> (what is wrong, pictures lost)
         if (path := self.folder / "about.json").exists() and path.read_bytes() != self.text:
             raise DataError(
                 f"{path} is damaged or tells of other features. Take another folder, or delete this file: it is "

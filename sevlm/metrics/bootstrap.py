@@ -7,8 +7,9 @@ __all__ = ['Z95', 'wilson', 'bootstrap_weights', 'percentile_interval', 'ratio',
 
 # %% ../../nbs/library/bootstrap.ipynb #00f628fb
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -31,7 +32,7 @@ def bootstrap_weights(n: int, draws: int = 1000, seed: int = 0) -> np.ndarray:
     return np.stack([np.bincount(rng.integers(n, size=n), minlength=n) for _ in range(draws)]).astype(float)
 
 
-def percentile_interval(draws, centre: float | None = None) -> tuple[float, float] | None:
+def percentile_interval(draws: np.ndarray, centre: float | None = None) -> tuple[float, float] | None:
     """The middle 95 % of some draws, those without a value left out; moved so that their mean is `centre` if it is
     given."""
     if not len(draws := draws[np.isfinite(draws)]):
@@ -39,8 +40,11 @@ def percentile_interval(draws, centre: float | None = None) -> tuple[float, floa
     return tuple(np.quantile(draws if centre is None else draws - draws.mean() + centre, [0.025, 0.975]).tolist())
 
 
-def ratio(sums):
-    return sums[..., 0] / sums[..., 1]  # [.., 2] -> [..]
+def ratio(
+    sums: np.ndarray,  # [.., 2]
+) -> np.ndarray:  # [..]
+    "The first number over the second."
+    return sums[..., 0] / sums[..., 1]
 
 
 @dataclass
@@ -49,15 +53,15 @@ class Measure:
 
     sums: np.ndarray  # [N, k] what each painting adds
     of: Callable = ratio  # sums [.., k] -> score [..]
-    n: int = None  # paintings it is over; None: all
+    n: int | None = None  # paintings it is over; None: all
     note: str = ""  # what it is
     centred: bool = False  # drawing with replacement displaces this score: only the spread of its draws is used
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self.n = len(self.sums) if self.n is None else self.n
 
-    def resampled(self, weights) -> np.ndarray:
-        "The score of each redrawn set, [draws]; weights from `redraw`."
+    def resampled(self, weights: np.ndarray) -> np.ndarray:
+        "The score of each redrawn set, [draws]; weights from `bootstrap_weights`."
         with np.errstate(divide="ignore", invalid="ignore"):
             return self.of(weights @ self.sums)
 
@@ -68,7 +72,7 @@ class Measure:
         return value if math.isfinite(value) else None
 
 
-def interval(measure, weights) -> tuple[float, float] | None:
+def interval(measure: Any, weights: np.ndarray) -> tuple[float, float] | None:
     "95 % of a measure over redrawn paintings."
     if (value := measure.value) is None or (
         ends := percentile_interval(measure.resampled(weights), value if measure.centred else None)
@@ -77,14 +81,14 @@ def interval(measure, weights) -> tuple[float, float] | None:
     return max(ends[0], 0.0), ends[1]  # no score is below zero, but a moved interval could be
 
 
-def mean_of(values, over=None, note: str = "") -> Measure:
+def mean_of(values: Sequence | np.ndarray, over: Sequence | np.ndarray | None = None, note: str = "") -> Measure:
     "The mean of one value a painting, over the marked paintings (None: all)."
     over = np.ones(len(values), bool) if over is None else np.asarray(over, bool)
     return Measure(np.stack([np.where(over, values, 0.0), over], 1).astype(float), ratio, int(over.sum()), note)
 
 # %% ../../nbs/library/bootstrap.ipynb #807c68cc
 def bootstrap(
-    values,  # [N] one value per painting
+    values: Sequence[float] | np.ndarray,  # [N] one value per painting
     n: int = 1000,  # how many times the paintings are redrawn
     seed: int = 0,  # of the draws
 ) -> tuple[float, float]:
@@ -94,4 +98,5 @@ def bootstrap(
         raise DataError(
             f"Values of shape {values.shape} cannot be redrawn: expected [N] with N >= 1, one value per painting."
         )
-    return percentile_interval(bootstrap_weights(len(values), n, seed) @ values / len(values))
+    means = bootstrap_weights(len(values), n, seed) @ values / len(values)
+    return percentile_interval(means) or (math.nan, math.nan)

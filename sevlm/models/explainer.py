@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -130,7 +131,9 @@ class Explainer(ModelHubMixin, library_name="sevlm", tags=["image-to-text", "art
         if batch_size < 1:
             raise ConfigError(f"batch_size is {batch_size}; expected a whole number of at least 1.")
         sources, single = list_images(images)
-        how = dict(attention=attention, probabilities=probabilities, tokens=tokens, pick=pick, beams=beams)
+        how: dict[str, Any] = dict(
+            attention=attention, probabilities=probabilities, tokens=tokens, pick=pick, beams=beams
+        )
         answers = []
         for start in range(0, len(sources), batch_size):
             batch = sources[start : start + batch_size]
@@ -224,7 +227,7 @@ class Explainer(ModelHubMixin, library_name="sevlm", tags=["image-to-text", "art
             return read(ids[:, :-1], start - 1)
         steps = [read(ids[:, :t], t - 1) for t in range(start, ids.shape[1])]
         hid = torch.cat([h for h, _ in steps], 1)
-        return hid, torch.cat([w for _, w in steps], 3) if attention else None
+        return hid, torch.cat([w for _, w in steps if w is not None], 3) if attention else None
 
     def with_lexicon(
         self,
@@ -287,10 +290,12 @@ def load(
     else:
         folder = asset("mini") if source is None else Path(source)
     if is_released(folder):
-        return _load_released(folder, words, resolve_device(device), tag, tower, lemmas)
+        return _load_released(folder, words, resolve_device(str(device)), tag, tower, lemmas)
     folder = checkpoint_of(folder)
     model, tokenizer = load_model(folder), load_tokenizer(folder)
-    return Explainer(model, tokenizer, _table_of(folder, tokenizer, words, model.config.lookup), resolve_device(device))
+    return Explainer(
+        model, tokenizer, _table_of(folder, tokenizer, words, model.config.lookup), resolve_device(str(device))
+    )
 
 
 def _table_of(folder: Path, tokenizer: Tokenizer, words: Lexicon | None, lookup: str) -> VADTable:
@@ -324,10 +329,12 @@ def _load_released(folder, words, device, tag, tower, lemmas) -> Explainer:
             "and give its path as lexicon (--lexicon)."
         )
     released = read_released(folder, tag, **({"tower_pretrained": str(tower)} if tower else {}))
+    tokenizer: Any = released.tokenizer
+    table: Any
     if lemmas == "nltk":
         from sevlm.lexicon.coverage import NltkTable
 
-        table = NltkTable(released.tokenizer, words)
+        table = NltkTable(tokenizer, words)
     else:
-        table = cached_table(released.tokenizer, words, released.model.config.lookup)
-    return Explainer(released.model, released.tokenizer, table, device)
+        table = cached_table(tokenizer, words, released.model.config.lookup)
+    return Explainer(released.model, tokenizer, table, device)

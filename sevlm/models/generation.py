@@ -47,8 +47,10 @@ class IncrementalDecoder:
     ):
         self.model, self.grid, self.table, self.special = model, grid, table, special
         self.cache = model.decoder.new_cache()
-        self.fuses, self.causal = model.fusion is not None, model.config.causal_vad
-        self.vads = KeyValueCache() if self.fuses and self.causal else None
+        self.fusion: Any = model.fusion
+        self.encoder: Any = model.vad_encoder
+        self.causal = model.config.causal_vad
+        self.vads: Any = KeyValueCache() if self.fusion is not None and self.causal else None
         self.ids: torch.Tensor | None = None  # [S, T], the texts so far
         self.row: torch.Tensor | None = None  # [S], rows of the table of their last words
 
@@ -62,14 +64,14 @@ class IncrementalDecoder:
         config, past = self.model.config, 0 if before is None else self._settled()
         _, span = span_masks(ids, self.special, config.boundary, include_pad=config.pad_in_span)
         emb = self.model.decoder.embed(ids[:, past:], segments(ids, self.special)[:, past:], past)
-        if self.fuses:
-            emb = self.model.fusion(emb, self._encode_vad(new, before)[:, past:], span[:, past:])
+        if self.fusion is not None:
+            emb = self.fusion(emb, self._encode_vad(new, before)[:, past:], span[:, past:])
         self.span = span
         return self.model.decoder.logits(self.model.decoder(emb, self.grid, self.cache)[:, -1])
 
     def _settled(self) -> int:
         "Tokens whose keys and values still hold; the cache is cut to them."
-        if self.causal or not self.fuses:
+        if self.causal or self.fusion is None:
             return self.cache.text.get_seq_length()
         fused = self.span.any(0)
         keep = int(fused.int().argmax()) if fused.any() else self.cache.text.get_seq_length()
@@ -79,9 +81,9 @@ class IncrementalDecoder:
     def _encode_vad(self, new: torch.Tensor, before: torch.Tensor | None) -> torch.Tensor:
         "The VAD encoding [S, T, 3] of the text; of earlier tokens only where it is not kept."
         if not self.causal:
-            return self.model.vad_encoder(self.table(self.ids)[0])
+            return self.encoder(self.table(self.ids)[0])
         kept = self.vads.get_seq_length()
-        enc = self.model.vad_encoder(self._new_vad(new, before), self.vads)
+        enc = self.encoder(self._new_vad(new, before), self.vads)
         return torch.nn.functional.pad(enc, (0, 0, kept, 0))  # what was read before is never asked for again
 
     def _new_vad(self, new: torch.Tensor, before: torch.Tensor | None) -> torch.Tensor:
@@ -105,7 +107,8 @@ class IncrementalDecoder:
         paintings: torch.Tensor | None = None,  # [B'] numbers of their paintings, if not all remain
     ) -> None:
         "Go on with some of the texts."
-        self.ids, self.span = self.ids[texts], self.span[texts]
+        self.ids = None if self.ids is None else self.ids[texts]
+        self.span = self.span[texts]
         self.row = None if self.row is None else self.row[texts]
         for cache in (self.cache.text, self.vads):
             if cache is not None:

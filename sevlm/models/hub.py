@@ -29,7 +29,7 @@ def hub_address() -> tuple[str, int]:  # host and port
     from huggingface_hub import constants
 
     parts = urlsplit(constants.ENDPOINT)
-    return parts.hostname, parts.port or (80 if parts.scheme == "http" else 443)
+    return parts.hostname or "", parts.port or (80 if parts.scheme == "http" else 443)
 
 
 def reachable(

@@ -9,6 +9,7 @@ __all__ = ['Output', 'SEVLM', 'trainable', 'own_weights', 'save_model', 'load_we
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import ModelCard, PyTorchModelHubMixin, snapshot_download
@@ -93,7 +94,9 @@ class SEVLM(
     ) -> torch.Tensor:  # emb [S, T, D]
         "Embedding sum, with the VAD encoding fused into the explanation."
         emb = self.decoder.embed(ids, segs)
-        return emb if self.fusion is None else self.fusion(emb, self.vad_encoder(vad), span)
+        if self.fusion is None or self.vad_encoder is None:
+            return emb
+        return self.fusion(emb, self.vad_encoder(vad), span)
 
     def forward(
         self,
@@ -140,10 +143,9 @@ class SEVLM(
             for k in losses:
                 losses[k] = losses[k] * (counts[k] / max(batch.whole[k], 1))
         weight = {"lm": 1.0, "vad": config.vad_weight, "con": config.con_weight}
-        losses["total"], counts["total"] = (
-            sum(weight[k] * v for k, v in losses.items()),
-            counts.get("total", len(batch.ids)),
-        )
+        total: Any = sum(weight[k] * v for k, v in losses.items())
+        losses["total"] = total
+        counts.setdefault("total", len(batch.ids))
 
     def _next_word(self, hid, target, alike: int, B: int):
         """How many targets there are, and the mean cross-entropy over them; scores are computed only there, and once
@@ -200,7 +202,7 @@ class SEVLM(
         if Path(model_id).is_dir():
             return load_model(model_id)
         files = ["config.json", "model.safetensors", "tower.safetensors", "metrics.json"]
-        how = dict(revision=revision, cache_dir=cache_dir, force_download=force_download, token=token)
+        how: dict[str, Any] = dict(revision=revision, cache_dir=cache_dir, force_download=force_download, token=token)
         return load_model(
             fetch(
                 lambda: snapshot_download(model_id, allow_patterns=files, local_files_only=local_files_only, **how),
