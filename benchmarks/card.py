@@ -88,6 +88,6 @@ def card(run) -> dict:
         within=within(run),
         products={p: product_rate(product_shapes(run), run.device, ROUNDS, getattr(torch, p)) for p in precisions()},
         arithmetic=f"{S.TRAIN_PAINTINGS} training paintings at most (docs/facts/protocol.md 2.3) / {S.BATCH} = "
-                   f"{batches} steps "
+        f"{batches} steps "
         f"an epoch, x {S.EPOCHS} epochs x the median seconds of a step",
     )

@@ -141,7 +141,9 @@ def step_operations(
     config, tower: int, S: int, T: int, images: int, grids: int, positions: int, fused: int, row: int = 0
 ) -> dict:
     """Operations of a training step by part.
-    S texts of T tokens; images encoded, grids whose keys and values are made, positions with scores over all words, positions fused; tokens in the row of a painting, if its texts are laid out in one."""
+
+    S texts of T tokens; images encoded, grids whose keys and values are made, positions with scores over all words,
+    positions fused; tokens in the row of a painting, if its texts are laid out in one."""
     D, L, P, V = config.width, config.layers, config.patches, config.vocab_size
     both, tokens, seen = (
         FORWARD_AND_BACKWARD,

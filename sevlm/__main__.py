@@ -7,7 +7,7 @@ import sys
 from .cli import main
 
 
-def run():
+def run() -> None:
     "Runs the command and leaves at once: unloading PyTorch's libraries would take half a second and 130 MB more."
     code = main()
     if "torch" not in sys.modules:

@@ -535,9 +535,7 @@ def test_what_is_no_preprocessed_file(tmp_path):
         read_preprocessed(write(tmp_path / "x.csv", [("a", "b")], ("word", "valence")))
     for content in (b"", b"a,b\n1,2,3\n4,5,6,7\n", b'a,b\n"x,1\n'):
         (tmp_path / "bad.csv").write_bytes(content)
-        with pytest.raises(
-            DataError, match="Expected an artemis_preprocessed.csv|Expected preprocessed rows"
-        ):
+        with pytest.raises(DataError, match="Expected an artemis_preprocessed.csv|Expected preprocessed rows"):
             read_preprocessed(tmp_path / "bad.csv")
     (tmp_path / "latin.csv").write_bytes("a,b\n1,2\ncaf\u00e9,1\n".encode("latin-1"))
     with pytest.raises(DataError, match="line 3: found bytes"):
