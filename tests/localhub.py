@@ -88,6 +88,7 @@ class Hub(BaseHTTPRequestHandler):
 @contextmanager
 def serve(
     root: Path,  # the files of the repository; made if missing
+    home: Path,  # where clients keep what they have fetched
 ) -> Iterator[tuple[ThreadingHTTPServer, partial]]:
     "A server, and `subprocess.run` in an environment that takes it for the hub."
     root.mkdir(parents=True, exist_ok=True)
@@ -97,7 +98,7 @@ def serve(
     env = {
         **os.environ,
         "HF_ENDPOINT": f"http://127.0.0.1:{server.server_address[1]}",
-        "HF_HOME": str(root.parent / "home"),
+        "HF_HOME": str(home),
         "HF_HUB_DISABLE_XET": "1",
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": str(Path(sevlm.__file__).parent.parent),

@@ -12,8 +12,8 @@ import sevlm
 
 PACKAGE = Path(sevlm.__file__).resolve().parent
 # all that the extras bring, by the name of the import; None in sys.modules: as if it were not installed
-EXTRAS = "pandas sklearn pycocoevalcap nltk symspellpy open_clip torchvision transformers seaborn ipywidgets jupyterlab nbdev"
-BLOCK = f"import sys; sys.modules.update(dict.fromkeys({EXTRAS.split()!r})); "
+EXTRAS = "pandas sklearn pycocoevalcap nltk symspellpy open_clip torchvision transformers seaborn ipywidgets".split()
+BLOCK = f"import sys; sys.modules.update(dict.fromkeys({EXTRAS!r})); "
 
 
 def python(code, *argv):

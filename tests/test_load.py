@@ -362,7 +362,7 @@ def test_to_a_hub_and_back(kind, tmp_path, explain):
     "A server on this machine takes the upload of one process and serves it to the next."
     from localhub import serve
 
-    with serve(tmp_path / "repo") as (server, run):
+    with serve(tmp_path / "repo", tmp_path / "home") as (server, run):
         ran = run([sys.executable, "-c", PUSH, kind])
         assert ran.returncode == 0, ran.stderr
         stored = {p.name for p in (tmp_path / "repo").iterdir()}

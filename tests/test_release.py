@@ -1,18 +1,13 @@
 """The released layout from a folder and from a hub; the visitor's sentence, `sevlm explain --weights ...`, in a
 process of its own."""
 
-import hashlib
 import json
 import os
-import subprocess
 import sys
-import threading
-from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import pytest
 import torch
+from localhub import serve
 from safetensors.torch import save_file
 
 import sevlm
@@ -27,8 +22,6 @@ from sevlm.models.vision import ImageEncoder
 from sevlm.synthetic.dataset import make_mini
 from sevlm.synthetic.words import mini_lexicon
 from sevlm.utils import asset
-
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 @pytest.fixture(scope="module")
@@ -255,83 +248,11 @@ def test_ablate_command(place, capsys, tmp_path):
 # ---- a hub of our own, on this machine
 
 
-class Hub(BaseHTTPRequestHandler):
-    """The few answers of the Hugging Face hub that a download needs; big files are announced by their SHA-256, small
-    ones as git names them."""
-
-    def log_message(self, *_):
-        pass
-
-    def files(self):
-        return {p.relative_to(self.server.root).as_posix(): p for p in self.server.root.rglob("*") if p.is_file()}
-
-    def answer(self, body: bytes, **headers):
-        self.send_response(200)
-        for k, v in {"Content-Length": str(len(body)), "X-Repo-Commit": COMMIT, **headers}.items():
-            self.send_header(k.replace("_", "-"), v)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
-
-    def do_GET(self):
-        self.server.asked.append(f"{self.command} {self.path}")
-        path = self.path.split("?")[0]
-        if path.startswith("/api/models/owner/tiny/tree/"):
-            return self.answer(
-                json.dumps(
-                    [
-                        {"type": "file", "path": n, "size": p.stat().st_size, "oid": COMMIT}
-                        for n, p in self.files().items()
-                    ]
-                ).encode(),
-                Content_Type="application/json",
-            )
-        if path.startswith("/api/models/owner/tiny"):
-            info = {
-                "id": "owner/tiny",
-                "sha": COMMIT,
-                "private": False,
-                "siblings": [{"rfilename": n} for n in self.files()],
-            }
-            return self.answer(json.dumps(info).encode(), Content_Type="application/json")
-        name = path.split(f"/resolve/{COMMIT}/")[-1].split("/resolve/main/")[-1]
-        if name not in self.files():
-            self.send_response(404)
-            self.send_header("X-Error-Code", "EntryNotFound")
-            self.end_headers()
-            return None
-        body = self.files()[name].read_bytes()
-        big = name.endswith((".bin", ".tar"))
-        tag = (
-            hashlib.sha256(body).hexdigest() if big else hashlib.sha1(f"blob {len(body)}\0".encode() + body).hexdigest()
-        )
-        if self.server.spoiled and name.endswith(".tar"):
-            body = body[:-1] + bytes([body[-1] ^ 1])
-        return self.answer(
-            body, ETag=f'"{tag}"', **({"X_Linked_Etag": f'"{tag}"', "X_Linked_Size": str(len(body))} if big else {})
-        )
-
-    do_HEAD = do_GET
-
-
 @pytest.fixture
 def hub(place, tmp_path):
     "A server on this machine, and the environment of a process that takes it for the hub."
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    server.root, server.asked, server.spoiled = place / "hub", [], False
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    env = {
-        **os.environ,
-        "HF_ENDPOINT": f"http://127.0.0.1:{server.server_address[1]}",
-        "HF_HOME": str(tmp_path / "home"),
-        "HF_HUB_DISABLE_XET": "1",
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(Path(sevlm.__file__).parent.parent),
-        "NO_PROXY": "127.0.0.1",
-        "no_proxy": "127.0.0.1",
-    }
-    yield server, partial(subprocess.run, env=env, capture_output=True, text=True, timeout=240)
-    server.shutdown()
+    with serve(place / "hub", tmp_path / "home") as found:
+        yield found
 
 
 def test_the_visitors_sentence(place, hub):
@@ -375,7 +296,7 @@ def test_a_file_damaged_on_the_way(place, hub):
 def test_without_a_network_the_message_says_what_to_bring(monkeypatch, tmp_path):
     from huggingface_hub import constants
 
-    monkeypatch.setattr(sevlm.hub, "reachable", lambda *_: False)
+    monkeypatch.setattr(sevlm.models.hub, "reachable", lambda *_: False)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(
         CheckpointError,
