@@ -296,7 +296,7 @@ def test_kept_rows_alone_have_no_full_histogram(handed, made, tmp_path):
         (dict(wikiart="holiday"), ("no folder of a style",)),
         (dict(lexicon="percent.txt"), ("percent.txt", "0..100")),
         (dict(lexicon="Contrastive.csv"), ("Contrastive.csv",)),
-        (dict(known_words=("percent.txt",)), ("percent.txt", "one word a line")),
+        (dict(known_words=("percent.txt",)), ("percent.txt", "one word per line")),
         (dict(tables="known.txt"), ("not JSON",)),
     ],
 )

@@ -198,7 +198,8 @@ def tokenise(
 
 # %% ../../nbs/artemis/utterances.ipynb #6bf2d50b
 def read_known_words(
-    *paths: str | Path,  # text files in UTF-8, one word a line; the first is GloVe's vocabulary as ArtEmis hands it out
+    *paths: str
+    | Path,  # text files in UTF-8, one word per line; the first is GloVe's vocabulary as ArtEmis hands it out
 ) -> frozenset:
     "Words the spelling step leaves alone."
     known = set()
@@ -206,20 +207,25 @@ def read_known_words(
         try:
             lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
         except OSError as e:
-            raise DataError(f"cannot read {path}: {e.strerror}. Give the path of a word list, one word a line.") from e
+            raise DataError(
+                f"cannot read {path}: {e.strerror}. Give the path of a word list, one word per line."
+            ) from e
         except UnicodeDecodeError as e:
             raise DataError(
-                f"{path} is not UTF-8 ({e.reason} at byte {e.start}). Expected a word list, one word a line."
+                f"{path} is not UTF-8 ({e.reason} at byte {e.start}). Expected a word list, one word per line."
             ) from e
         for i, line in enumerate(lines, 1):
             if len(words := line.split()) > 1:
                 raise DataError(
-                    f"{path}, line {i}: found {len(words)} fields ({line[:40]!r}); expected one word a line. Give the "
+                    f"{path}, line {i}: found {len(words)} fields ({line[:40]!r}); expected one word per line. Give "
+                    "the "
                     "list of words, not of vectors or counts."
                 )
             known.update(words)
     if not known:
-        raise DataError(f"no word in {', '.join(map(str, paths)) or 'no file'}; expected a word list, one word a line.")
+        raise DataError(
+            f"no word in {', '.join(map(str, paths)) or 'no file'}; expected a word list, one word per line."
+        )
     return frozenset(known)
 
 

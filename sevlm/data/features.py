@@ -214,7 +214,7 @@ class KnownImages(Shards):
         return sum((self.folder / name).stat().st_size for name in self.shards)
 
     def listed(self) -> dict:  # shard -> pictures
-        "The manifest: a checksum, then a line a shard. A damaged one is told and counts as empty."
+        "The manifest: a checksum, then a line per shard. A damaged one is logged and counts as empty."
         try:
             check, body = (path := self.folder / "manifest.txt").read_bytes().split(b"\n", 1)
         except (OSError, ValueError):
@@ -357,7 +357,7 @@ def _encode(store, encoder, open_image, part, device):
     precision, paths = DTYPES[store.about["precision"]], [path for _, path in part]
     pixels = torch.stack(list(_in_threads(lambda path: encoder.preprocess(open_image(path)), paths))).to(device)
     if changed := [path for (digest, path), now in zip(part, _in_threads(digest_file, paths)) if now != digest]:
-        raise DataError(f"{changed[0]} changed while it was being encoded. Call again when nobody writes to it.")
+        raise DataError(f"{changed[0]} changed while it was being encoded. Call again when no program writes to it.")
     with torch.autocast(device.type, precision, enabled=precision != torch.float32):
         grids = encoder(pixels)[0].float()
     rows = grids.to(store.dtype)

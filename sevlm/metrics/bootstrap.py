@@ -93,7 +93,7 @@ def interval(measure: Any, weights: np.ndarray) -> tuple[float, float] | None:
 
 
 def mean_of(values: Sequence | np.ndarray, over: Sequence | np.ndarray | None = None, note: str = "") -> Measure:
-    "The mean of one value a painting, over the marked paintings (None: all)."
+    "The mean of one value per painting, over the marked paintings (None: all)."
     over = np.ones(len(values), bool) if over is None else np.asarray(over, bool)
     return Measure(np.stack([np.where(over, values, 0.0), over], 1).astype(float), ratio, int(over.sum()), note)
 

@@ -154,7 +154,7 @@ SHRINK = 0.75  # a batch is cut to the texts still running when no more than thi
 @torch.no_grad()
 def extend(
     model: SEVLM,  # in evaluation mode
-    grid: torch.Tensor,  # [S, P, D], adapted patch tokens, one painting a row
+    grid: torch.Tensor,  # [S, P, D], adapted patch tokens, one painting per row
     ids: torch.Tensor,  # [S, T], the texts so far
     table: VADTable,  # on the same device as `grid`
     special: Special,

@@ -154,7 +154,7 @@ def score_paintings(
     batch_size: int = 64,
 ) -> (
     pd.DataFrame
-):  # one row a painting: what was said, right (of those with a majority), grounded (synthetic), and `SUMS`
+):  # one row per painting: what was said, right (of those with a majority), grounded (synthetic), and `SUMS`
     "Answers all paintings greedily and counts."
     texts = [
         t
@@ -257,7 +257,7 @@ def run_grid(
     seeds: int = 5,
     workers: int = 1,  # runs at once
     progress: bool = True,
-) -> pd.DataFrame:  # one row a run and painting: arm, seed, and what `judge` writes
+) -> pd.DataFrame:  # one row per run and painting: arm, seed, and what `judge` writes
     "All arms over all seeds; finished runs are kept, so that the same call goes on where it was broken off."
     config, settings = config or SEVLMConfig.preset("mini", lookup="word"), settings or TrainConfig.preset("mini")
     jobs = {

@@ -182,7 +182,7 @@ def text_measures(explanations: Sequence[str], training_texts: Sequence[str] | N
 
 # %% ../../nbs/library/evaluation.ipynb #056c1bd1
 def alignment_measures(classifier: Any, explanations: Sequence[str], counts: Sequence) -> dict:
-    """Whether a classifier of texts hears the painting's emotion in the explanation, by both rules of a majority.
+    """Whether a classifier of texts finds the painting's emotion in the explanation, by both rules of a majority.
     Source: docs/facts/protocol.md 5.2."""
     p = np.asarray(classifier.probabilities(list(explanations)), float)
     if p.shape != (len(explanations), len(EMOTIONS)):
@@ -216,7 +216,7 @@ def aligned(predictions: Sequence[dict], paintings: Sequence[Painting]) -> tuple
 
 # %% ../../nbs/library/evaluation.ipynb #230e084a
 def measure(
-    rows: Sequence[dict],  # one prediction a painting, from `aligned`
+    rows: Sequence[dict],  # one prediction per painting, from `aligned`
     paintings: Sequence[Painting],
     synthetic: Callable | None = None,  # further scores of a synthetic set: see `synthetic.dataset.synthetic_scores`
     meteor: str = "auto",  # 'auto': if Java is there

@@ -145,7 +145,7 @@ def cache_features(
     | None = None,  # keep them on disk, below this folder, for this run and the next; None: in memory
     dtype: str = "float16",  # as stored on disk
     precision: str = "float32",  # of the tower, where they are kept on disk
-    part: str = "",  # which paintings these are, for what is told
+    part: str = "",  # which paintings these are, for what is logged
     log: Callable[[str], None] = tqdm.write,  # told what was found on disk, what was damaged and what was encoded
 ) -> torch.Tensor | Features:  # grid [N, P, D] on the CPU; from disk it is read as it is asked for
     "The patch tokens of all paintings, each encoded once (the tower is frozen)."

@@ -299,7 +299,7 @@ UNITS = {
     **{p + "B": 1000**i for i, p in enumerate(("", "k", "M", "G", "T"))},
     **{p + "iB": 1024**i for i, p in enumerate(("K", "M", "G", "T"), 1)},
 }
-MOST = 10**15  # bytes; nobody has as much in one device
+MOST = 10**15  # bytes; more than any device has
 
 
 def parse_bytes(text: str) -> int:  # of '11GB', '10.5 GiB', '900MB'; a bare number is in GB
