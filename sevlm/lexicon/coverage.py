@@ -30,7 +30,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 import torch
 
 from ..config import EMOTIONS
@@ -40,6 +39,7 @@ from .lexicon import Lexicon, coverage
 from .token_table import vad_table
 
 if TYPE_CHECKING:
+    import pandas as pd
     from transformers import PreTrainedTokenizerBase
 
 
@@ -48,8 +48,11 @@ def coverage_by_emotion(
     lexicon: Lexicon,
     emotions: Iterable[str],  # one per text
     texts: Iterable[str],  # explanations
-) -> pd.DataFrame:  # one row per emotion that occurs, and one for all
+) -> "pd.DataFrame":  # one row per emotion that occurs, and one for all
     "Share of the words that a lexicon knows, for the texts of each emotion. Raises `DataError` if the numbers differ."
+    require("pandas", extra="metrics,prepare")
+    import pandas as pd
+
     emotions, texts = list(emotions), list(texts)
     if len(emotions) != len(texts):
         raise DataError(f"found {len(emotions)} emotions for {len(texts)} texts; expected one each.")
@@ -73,7 +76,7 @@ class LexiconComparison:
     shared: int  # words in both
     only_first: int
     only_second: int
-    table: pd.DataFrame  # one row per dimension
+    table: "pd.DataFrame"  # one row per dimension
     farthest: list[tuple[str, float]]  # word, distance between its two points; largest distance first
 
     def __str__(self) -> str:
@@ -89,6 +92,9 @@ def compare_lexicons(
     second: Lexicon,
 ) -> LexiconComparison:
     "Correlation and difference on -1..1 over the shared words. Raises `LexiconError` if these are fewer than two."
+    require("pandas", extra="metrics,prepare")
+    import pandas as pd
+
     shared = [w for w in first if w in second]
     if len(shared) < 2:
         raise LexiconError(
@@ -118,8 +124,11 @@ def lookup_shares(
     lexicon: Lexicon,
     texts: Iterable[str],
     lookups: Sequence[str] = ("piece", "start", "word"),  # see `vad_table`
-) -> pd.DataFrame:  # one row per look-up
+) -> "pd.DataFrame":  # one row per look-up
     "What each look-up knows of the pieces and the words of `texts`. Raises `DataError` if there is no word in them."
+    require("pandas", extra="metrics,prepare")
+    import pandas as pd
+
     counts = Counter(w for t in texts for w in re.findall(r"(?<!['’\w])[^\W\d_]+", t.lower()))
     if not counts:
         raise DataError("found no words in the texts; expected some.")
