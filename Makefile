@@ -45,7 +45,7 @@ format: setup  ## put notebooks, tests and tools into the one style, then export
 
 notebooks: setup
 	@echo "== 3/4 notebooks run, two side by side, OMP_NUM_THREADS=$(THREADS)"
-	$(IN_PLACE) $(BIN)/nbdev_test --do_print --timing $(if $(PAGES),--file_glob '$(PAGES)')
+	$(IN_PLACE) $(BIN)/nbdev_test --do_print --timing $(if $(PAGES),--path 'nbs/$(dir $(PAGES))' --file_glob '$(notdir $(PAGES))')
 
 pytest: setup
 ifdef TESTS

@@ -30,7 +30,7 @@ def paper_batch(run) -> tuple:
 
 
 def memory_and_speed(run) -> dict:
-    "Peak memory, samples a second and projected hours."
+    "Peak memory, paintings per second and projected hours."
     s, case = paper_batch(run)
     found = {}
     for precision in precisions():

@@ -15,7 +15,7 @@ FORWARD_AND_BACKWARD = 3  # a product of the forward pass has two in the backwar
 
 
 def wait(device: torch.device):
-    "Until the device has done all it was told."
+    "Until the device has done all that was queued."
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -48,7 +48,7 @@ def in_turn(
             action()
     found = {name: [] for name in ways}
     gc.collect()
-    gc.disable()  # it would come when it likes, and to one of them
+    gc.disable()  # a collection would fall into one of the ways by chance
     try:
         for _ in range(rounds):
             for name, action in ways.items():
@@ -75,15 +75,12 @@ def machine(device: torch.device) -> dict:
         else {}
     )
     fields = {k.strip(): v.strip() for k, v in fields.items()}
+    flags = fields.get("flags", "")
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30 if hasattr(os, "sysconf") else None
     found = dict(
         cpu=fields.get("model name", platform.processor() or platform.machine()),
         cpu_family=fields.get("cpu family"),
-        vectors="avx512f" in fields.get("flags", "")
-        and "avx512"
-        or "avx2" in fields.get("flags", "")
-        and "avx2"
-        or None,
+        vectors="avx512" if "avx512f" in flags else "avx2" if "avx2" in flags else None,
         cores=os.cpu_count(),
         threads=torch.get_num_threads(),
         memory_gb=round(memory, 1) if memory else None,
@@ -105,7 +102,7 @@ def _attention(q, k, v, *_, out_shape=None, **__) -> int:
 
 
 def _attention_backward(grad, q, k, v, *_, out_shape=None, **__) -> int:
-    return 8 * q[0] * q[1] * q[2] * k[2] * q[3]  # that it makes the scores again is its own affair
+    return 8 * q[0] * q[1] * q[2] * k[2] * q[3]  # without the scores, which it computes again
 
 
 def counted(action) -> int:
@@ -145,11 +142,8 @@ def step_operations(
     S texts of T tokens; images encoded, grids whose keys and values are made, positions with scores over all words,
     positions fused; tokens in the row of a painting, if its texts are laid out in one."""
     D, L, P, V = config.width, config.layers, config.patches, config.vocab_size
-    both, tokens, seen = (
-        FORWARD_AND_BACKWARD,
-        grids * row if row else S * T,
-        grids * row * row if row else S * T * T,
-    )  # tokens run, and pairs of tokens in self-attention
+    # tokens run, and pairs of tokens in self-attention
+    both, (tokens, seen) = FORWARD_AND_BACKWARD, (grids * row, grids * row * row) if row else (S * T, S * T * T)
     parts = {
         "image encoder": images * tower,
         "self-attention": both * L * (tokens * 8 * D * D + seen * 4 * D),

@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -37,10 +37,8 @@ from sevlm.lexicon.coverage import NltkTable
 from sevlm.lexicon.lexicon import Lexicon
 from sevlm.lexicon.token_table import VADTable, vad_table
 
-PLACES, SHARES = (
-    (0.1, 0.5, 0.9),
-    (0.3, 0.4, 0.3),
-)  # where in the range of lengths batches are taken, and the share of an epoch each stands for
+# where in the range of lengths batches are taken, and the share of an epoch each stands for
+PLACES, SHARES = (0.1, 0.5, 0.9), (0.3, 0.4, 0.3)
 FULL = dict(
     step=8,
     step_rounds=3,
@@ -297,12 +295,9 @@ def tokens(run) -> dict:
         s.plain.eval()
         for B in run.sizes["tokens"]:
             grid = s.encode_images(s.cases(B)[0].img)
-            each = np.diff(
-                [ticked(s.write, grid, n, none, run.device) for _ in range(run.times(run.sizes["token_rounds"]) + 1)][
-                    1:
-                ],
-                axis=1,
-            )  # the first round is not counted; token 2 is the first difference
+            rounds = run.times(run.sizes["token_rounds"]) + 1
+            # the first round is not counted; token 2 is the first difference
+            each = np.diff([ticked(s.write, grid, n, none, run.device) for _ in range(rounds)][1:], axis=1)
             found.setdefault(mode, []).append(
                 dict(
                     paintings=B,
@@ -384,8 +379,8 @@ def preparation(run) -> dict:
                 "--pictures",
             ]
             subprocess.run(list(map(str, command)), check=True, capture_output=True)
-            told = json.loads((Path(folder) / "benchmark.json").read_text())
-        found.append({k: told[k] for k in ("rows", "paintings", "seconds_first", "seconds_again", "peak_memory_gb")})
+            result = json.loads((Path(folder) / "benchmark.json").read_text())
+        found.append({k: result[k] for k in ("rows", "paintings", "seconds_first", "seconds_again", "peak_memory_gb")})
     return dict(sizes=found)
 
 
@@ -394,19 +389,13 @@ def starting(run) -> dict:
     ways = {
         "python": "-c|pass",
         "import sevlm": "-c|import sevlm",
-        "import sevlm.core": "-c|import sevlm.core",
-        "sevlm --help": "-m|sevlm.cli|--help",
+        "import sevlm.config": "-c|import sevlm.config",
+        "sevlm --help": "-m|sevlm|--help",
         "import torch": "-c|import torch",
-        "import run": "-c|import run",
+        "import sevlm.training.run": "-c|import sevlm.training.run",
     }
-    actions = {
-        name: (
-            lambda c: (
-                lambda: subprocess.run([sys.executable, *c.split("|")], check=True, capture_output=True, cwd=S.REPO)
-            )
-        )(command)
-        for name, command in ways.items()
-    }
+    start = partial(subprocess.run, check=True, capture_output=True, cwd=S.REPO)
+    actions = {name: partial(start, [sys.executable, *words.split("|")]) for name, words in ways.items()}
     return dict(seconds={name: spread(s) for name, s in in_turn(actions, run.times(run.sizes["starts"])).items()})
 
 
@@ -456,10 +445,7 @@ def table(run) -> dict:
     each way."""
     s, entries = run.corrected, {w: run.corrected.lexicon[w] for w in run.corrected.lexicon}
     built = in_turn(
-        {
-            how: (lambda how: lambda: vad_table(s.tokenizer, Lexicon(entries), how))(how)
-            for how in ("piece", "start", "word")
-        },
+        {how: lambda how=how: vad_table(s.tokenizer, Lexicon(entries), how) for how in ("piece", "start", "word")},
         run.sizes["tables"],
         warm=0,
     )

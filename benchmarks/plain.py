@@ -1,16 +1,14 @@
 """The published way of working, in our own words: what the fast one is measured against, and must agree with.
 
 A training step encodes the painting of each sequence, though two sequences share one; pads every text to
-`max_tokens`; computes keys and values of the patches for each sequence,
-scores of all words at all positions, and the loss over all of them, padding ignored; AdamW goes through the
-parameters one by one. To write, the whole text goes through the decoder again for each
-new token, with scores at all positions, and every token is decoded and looked up again. Single precision throughout.
-(Source: docs/facts/method.md, findings 5 and 9.)
+`max_tokens`; computes keys and values of the patches for each sequence, scores of all words at all positions, and the
+loss over all of them, padding ignored; AdamW goes through the parameters one by one. To write, the whole text goes
+through the decoder again for each new token, with scores at all positions, and every token is decoded and looked up
+again. Single precision throughout. (Source: docs/facts/method.md 10 and 11; docs/facts/findings.md, 5 and 9.)
 
-What is cheaper here than in the released code, so that no ratio is flattered: PyTorch's fused attention (the released
-code multiplies the matrices itself); a look-up that remembers every word it has met and tags
-nothing (the released one tags each row with NLTK); no nucleus filter before the largest score is taken, which it
-cannot change.
+What is cheaper here than in the released code, so that no ratio is too favourable: PyTorch's fused attention (the
+released code multiplies the matrices itself); a look-up that keeps every word it has met and tags nothing (the released
+one tags each row with NLTK); no nucleus filter before the largest score is taken, which it cannot change.
 
 It uses the weights of a `sevlm.models.sevlm.SEVLM` in place, so losses and tokens can be compared; give it a copy if
 both are to be trained.
@@ -111,7 +109,7 @@ class Plain:
         model,  # a SEVLM; its parameters are used in place
         tokenizer,
         lexicon,
-        lr=(2e-5, 4e-5),  # of the decoder with the heads, of the VAD encoder (docs/facts/method.md)
+        lr=(2e-5, 4e-5),  # of the decoder with the heads, of the VAD encoder (docs/facts/method.md 10)
     ):
         self.model, self.config, self.special = model, model.config, special_ids(tokenizer)
         self.gpt2, self.look_up = (
@@ -179,7 +177,7 @@ class Plain:
         return losses
 
     def vad_loss(self, hid, vad, counted):
-        "Mean squared error of the value foretold for the next token."
+        "Mean squared error of the value predicted for the next token."
         pred, mask = self.model.vad_head(hid)[:, :-1], counted[:, 1:]
         if not mask.any() and self.config.empty_vad == "zero":
             return 0.0 * pred.sum()

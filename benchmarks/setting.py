@@ -25,26 +25,20 @@ from sevlm.utils import asset, seed_everything
 REPO = Path(__file__).resolve().parent.parent
 # nbs/data/published_numbers.csv: ArtEmis v1.0, mean and median tokens per utterance (optas/artemis)
 MEAN_WORDS, MEDIAN_WORDS = 15.920551415928426, 14.0
-SHORTEST, LONGEST = (
-    5,
-    30,
-)  # words kept by the preprocessing that SEVLM's texts went through (docs/facts/protocol.md 2.1, 2.2)
-TRAIN_PAINTINGS = (
-    67_430  # of the deep-nets split (docs/facts/protocol.md 2.3); those with two emotions: not known, so an upper bound
-)
+# words per text kept by the preprocessing that SEVLM's texts went through (docs/facts/protocol.md 2.1, 2.2)
+SHORTEST, LONGEST = 5, 30
+# of the deep-nets split (docs/facts/protocol.md 2.3); how many have two emotions is not known: an upper bound
+TRAIN_PAINTINGS = 67_430
 FACTOR = 4.0  # by which the blocks' random weights are enlarged: about the spread of trained ones
-WORDS, SMALL_WORDS = (
-    20_000,
-    400,
-)  # entries of the made-up lexicon, about as many as NRC VAD has of one word (19,971 in all: docs/facts/data.md 7.2)
+# entries of the made-up lexicon, about as many as NRC VAD has of one word (19,971 in all: docs/facts/data.md 7.2)
+WORDS, SMALL_WORDS = 20_000, 400
 PICTURES = 8  # different pictures made
-EPOCHS, BATCH = 35, 32  # docs/facts/method.md
+EPOCHS, BATCH = 35, 32  # docs/facts/method.md 10
 TEXTS = (
     f"words drawn from an English word list by frequency; their number log-normal with the mean {MEAN_WORDS:.2f} and "
-    f"median {MEDIAN_WORDS:.0f} of ArtEmis (nbs/data/published_numbers.csv: optas/artemis, "
-    f"analyzing_artemis.ipynb), kept from {SHORTEST} to {LONGEST} words (docs/facts/protocol.md 2.2), written with "
-    "GPT-2's "
-    "tokenizer, cut at max_tokens; batches as data.PairBatches makes them"
+    f"median {MEDIAN_WORDS:.0f} of ArtEmis (nbs/data/published_numbers.csv: optas/artemis, analyzing_artemis.ipynb), "
+    f"kept from {SHORTEST} to {LONGEST} words (docs/facts/protocol.md 2.2), written with GPT-2's tokenizer, cut at "
+    "max_tokens; batches as data.PairBatches makes them"
 )
 
 
@@ -110,7 +104,7 @@ class Setting:
         self.optimiser, _ = make_optimiser(self.model, TrainConfig.preset("paper", schedule="constant"), 10**9)
 
     def drop_moments(self):
-        "Forget the optimisers' state (three numbers a parameter)."
+        "Forget the optimisers' state (three numbers per parameter)."
         self.optimiser.state.clear()
         self.plain.optimiser.state.clear()
         self.model.zero_grad(set_to_none=True)
@@ -139,7 +133,7 @@ class Setting:
         return [Case(rows[min(int(q * len(rows)), len(rows) - 1)], img, grid, perm) for q in at]
 
     def picker(self, tick=lambda: None):
-        "Greedy, once an emotion and because are said; both ways pick with one like it."
+        "Greedy, after a fixed emotion and `because`; both ways choose words with a picker of their own."
         said = iter(self.tokenizer(" awe because").input_ids)
 
         def pick(logits):
@@ -205,9 +199,9 @@ class Setting:
 
 
 @torch.no_grad()
-def loosen_tongue(model, special_rows: list, factor: float):
-    """Random weights repeat one word for ever; with larger ones, and without words for the special tokens, texts
-    vary and do not end at once."""
+def vary_texts(model, special_rows: list, factor: float):
+    """Enlarges random weights, which would repeat one word, and sets the words of the special tokens to zero, so that
+    texts vary and do not end at once."""
     for name, weight in model.decoder.named_parameters():
         if ".h." in name and weight.dim() == 2:
             weight.mul_(factor)
@@ -237,7 +231,7 @@ def make_setting(
     lexicon = like.lexicon if like else made_up_lexicon(SMALL_WORDS if quick else WORDS)
     seed_everything(seed)
     model, device = SEVLM(config), torch.device(device)
-    loosen_tongue(model, [*{*special_ids(tokenizer)[:5]}], FACTOR)
+    vary_texts(model, [*{*special_ids(tokenizer)[:5]}], FACTOR)
     table = like.table if like and like.config.lookup == config.lookup else vad_table(tokenizer, lexicon, config.lookup)
     vocabulary = tokenizer.get_vocab()
     paintings = (

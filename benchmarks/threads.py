@@ -36,7 +36,7 @@ def child(way: str, task: str, data: str, count: int) -> dict:
     from sevlm.images import open_image
     from sevlm.models.explainer import load
     from sevlm.synthetic.dataset import make_mini
-    from sevlm.training import run as train
+    from sevlm.training import run
     from sevlm.training.distributed import Processes
     from sevlm.training.inputs import load_training_data, start_model
     from sevlm.training.learner import Learner
@@ -53,10 +53,10 @@ def child(way: str, task: str, data: str, count: int) -> dict:
         work = [lambda: explainer([picture])] * (count + 1)
     else:
         keep_freed_memory()
-        corpus = load_training_data(data, config, progress=False)
-        model = start_model(config, corpus.tokenizer)
-        batches = train.make_batches(model, corpus, settings, Processes("cpu"), progress=False)
-        learner = Learner(model, batches, *train.make_optimiser(model, settings, count))
+        examples = load_training_data(data, config, progress=False)
+        model = start_model(config, examples.tokenizer)
+        batches = run.make_batches(model, examples, settings, Processes("cpu"), progress=False)
+        learner = Learner(model, batches, *run.make_optimiser(model, settings, count))
         learner.begin(1)
         some = [batch for _, batch in zip(range(20), batches)]
         work = [lambda batch=batch: learner.one_step(batch) for batch in (some * (count // len(some) + 1))[: count + 1]]

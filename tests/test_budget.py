@@ -19,17 +19,17 @@ from sevlm.training.memory import (
     CONTEXT,
     KINDS,
     SLACK,
-    Count,
     MemoryCB,
-    Meter,
+    MemoryMeter,
     Plan,
+    StepMemory,
     count_step,
-    largest,
+    fake_tensors,
+    largest_fitting,
     parse_bytes,
     part_sizes,
     plan,
     plan_report,
-    shapes_only,
     worst_batch,
 )
 
@@ -126,56 +126,56 @@ def test_what_is_trained_has_gradients_and_two_moments():
     c = count_step(SMALL, RUN, 4)
     slack = ALLOCATION_BYTES * 200
     assert (
-        OWN <= c.parts["weights"] <= OWN + slack
-        and OWN <= c.parts["gradients"] <= OWN + slack
-        and 2 * OWN <= c.parts["moments"] <= 2 * OWN + slack
+        OWN <= c.by_kind["weights"] <= OWN + slack
+        and OWN <= c.by_kind["gradients"] <= OWN + slack
+        and 2 * OWN <= c.by_kind["moments"] <= 2 * OWN + slack
     )
     assert (
-        list(c.parts) == [k for k in KINDS if k in c.parts]
-        and sum(c.parts.values()) == c.peak
+        list(c.by_kind) == [k for k in KINDS if k in c.by_kind]
+        and sum(c.by_kind.values()) == c.peak
         and c.expected == round(CONTEXT + SLACK * c.peak)
     )
 
 
 def test_a_frozen_part_has_neither_gradients_nor_moments():
     frozen = count_step(SMALL, RUN.replace(lr_decoder=0.0), 4)
-    assert 0 < frozen.parts["gradients"] < 0.5 * OWN and frozen.parts["weights"] >= OWN
-    assert frozen.parts["moments"] < 2.1 * frozen.parts["gradients"]
+    assert 0 < frozen.by_kind["gradients"] < 0.5 * OWN and frozen.by_kind["weights"] >= OWN
+    assert frozen.by_kind["moments"] < 2.1 * frozen.by_kind["gradients"]
     with pytest.raises(ConfigError, match="nothing is trained"):
         count_step(SMALL, RUN.replace(lr_decoder=0.0, lr_vad=0.0, lr_heads=0.0), 4)
 
 
 def test_what_grows_and_what_does_not():
     few, many = count_step(SMALL, RUN, 8), count_step(SMALL, RUN, 16)
-    assert all(few.parts[k] == many.parts[k] for k in ("weights", "gradients", "moments"))
-    assert many.parts["activations"] == pytest.approx(2 * few.parts["activations"], rel=0.05) and many.parts[
+    assert all(few.by_kind[k] == many.by_kind[k] for k in ("weights", "gradients", "moments"))
+    assert many.by_kind["activations"] == pytest.approx(2 * few.by_kind["activations"], rel=0.05) and many.by_kind[
         "logits"
-    ] == pytest.approx(2 * few.parts["logits"], rel=0.01)
-    assert count_step(SMALL.replace(max_tokens=16), RUN, 16).parts["logits"] < 0.55 * many.parts["logits"]
+    ] == pytest.approx(2 * few.by_kind["logits"], rel=0.01)
+    assert count_step(SMALL.replace(max_tokens=16), RUN, 16).by_kind["logits"] < 0.55 * many.by_kind["logits"]
 
 
 def test_logits_are_scores_log_softmax_and_gradient_of_the_targets():
     B, T, V = 16, SMALL.max_tokens, SMALL.vocab_size
     one = 2 * B * (T - 1) * V * 4
-    assert count_step(SMALL, RUN, B).parts["logits"] == pytest.approx(3 * one, rel=0.01)
+    assert count_step(SMALL, RUN, B).by_kind["logits"] == pytest.approx(3 * one, rel=0.01)
 
 
 def test_checkpointing_keeps_less_and_changes_nothing_else():
     plain, again = count_step(SMALL, RUN, 16), count_step(SMALL, RUN.replace(checkpointing=True), 16)
-    assert again.parts["activations"] < plain.parts["activations"]
-    assert all(again.parts[k] == plain.parts[k] for k in ("weights", "gradients", "moments"))
+    assert again.by_kind["activations"] < plain.by_kind["activations"]
+    assert all(again.by_kind[k] == plain.by_kind[k] for k in ("weights", "gradients", "moments"))
 
 
 def test_half_precision_keeps_copies_of_weights_and_takes_the_loss_in_float32():
     wide, half = count_step(SMALL, RUN, 16), count_step(SMALL, RUN.replace(precision="float16"), 16)
-    assert "half weights" not in wide.parts and 0.2 * OWN < half.parts["half weights"] <= 0.51 * OWN
-    assert half.parts["logits"] == wide.parts["logits"]  # the loss is taken in float32
-    assert wide.parts["activations"] < count_step(SMALL, RUN, 16, gpu=False).parts["activations"]  # dropout's mask
+    assert "half weights" not in wide.by_kind and 0.2 * OWN < half.by_kind["half weights"] <= 0.51 * OWN
+    assert half.by_kind["logits"] == wide.by_kind["logits"]  # the loss is taken in float32
+    assert wide.by_kind["activations"] < count_step(SMALL, RUN, 16, gpu=False).by_kind["activations"]  # dropout's mask
 
 
 def test_the_tower_in_the_step_is_counted():
-    kept, run = count_step(SMALL, RUN, 16), count_step(SMALL, RUN, 16, kept=False)
-    assert run.parts["tower"] > kept.parts["tower"] > 0
+    kept, run = count_step(SMALL, RUN, 16), count_step(SMALL, RUN, 16, cached=False)
+    assert run.by_kind["image encoder"] > kept.by_kind["image encoder"] > 0
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def test_any_configuration_is_counted(changes):
 
 
 def test_the_meter_counts_storages_once_and_forgets_them():
-    with Meter() as meter:
+    with MemoryMeter() as meter:
         a = torch.ones(1000)
         b = a.view(10, 100).t()
         assert meter.total == math.ceil(4000 / ALLOCATION_BYTES) * ALLOCATION_BYTES
@@ -202,7 +202,7 @@ def test_the_meter_counts_storages_once_and_forgets_them():
 
 
 def test_masks_mark_everything_and_questions_are_answered():
-    with shapes_only(), Meter():
+    with fake_tensors(), MemoryMeter():
         x, mask = torch.empty(4, 5, 6), torch.empty(4, 5, dtype=torch.bool)
         assert (
             x[mask].shape == (20, 6) and x[mask].untyped_storage().nbytes() == 480 and mask.nonzero().shape == (20, 2)
@@ -264,17 +264,17 @@ def test_the_largest_that_fits_is_found_by_three_counts():
 
     def count(n):
         asked.append(n)
-        return Count(n, {"activations": int(curve(n))})
+        return StepMemory(n, {"activations": int(curve(n))})
 
     for room in np.linspace(4e9, 25e9, 40):
         asked.clear()
-        counts, fits = largest(count, sizes, room)
+        counts, fits = largest_fitting(count, sizes, room)
         assert (
             len(asked) <= 3
             and fits == (counts[-1].expected <= room)
-            and fits == (Count(2, {"x": int(curve(2))}).expected <= room)
+            and fits == (StepMemory(2, {"x": int(curve(2))}).expected <= room)
         )
-    assert largest(count, sizes, None)[0][-1].paintings == 32
+    assert largest_fitting(count, sizes, None)[0][-1].paintings == 32
 
 
 def test_a_plan_keeps_the_batch_and_stays_in_the_room():
@@ -285,9 +285,9 @@ def test_a_plan_keeps_the_batch_and_stays_in_the_room():
     assert (
         cut.settings == settings.replace(accumulate=cut.settings.accumulate)
         and cut.settings.accumulate > 1
-        and cut.count.expected < whole.expected
+        and cut.memory.expected < whole.expected
     )
-    assert math.ceil(16 / cut.settings.accumulate) == cut.count.paintings and any(
+    assert math.ceil(16 / cut.settings.accumulate) == cut.memory.paintings and any(
         w.startswith("Parts") for w in cut.why
     )
     least = count_step(SMALL, RUN, 2)
@@ -310,7 +310,7 @@ def test_checkpointing_comes_last_and_stays_if_asked_for():
         plan(deep, settings, "cuda", room=again.expected - 10**6)
     assert "keep the patch tokens" not in str(e.value)
     with pytest.raises(ConfigError, match="keep the patch tokens"):
-        plan(deep, settings, "cuda", kept=False, room=1000)
+        plan(deep, settings, "cuda", cached=False, room=1000)
 
 
 def test_the_budget_and_the_precision():
@@ -329,10 +329,10 @@ def test_the_budget_and_the_precision():
 
 
 def test_an_uneven_cut_is_told_as_such():
-    c = Count(11, {"weights": 10**9})
+    c = StepMemory(11, {"weights": 10**9})
     assert Plan(RUN.replace(accumulate=3), c, None).lines[0].startswith("32 paintings in 3 parts of at most 11; ")
     assert (
-        Plan(RUN.replace(accumulate=2), Count(16, c.parts), 11 * 10**9)
+        Plan(RUN.replace(accumulate=2), StepMemory(16, c.by_kind), 11 * 10**9)
         .lines[0]
         .startswith("32 paintings = 2 x 16; float32; 1.6 of 11.0 GB expected: weights 1.0")
     )
@@ -346,8 +346,8 @@ def test_the_measurement_is_told_once():
         cb.after_step(learner)
         assert len(said) == (n >= 1)
     assert "not measured" in said[0]
-    assert "please report" in plan_report(p, "cuda", (p.count.peak + 1, 10**9)) and "report" not in plan_report(
-        p, "cuda", (p.count.peak, 10**9)
+    assert "please report" in plan_report(p, "cuda", (p.memory.peak + 1, 10**9)) and "report" not in plan_report(
+        p, "cuda", (p.memory.peak, 10**9)
     )
 
 

@@ -146,7 +146,7 @@ def test_a_real_ctrl_c(tmp_path):
     assert not [f for f in tmp_path.iterdir() if f.name.startswith(".")] and len(list(tmp_path.iterdir())) == 2
 
 
-def test_held_interrupts_elsewhere_and_with_errors():
+def test_deferred_interrupts_elsewhere_and_with_errors():
     seen = []
 
     def work():

@@ -128,12 +128,8 @@ def test_foreign_folder_is_left_alone(tmp_path):
 
 def test_empty_folder_is_filled(tmp_path):
     (tmp_path / "new").mkdir()
-    assert (
-        json.loads((make_mini(tmp_path / "new", n=2, size=32, workers=1, progress=False) / "mini.json").read_text())[
-            "n"
-        ]
-        == 2
-    )
+    folder = make_mini(tmp_path / "new", n=2, size=32, workers=1, progress=False)
+    assert json.loads((folder / "mini.json").read_text())["n"] == 2
 
 
 def test_interruption_leaves_nothing(tmp_path, monkeypatch):

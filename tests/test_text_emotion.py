@@ -145,7 +145,7 @@ def test_three_ways():
         0.0,
         1,
     )  # no answer is not the first emotion
-    assert te.polarity_confusion(hot, true)[EMOTIONS.index("awe")].tolist() == [0, 1, 0, 0, 0, 0, 1, 0, 0, 0]
+    assert te.probability_confusion(hot, true)[EMOTIONS.index("awe")].tolist() == [0, 1, 0, 0, 0, 0, 1, 0, 0, 0]
     with pytest.raises(DataError, match=r"expected \(4, 9\)"):
         te.accuracies(hot, true[:4])
     with pytest.raises(DataError, match="unknown emotion"):

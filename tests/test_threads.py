@@ -158,9 +158,9 @@ def test_a_resumed_run_takes_the_threads_it_had(data, tmp_path, two_threads, mon
 
 
 def test_one_of_several_processes_keeps_what_its_launcher_gave(tmp_path, two_threads):
-    told = []
-    processes = SimpleNamespace(count=2, tell=told.append)
-    assert threads_of_run(SETTINGS, CONFIG, tmp_path, False, processes) == 2 and not told
+    lines = []
+    processes = SimpleNamespace(count=2, log=lines.append)
+    assert threads_of_run(SETTINGS, CONFIG, tmp_path, False, processes) == 2 and not lines
 
 
 # ---- what a command imports

@@ -102,17 +102,18 @@ def table(results: dict[str, list[str]], names: dict[str, str], missing: dict[st
 
 
 def pages_of(pattern: str) -> list[str]:
-    "The pages that nbdev_test takes for a pattern of names."
-    pages = [p.relative_to(ROOT / "nbs") for p in (ROOT / "nbs").rglob("*.ipynb")]
+    "The pages that `make notebooks` takes for a pattern of names: '02*' of any folder, 'course/02*' of that one."
+    folder, _, name = pattern.rpartition("/")
+    pages = [p.relative_to(ROOT / "nbs") for p in (ROOT / "nbs" / folder).rglob("*.ipynb")]
     pages = [p for p in pages if not any(part.startswith((".", "_")) for part in p.parts)]
-    return sorted(str(p) for p in pages if fnmatch.fnmatch(p.name, pattern or "*"))
+    return sorted(p.as_posix() for p in pages if fnmatch.fnmatch(p.name, name or "*"))
 
 
 def tree() -> str:
     "A fingerprint of all that pages and tests read: tracked files as they are now, and new ones."
     ran = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True)
     if ran.returncode:
-        return f"no git checkout, {time.time()}"  # what was finished before cannot be told to be of the same files
+        return f"no git checkout, {time.time()}"  # whether finished conditions are of the same files is not known
     files = ran.stdout.split(b"\0")
     digest = hashlib.sha256()
     for name in sorted(filter(None, files)):
@@ -165,7 +166,7 @@ def run(condition: Condition, pages: int, variables: list[str]) -> dict:
 def main(argv=None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", metavar="LETTERS", help="conditions, such as b,c")
-    parser.add_argument("--pages", default="", metavar="GLOB", help="pages by name, such as '02*'")
+    parser.add_argument("--pages", default="", metavar="GLOB", help="pages by name, such as '02*' or 'course/*'")
     parser.add_argument("--tests", default="", metavar="WORDS", help="for pytest, such as 'tests/test_vad.py -k scale'")
     parser.add_argument("--fresh", action="store_true", help="also run what was finished before on the same files")
     args = parser.parse_args(argv)
