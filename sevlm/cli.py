@@ -48,7 +48,7 @@ from . import __version__
 from .app.inspect import fact_lines, inspect_path, text_bars
 from .config import EMOTIONS, SEVLMConfig, TrainConfig, emotion_id
 from .errors import ConfigError, ImageError, SevlmError, did_you_mean
-from .utils import asset, check_writable, choose_threads, requested_threads, resolve_device, using_threads
+from .utils import asset, check_writable, choose_threads, requested_threads, using_threads
 
 if TYPE_CHECKING:
     from sevlm.models.explainer import Explainer
@@ -219,16 +219,15 @@ def explainer_of(
     if args.weights and args.checkpoint:
         raise ConfigError("give either --checkpoint or --weights.")
     if args.weights:
-        device = resolve_device(args.device)
-        return load(args.weights, args.lexicon, device, tower=args.tower, lemmas=args.lemmas)
+        return load(args.weights, args.lexicon, args.device, tower=args.tower, lemmas=args.lemmas)
     if args.lexicon or args.tower or args.lemmas != "lemminflect":
         raise ConfigError("--lexicon, --lemmas and --tower belong to --weights; a checkpoint of sevlm knows its own.")
     if not args.checkpoint:
         print_message(
             "note: this is the shipped model, trained on synthetic paintings only; give your own by --checkpoint"
         )
-        return load(device=resolve_device(args.device))
-    return load(checkpoint_of(args.checkpoint), device=resolve_device(args.device))
+        return load(device=args.device)
+    return load(checkpoint_of(args.checkpoint), device=args.device)
 
 
 # %% ../nbs/library/command_line.ipynb #4b8f6f03
@@ -844,7 +843,7 @@ def _first_answers(out: Path, seed: int) -> None:
 
     rng = np.random.default_rng([seed, FIRST_ANSWERS])
     pictures = [paint(random_scene(rng), rng) for _ in range(FIRST_ANSWERS)]
-    explainer = load(device=resolve_device())
+    explainer = load()
     with using_threads(choose_threads(explainer.model.config.width, FIRST_ANSWERS)):
         answers = explainer(pictures, probabilities=False, tokens=False)
     for n, (picture, answer) in enumerate(zip(pictures, answers), 1):
@@ -918,7 +917,7 @@ def _demo(args):
     step(3, f"evaluating {out}/last on {len(test)} test paintings, which were not used in training")
     with using_threads(choose_threads(config.width, EVALUATION_BATCH)):
         result = evaluate(
-            load(out / "last", device=resolve_device()),
+            load(out / "last"),
             test,
             synthetic_scores(training_data.truth),
             progress=not args.quiet,

@@ -127,6 +127,8 @@ def test_the_command_line_says_the_same(explain, picture, tmp_path, capsys):
         (None, "NoneType; expected a path"),
         (7, "int; expected a path"),
         ([7], "int in the list"),
+        ([0], "int in the list"),
+        (["x.png", None], "NoneType in the list"),
         ("nowhere.jpg", "nowhere.jpg cannot be opened"),
         (np.zeros((4, 4, 2), np.uint8), r"shape \(4, 4, 2\)"),
         (np.zeros((0, 4), np.uint8), r"shape \(0, 4\)"),

@@ -243,6 +243,7 @@ def test_tables():
         ('{"token": {}}', "Did you mean 'tokens'"),
         ('{"tokens": []}', "'tokens' is a list"),
         ('{"tokens": {"a": 1}}', "replaces 'a' by 1, a int"),
+        ('{"tokens": {"": 1}}', "replaces '' by 1, a int"),
         ('{"tokens": {"a": null}}', "expected text"),
         ("{", "not JSON"),
         (b"\xff\xfe", "not JSON in UTF-8"),

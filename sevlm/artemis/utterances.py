@@ -75,11 +75,11 @@ def read_tables(
             raise DataError(f"{path}: unknown table {name!r}. {did_you_mean(name, names)}")
         if not isinstance(table, dict):
             raise DataError(f"{path}: {name!r} is a {type(table).__name__}, expected an object from text to text.")
-        if bad := next((k for k, v in table.items() if not isinstance(v, str)), None):
-            raise DataError(
-                f"{path}: {name!r} replaces {bad!r} by {str(table[bad])[:40]}, a {type(table[bad]).__name__}; expected "
-                "text."
-            )
+        for word, value in table.items():
+            if not isinstance(value, str):
+                raise DataError(
+                    f"{path}: {name!r} replaces {word!r} by {str(value)[:40]}, a {type(value).__name__}; expected text."
+                )
     return Tables(**found)
 
 

@@ -45,7 +45,7 @@ def model_card(
     header: str,  # YAML between the dashes: tags and the like
     config: SEVLMConfig,
     recorded: dict | None,  # from `recorded_scores`
-    lexicon: dict | None = None,  # `VADTable.about`; None: no table is published
+    lexicon: dict | None = None,  # `VADTable.about`; None: a model without tokenizer and table
 ) -> str:  # Markdown
     "The text of a model card."
     ideas = {"VAD fusion": config.use_fusion, "VAD head": config.use_vad_head, "contrast": config.use_contrast}
@@ -78,14 +78,17 @@ def model_card(
         lines += [f"On {data}{part}.{kind} Recorded by `sevlm evaluate`.", "", *_score_rows(recorded["scores"])]
     lines += ["", "## Lexicon", ""]
     if lexicon is None:
-        lines.append("The VAD of the tokens is not part of this repository: load it with `lexicon=`.")
+        lines.append("Only the model is published here: its tokenizer and the VAD of its tokens are not.")
     else:
         there = "published with the weights" if lexicon.get("may_be_shared") else "**not** published with the weights"
         lines.append(
             f"{lexicon.get('lexicon', 'not recorded')}; its values are {there}. "
             f"Terms: {lexicon.get('terms', 'not recorded')}"
         )
-    more = "" if lexicon and lexicon.get("may_be_shared") else ', lexicon="path of the lexicon"'
-    lines += ["", "## Use", "", "```python", "import sevlm", "", f'explain = sevlm.load("OWNER/NAME"{more})']
-    lines += ['print(explain("painting.jpg"))', "```", ""]
+    if lexicon is None:
+        use = ['model = sevlm.SEVLM.from_pretrained("OWNER/NAME")']
+    else:
+        more = "" if lexicon.get("may_be_shared") else ', lexicon="path of the lexicon"'
+        use = [f'explain = sevlm.load("OWNER/NAME"{more})', 'print(explain("painting.jpg"))']
+    lines += ["", "## Use", "", "```python", "import sevlm", "", *use, "```", ""]
     return "\n".join(lines)

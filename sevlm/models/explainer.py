@@ -95,8 +95,9 @@ def list_images(
     sources = list(images)
     if not sources:
         raise ImageError("an empty list of pictures; expected at least one.")
-    if odd := next((s for s in sources if not isinstance(s, str | Path | Image.Image | np.ndarray)), None):
-        raise ImageError(f"found a {type(odd).__name__} in the list; expected paths, PIL images or NumPy arrays.")
+    odd = [source for source in sources if not isinstance(source, str | Path | Image.Image | np.ndarray)]
+    if odd:
+        raise ImageError(f"found a {type(odd[0]).__name__} in the list; expected paths, PIL images or NumPy arrays.")
     return sources, False
 
 
@@ -283,6 +284,7 @@ def load(
     "A model, ready to explain pictures. Raises `CheckpointError`, `LexiconError` or `ConfigError`."
     if lemmas not in ("lemminflect", "nltk"):
         raise ConfigError(f"lemmas = {lemmas!r} is not known. Valid: lemminflect, nltk.")
+    device = resolve_device(str(device))
     there = source is None or Path(source).is_dir()
     if not there and not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
         raise CheckpointError(
@@ -294,12 +296,10 @@ def load(
     else:
         folder = asset("mini") if source is None else Path(source)
     if is_released(folder):
-        return _load_released(folder, words, resolve_device(str(device)), tag, tower, lemmas)
+        return _load_released(folder, words, device, tag, tower, lemmas)
     folder = checkpoint_of(folder)
     model, tokenizer = load_model(folder), load_tokenizer(folder)
-    return Explainer(
-        model, tokenizer, _table_of(folder, tokenizer, words, model.config.lookup), resolve_device(str(device))
-    )
+    return Explainer(model, tokenizer, _table_of(folder, tokenizer, words, model.config.lookup), device)
 
 
 def _table_of(folder: Path, tokenizer: Tokenizer, words: Lexicon | None, lookup: str) -> VADTable:

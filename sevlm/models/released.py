@@ -42,7 +42,7 @@ from ..errors import CheckpointError, did_you_mean
 from ..utils import write_atomic
 from .decoder import gpt2_weights
 from .hub import WEIGHTS, check_tensors, fetch, read_json, read_pickle, read_tensors, weights_file
-from .sevlm import SEVLM, own_weights
+from .sevlm import MODEL_FILES, SEVLM, own_weights
 from .tokenizer import ADDED, load_tokenizer
 from .vision import load_tower
 
@@ -402,14 +402,11 @@ def _hash_of(path, kind):
 
 
 CHECKPOINT = (  # files of a checkpoint that was published by `push_to_hub`
-    "config.json",
-    "model.safetensors",
-    "tower.safetensors",
+    *MODEL_FILES,
     "tokenizer.json",
     "tokenizer_config.json",
     "vad_table.safetensors",
     "lexicon.json",
-    "metrics.json",
 )
 
 
