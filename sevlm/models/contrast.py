@@ -64,8 +64,6 @@ def contrastive_scores(
     neg_perm: torch.Tensor
     | None = None,  # [2, B]: other painting for the even and the odd sequences; drawn if not given
     lone: str = "none",  # negative (b) of a batch of one painting: left out, or 'itself' (as published, finding 8)
-    others: torch.Tensor
-    | None = None,  # [S', D] explanations of more paintings than these; a given `neg_perm` then points to them
 ) -> torch.Tensor:  # score [S, 1 + N]; column 0 true, 1 the other emotion's explanation, 2 another painting's
     "Scores of each sequence's painting and emotion with its own explanation and with the negatives."
     B, S = len(grid_mean), len(emo_mean)
@@ -77,11 +75,9 @@ def contrastive_scores(
     candidates = [exp_mean, pairs.flip(1).flatten(0, 1)]
     if B == 1 and lone == "itself":
         neg_perm = torch.zeros(2, 1, dtype=torch.long)
-    if others is not None and neg_perm is not None:
-        pairs = others.view(len(others) // 2, 2, -1)
     elif B > 1 and neg_perm is None:
         neg_perm = torch.stack([derangement(B), derangement(B)])
-    if neg_perm is not None and (B > 1 or lone == "itself" or others is not None):
+    if neg_perm is not None and (B > 1 or lone == "itself"):
         even, odd = neg_perm.to(exp_mean.device)
         candidates.append(torch.stack([pairs[even, 0], pairs[odd, 1]], 1).flatten(0, 1))
     grid, emo = grid_mean.repeat_interleave(2, 0), emo_mean

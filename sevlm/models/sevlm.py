@@ -41,6 +41,7 @@ class Output:
     counts: dict[str, int] = field(
         default_factory=dict
     )  # target tokens, known targets, sequences: what each loss is a mean over
+    rows: tuple[torch.Tensor, ...] = ()  # means that the contrast compares: patches [B, D], emotion and text [S, D]
 
     @property
     def logits(self) -> torch.Tensor:
@@ -78,9 +79,6 @@ class SEVLM(
         self.fusion = Fusion(D) if config.use_fusion else None
         self.vad_head = VADHead(D) if config.use_vad_head else None
         self.contrastive_head = ContrastiveHead(D) if config.use_contrast else None
-        self.gather = (
-            None  # several processes: explanation means of all of them, [n, D] -> [sum of n, D]; see `processes`
-        )
 
     def encode_images(
         self,
@@ -140,16 +138,19 @@ class SEVLM(
             )  # a part may be empty where the step is not
             losses["vad"], n = vad_loss(self.vad_head(out.hid), batch.vad, batch.known & batch.exp_span, empty)
             counts["vad"] = int(n)
-        if self.contrastive_head is not None:
-            losses["con"] = contrastive_loss(self._contrast(out.hid, batch, grid), config.stable_contrast)
-            counts["con"] = len(batch.ids)
         if batch.whole is not None:  # a part of a step: what it adds to the means over the whole
             counts.update(batch.counts)
             for k in losses:
                 losses[k] = losses[k] * (counts[k] / max(batch.whole[k], 1))
-        weight = {"lm": 1.0, "vad": config.vad_weight, "con": config.con_weight}
-        total: Any = sum(weight[k] * v for k, v in losses.items())
-        losses["total"] = total
+        losses["total"] = losses["lm"]
+        if "vad" in losses:
+            losses["total"] = losses["total"] + config.vad_weight * losses["vad"]
+        if self.compares:
+            out.rows = self._means(out.hid, batch, grid)
+            if batch.whole is None:
+                compared = self.compare(out.rows, batch)
+                losses["con"], counts["con"] = compared["con"], len(batch.ids)
+                losses["total"] = losses["total"] + compared["total"]
         counts.setdefault("total", len(batch.ids))
 
     def _next_word(self, hid, target, alike: int, B: int):
@@ -167,17 +168,26 @@ class SEVLM(
         count = int(there.sum())
         return count, (costs * weight[asked]).sum() / max(count, 1)
 
-    def _contrast(self, hid, batch, grid):
-        "Scores [S, 1 + N] of true and mixed triples."
-        emo_mean, exp_mean = masked_mean(hid, batch.emo_span), masked_mean(hid, batch.exp_span)
-        others = (
-            self.gather(exp_mean[:0] if batch.idle else exp_mean)
-            if self.gather is not None and batch.points_to_all
-            else None
-        )
-        return contrastive_scores(
-            self.contrastive_head, grid.mean(1), emo_mean, exp_mean, batch.neg_perm, self.config.lone_negative, others
-        )
+    def _means(self, hid, batch, grid) -> tuple[torch.Tensor, ...]:
+        "What the contrast compares: mean patches [B, D], mean states of emotion and explanation [S, D]."
+        means = grid.mean(1), masked_mean(hid, batch.emo_span), masked_mean(hid, batch.exp_span)
+        return tuple(mean[:0] for mean in means) if batch.idle else means
+
+    @property
+    def compares(self) -> bool:
+        "Whether a loss compares the paintings of a batch with each other (see `training.learner`)."
+        return self.contrastive_head is not None
+
+    def compare(
+        self,
+        rows: tuple[torch.Tensor, ...],  # `Output.rows` of the whole batch
+        batch: Any,  # a `data.Batch`; its `neg_perm` says whose explanations serve as negatives
+    ) -> dict[str, torch.Tensor]:  # 'con', and 'total': the same with its weight
+        "The contrastive loss of a whole batch, from the means of its parts."
+        config = self.config
+        scores = contrastive_scores(self.contrastive_head, *rows, batch.neg_perm, config.lone_negative)
+        con = contrastive_loss(scores, config.stable_contrast)
+        return dict(con=con, total=config.con_weight * con)
 
     def _save_pretrained(self, save_directory: Path) -> None:
         """Weights, configuration, the scores on file, and a tower that is a file of its own. Called by

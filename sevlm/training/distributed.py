@@ -12,9 +12,6 @@ __all__ = [
     "resolve_precision",
     "is_out_of_memory",
     "Processes",
-    "sync_interrupts",
-    "split_batch",
-    "step_parts",
     "start_processes",
 ]
 
@@ -23,10 +20,10 @@ import os
 import random
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -35,6 +32,9 @@ from tqdm.auto import tqdm
 from ..config import TrainConfig
 from ..errors import ConfigError, SevlmError, did_you_mean
 from ..utils import resolve_device, seed_everything
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 
 # %% ../../nbs/library/distributed.ipynb #b4ce7bd2
@@ -142,24 +142,49 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 # %% ../../nbs/library/distributed.ipynb #24f32580
-class Processes:
-    "Single-process backend: every collective is a no-op."
+_PRECISIONS = dict(float32="no", bfloat16="bf16", float16="fp16")  # our names -> accelerate's
 
-    rank: int = 0
-    count: int = 1  # processes
+
+class Processes:
+    "This process, alone or one of several: what they exchange goes through accelerate."
 
     def __init__(
         self,
-        device: str | torch.device = "cpu",
+        device: str | torch.device = "cpu",  # of a single process; one of several gets its own from accelerate
         requested: str | None = None,  # precision that accelerate's configuration requests
+        hours: float = 12.0,  # timeout; others may wait while the main process validates
     ):
-        self.device, self.requested = torch.device(device), requested
+        self.device, self.requested, self.hours, self.count = torch.device(device), requested, hours, 0
+        self.accelerator = self.accelerator_of("float32")
+        self.rank, self.count = self.accelerator.process_index, self.accelerator.num_processes
+        if self.count > 1:
+            self.device = self.accelerator.device
 
     def __enter__(self) -> "Processes":
         return self
 
     def __exit__(self, kind, error, trace) -> None:
         self.close(wait=kind is None)
+
+    def accelerator_of(
+        self,
+        precision: str,  # 'float32', 'bfloat16' or 'float16'
+        **how: Any,  # more of its arguments, such as log_with
+    ) -> "Accelerator":
+        "accelerate's object for a precision. Raises `ConfigError` for float16 on a processor."
+        from accelerate import Accelerator
+        from accelerate.state import AcceleratorState
+        from accelerate.utils import InitProcessGroupKwargs
+
+        if precision == "float16" and self.device.type == "cpu":
+            raise ConfigError("float16 is for GPUs; on a processor choose 'bfloat16', 'float32' or 'auto'.")
+        if self.device.type == "cuda" and self.device.index is not None:
+            torch.cuda.set_device(self.device)
+        AcceleratorState._reset_state(reset_partial_state=self.count == 1)  # accelerate has one state per program
+        timeout = InitProcessGroupKwargs(timeout=timedelta(hours=self.hours))
+        return Accelerator(
+            cpu=self.device.type == "cpu", mixed_precision=_PRECISIONS[precision], kwargs_handlers=[timeout], **how
+        )
 
     @property
     def main(self) -> bool:
@@ -171,198 +196,22 @@ class Processes:
         if self.main:
             tqdm.write(text)
 
-    def wrap(self, model: torch.nn.Module) -> Callable:
-        "A function from a batch to the model's output, for training."
-        return model
-
-    def no_sync(self, wrapped: Callable) -> AbstractContextManager:
-        "Inside the block the gradients of a wrapped model are accumulated in this process and not exchanged."
-        return nullcontext()
-
-    def gather_numbers(self, values: Sequence[float]) -> list[list[float]]:
-        "The numbers of each process, by rank."
-        return [list(values)]
-
-    def gather_objects(self, thing: Any) -> list:
-        "The object of each process, by rank."
-        return [thing]
-
-    def broadcast(self, thing: Any) -> Any:
-        "The object of the main process."
-        return thing
-
-    def from_main(self, fn: Callable[[], Any]) -> Any:
-        "Call `fn` in the main process; its result or its failure reaches all."
-        return fn()
-
-    def gather_rows(
-        self,
-        x: torch.Tensor,  # [n, ...]
-    ) -> torch.Tensor:  # [sum of all n, ...]
-        "The rows of all processes, in the order of their ranks; gradients flow back to the process that owns a row."
-        return x
-
-    def wait(self) -> None:
-        "Barrier: returns once all processes have called it."
-
-    def close(
-        self,
-        wait: bool = True,  # for all processes to get here; False after a failure
-    ) -> None:
-        "End the communication between processes."
-
-
-# %% ../../nbs/library/distributed.ipynb #4bc939a5
-def sync_interrupts(
-    processes: Processes,
-    interrupts: list[bool],  # of this process, from `record_interrupts`
-    *numbers: float,
-) -> list[list[float]]:  # the numbers of each process
-    "Exchange numbers and interrupts. Raises `KeyboardInterrupt` in all processes if one of them was interrupted."
-    rows = processes.gather_numbers([len(interrupts), *numbers])
-    if any(n for n, *_ in rows):
-        raise KeyboardInterrupt
-    return [row for _, *row in rows]
-
-
-def split_batch(batch: Any, n: int) -> list:
-    "A batch in at most `n` parts. Raises `ConfigError` if it cannot be split."
-    if n > 1 and not hasattr(batch, "counts"):
-        raise ConfigError(
-            f"{n} parts of a batch were asked for, but {type(batch).__name__} has no `counts` and `split`; "
-            "use accumulate=1 and a smaller batch."
-        )
-    return batch.split(n) if n > 1 else [batch]
-
-
-def step_parts(
-    batch: Any,  # with `counts` and `split`, if there are several parts or processes
-    n: int,  # parts, if the batch has as many
-    processes: Processes,
-    interrupts: list[bool],  # of this process so far
-) -> list:  # batches whose `whole` holds the counts of the step
-    "The parts of a step that this process computes."
-    if n * processes.count == 1:
-        return [batch]
-    parts, names = split_batch(batch, n), sorted(batch.counts)
-    numbers = len(parts), *(int(batch.counts[k]) for k in names)
-    part_counts, *columns = zip(*sync_interrupts(processes, interrupts, *numbers))
-    fewest = int(min(part_counts))
-    parts = parts if fewest == len(parts) else split_batch(batch, fewest)
-    if len(parts) * processes.count > 1:
-        for part in parts:
-            part.whole = {k: int(sum(column)) for k, column in zip(names, columns)}
-    return parts
-
-
-# %% ../../nbs/library/distributed.ipynb #51afdb42
-class _TotalLoss(torch.nn.Module):
-    "A model that returns its total loss only; the whole output is left in `out`."
-
-    def __init__(self, model: torch.nn.Module, gathered: list[torch.Tensor]):
-        super().__init__()
-        self.model, self.gathered, self.out = model, gathered, None
-        self.unused = torch.nn.Parameter(torch.zeros(1))  # keeps DistributedDataParallel from warning
-
-    def forward(self, batch):
-        self.out = self.model(batch)
-        total = self.out.losses["total"] + sum(0 * rows.sum() for rows in self.gathered)
-        self.gathered.clear()
-        return total
-
-
-class _Wrapped:
-    "A function from a batch to the model's output, computed by `DistributedDataParallel`."
-
-    def __init__(self, inner: _TotalLoss, net: torch.nn.Module):
-        self.inner, self.net = inner, net
-
-    def __call__(self, batch):
-        total = self.net(batch)
-        out, self.inner.out = self.inner.out, None
-        out.losses["total"] = total
-        return out
-
-
-class _GatherRows(torch.autograd.Function):
-    "The rows of all processes; the gradient of a row is summed over processes and returned to its owner."
-
-    @staticmethod
-    def forward(ctx, x, processes):
-        count, group = processes.count, processes.group
-        sizes = [torch.zeros(1, dtype=torch.long, device=x.device) for _ in range(count)]
-        torch.distributed.all_gather(sizes, torch.tensor([len(x)], device=x.device), group=group)
-        sizes = [int(n) for n in sizes]
-        padded = x.new_zeros(max(sizes), *x.shape[1:])
-        padded[: len(x)] = x
-        rows = [torch.empty_like(padded) for _ in sizes]
-        torch.distributed.all_gather(rows, padded, group=group)
-        ctx.first, ctx.length, ctx.processes = sum(sizes[: processes.rank]), len(x), processes
-        return torch.cat([r[:n] for r, n in zip(rows, sizes)])
-
-    @staticmethod
-    def backward(ctx, grad):
-        grad = grad.clone().contiguous()
-        torch.distributed.all_reduce(grad, group=ctx.processes.group)
-        return grad.narrow(0, ctx.first, ctx.length), None
-
-
-# %% ../../nbs/library/distributed.ipynb #abc19e67
-class _AccelerateProcesses(Processes):
-    "One of several processes, by accelerate."
-
-    def __init__(
-        self,
-        device: str,  # 'auto', 'cpu' or 'cuda'
-        requested: str | None = None,  # precision that accelerate's configuration requests
-        hours: float = 12.0,  # timeout; others may wait while the main process validates
-    ):
-        from accelerate import Accelerator
-        from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
-
-        if torch.device(device if device != "auto" else "cpu").index is not None or device == "mps":
-            raise ConfigError(
-                f"device {device!r} was chosen, but accelerate gives each process its device; "
-                "choose 'auto', 'cuda' or 'cpu'."
-            )
-        if device == "cuda":
-            resolve_device(device)
-        timeout = timedelta(hours=hours)
-        self.accelerator = Accelerator(
-            cpu=device == "cpu" or not torch.cuda.is_available(),
-            mixed_precision="no",  # precision is the learner's
-            kwargs_handlers=[
-                InitProcessGroupKwargs(timeout=timeout),
-                DistributedDataParallelKwargs(find_unused_parameters=True),
-            ],
-        )
-        self.rank, self.count = self.accelerator.process_index, self.accelerator.num_processes
-        self.wrapped, self.gathered = [], []
-        self.group = torch.distributed.new_group(timeout=timeout)  # of `gather_rows`: its order is independent of DDP's
-        super().__init__(self.accelerator.device, requested)
-
-    def wrap(self, model):
-        inner = _TotalLoss(model, self.gathered)
-        self.wrapped.append(wrapped := _Wrapped(inner, self.accelerator.prepare_model(inner)))
-        return wrapped
-
-    def no_sync(self, wrapped):
-        return self.accelerator.no_sync(wrapped.net)
-
-    def gather_numbers(self, values):
-        return self.accelerator.gather(torch.tensor([list(values)], dtype=torch.float64, device=self.device)).tolist()
-
-    def gather_objects(self, thing):
+    def gather(self, thing: Any) -> list:
+        "What each process has, by rank: numbers, or any object that can be pickled."
         from accelerate.utils import gather_object
 
         return gather_object([thing])
 
-    def broadcast(self, thing):
+    def broadcast(self, thing: Any) -> Any:
+        "What the main process has."
         from accelerate.utils import broadcast_object_list
 
         return broadcast_object_list([thing])[0]
 
-    def from_main(self, fn):
+    def from_main(self, fn: Callable[[], Any]) -> Any:
+        "Call `fn` in the main process; its result, its failure (`SevlmError` elsewhere) or an interrupt reaches all."
+        if self.count == 1:
+            return fn()
         outcome, failure = None, None
         if self.main:
             try:
@@ -381,27 +230,41 @@ class _AccelerateProcesses(Processes):
             raise SevlmError(f"the main process failed ({value}); this one, number {self.rank}, stops with it.")
         return value
 
-    def gather_rows(self, x):
-        rows = _GatherRows.apply(x, self)
-        if rows.requires_grad:
-            self.gathered.append(rows)
-        return rows
+    def gather_rows(
+        self,
+        x: torch.Tensor,  # [n, ...], without gradients
+    ) -> tuple[torch.Tensor, int]:  # [sum of all n, ...] in the order of ranks; the place of this process's first row
+        "The rows of all processes, which may have different numbers of them."
+        sizes = self.gather(len(x))
+        padded = self.accelerator.gather(self.accelerator.pad_across_processes(x))
+        rows = [part[:n] for part, n in zip(padded.chunk(self.count), sizes)]
+        return torch.cat(rows), sum(sizes[: self.rank])
 
-    def wait(self):
+    def sum_gradients(self, parameters: Iterable[torch.Tensor]) -> None:
+        "Add up the gradients of all processes; a parameter that has none in any of them keeps none."
+        if self.count == 1:
+            return
+        params = list(parameters)
+        has = self.gather([p.grad is not None for p in params])
+        params = [p for p, anywhere in zip(params, map(any, zip(*has))) if anywhere]
+        own = [torch.zeros_like(p) if p.grad is None else p.grad for p in params]
+        summed = self.accelerator.reduce(torch.cat([grad.flatten() for grad in own]), "sum")
+        for p, grad in zip(params, summed.split([p.numel() for p in params])):
+            p.grad = grad.view_as(p)
+
+    def wait(self) -> None:
+        "Barrier: returns once all processes have called it."
         self.accelerator.wait_for_everyone()
 
-    def close(self, wait=True):
-        if not torch.distributed.is_initialized():
-            return
-        if wait:
-            self.wait()
-        for wrapped in self.wrapped:
-            wrapped.net = None
-        self.wrapped.clear()
-        self.gathered.clear()
-        self.group = None
-        self.accelerator.free_memory()  # accelerate's references to the wrapped models
-        self.accelerator.end_training()  # destroys the process groups
+    def close(
+        self,
+        wait: bool = True,  # for all processes to get here; False after a failure
+    ) -> None:
+        "End the communication between processes."
+        if self.count > 1 and torch.distributed.is_initialized():
+            if wait:
+                self.wait()
+            self.accelerator.end_training()  # destroys the process groups
 
 
 # %% ../../nbs/library/distributed.ipynb #f4e6bfae
@@ -424,8 +287,12 @@ def start_processes(
         raise ConfigError(f"device {device!r} was chosen, but accelerate is set to use the CPU; change one of the two.")
     device, requested = "cpu" if cpu else device, precisions[mixed]
     count = max(int(env.get(k) or 1) for k in ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"))
-    several = count > 1
-    processes = _AccelerateProcesses(device, requested) if several else Processes(resolve_device(device), requested)
+    several, chosen = count > 1, resolve_device(device)
+    if several and (":" in device or device == "mps"):
+        raise ConfigError(
+            f"device {device!r} was chosen, but accelerate gives each process its device; choose 'auto', 'cuda' or 'cpu'."
+        )
+    processes = Processes(chosen, requested)
     if requested:
         processes.log(f"Precision {requested}, as accelerate is set to.")
     if not several and cpu and "MASTER_ADDR" in env:

@@ -30,8 +30,7 @@ import warnings
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from itertools import islice
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -50,9 +49,6 @@ from sevlm.training.distributed import (
     rng_state,
     seed_process,
     set_rng_state,
-    split_batch,
-    step_parts,
-    sync_interrupts,
 )
 
 from ..errors import CheckpointError, ConfigError, SevlmError, did_you_mean, require
@@ -157,32 +153,97 @@ class CB:
 SMALLEST_SCALE = 2.0**-10  # of gradients in float16; below it the overflow has another cause
 
 
+def split_batch(batch: Any, n: int) -> list:
+    "A batch in at most `n` parts. Raises `ConfigError` if it cannot be split."
+    if n > 1 and not hasattr(batch, "counts"):
+        raise ConfigError(
+            f"{n} parts of a batch were asked for, but {type(batch).__name__} has no `counts` and `split`; "
+            "use accumulate=1 and a smaller batch."
+        )
+    return batch.split(n) if n > 1 else [batch]
+
+
 class _Step:
     "One step, in as many parts as memory requires."
 
+    def forward(self, batch):
+        "The model's output, in the precision of the run."
+        with self.accelerator.autocast():
+            return self.model(batch)
+
     def forward_backward(self):
-        "Losses and gradients of the step, part by part."
+        "Losses and gradients of the step: the same for any number of parts and processes."
         self.optimiser.zero_grad()
         if not self.processes.main:
             seed_process(self.base, self.step, self.processes.rank)
-        parts, count = step_parts(self.batch, self.accumulate, self.processes, self.interrupts), self.processes.count
-        losses, counts = [], []
+        parts = split_batch(self.batch, self.accumulate)
+        if len(parts) * self.processes.count > 1:
+            losses, counts = self.shared_step(parts)
+        else:
+            out = self.forward(self.batch)
+            self.accelerator.backward(out.losses["total"])
+            values = torch.stack(list(out.losses.values())).tolist()  # the only transfer from the device
+            losses, counts = dict(zip(out.losses, values)), {k: int(v) for k, v in out.counts.items()}
+        self.losses, self.out = losses, SimpleNamespace(losses=losses, counts=counts)  # of the whole step
+
+    def shared_step(self, parts):
+        "Losses and counts of a step computed in parts, or by several processes, or both; leaves its gradients."
+        counts = self.exchange({name: int(n) for name, n in self.batch.counts.items()})
+        whole = {name: sum(row[name] for row in counts) for name in counts[0]}
         for part in parts:
-            with nullcontext() if part is parts[-1] else self.processes.no_sync(self.net):
-                with self.autocast():
-                    out = self.net(part)
-                total = out.losses["total"]
-                self.scaler.scale(total * count if count > 1 else total).backward()  # DDP divides by the count
-            losses.append({k: v.detach() for k, v in out.losses.items()})
-            counts.append(out.counts)
-            del out, total  # free the graph
-        # the only transfer from the device
-        values = torch.stack([torch.stack(list(terms.values())) for terms in losses]).tolist()
-        numbers = *map(sum, zip(*values)), *(sum(int(c[k]) for c in counts) for k in counts[0])
-        sums = [sum(column) for column in zip(*self.processes.gather_numbers(numbers))]
-        self.losses = dict(zip(losses[0], sums))
-        whole = {k: int(v) for k, v in zip(counts[0], sums[len(self.losses) :])}
-        self.out = SimpleNamespace(losses=self.losses, counts=whole)  # of the whole step
+            part.whole = whole
+        states, out, compared, gradients = [None] * len(parts), None, {}, [()] * len(parts)
+        if getattr(self.model, "compares", False):
+            states, rows, out = self.first_pass(parts)
+            compared, gradients = self.compare(rows)
+        table = []
+        for part, state, own in zip(parts, states, gradients):
+            if out is None:
+                if state is not None:
+                    set_rng_state(state)
+                out = self.forward(part)
+            total = out.losses["total"]
+            if own:
+                total = total + sum((rows * gradient).sum() for rows, gradient in zip(out.rows, own))
+            self.accelerator.backward(total)
+            table.append({name: loss.detach() for name, loss in out.losses.items()})
+            out = total = None  # free the graph
+        self.processes.sum_gradients(p for group in self.optimiser.param_groups for p in group["params"])
+        own = torch.stack([torch.stack(list(terms.values())) for terms in table]).sum(0).tolist()
+        losses = dict(zip(table[0], map(sum, zip(*self.processes.gather(own)))))
+        total = losses.pop("total") + compared.pop("total", 0.0)
+        return {**losses, **compared, "total": total}, whole
+
+    def first_pass(self, parts):
+        "The random state before each part, its rows, and of a single part the output with its graph."
+        states, rows = [], []
+        for part in parts:
+            states.append(rng_state())
+            with nullcontext() if len(parts) == 1 else torch.no_grad():
+                out = self.forward(part)
+            rows.append([row.detach() for row in out.rows])
+        return states, rows, out if len(parts) == 1 else None
+
+    def compare(self, rows):
+        "The losses that compare the examples of the whole batch, and their gradients for the rows of each part."
+        sizes = [[len(row) for row in pieces] for pieces in zip(*rows)]  # of each kind of row, in each part
+        gathered = [self.processes.gather_rows(torch.cat(pieces)) for pieces in zip(*rows)]
+        every = tuple(rows.requires_grad_() for rows, _ in gathered)
+        with self.accelerator.autocast():
+            terms = self.model.compare(every, self.batch)
+        self.accelerator.backward(terms["total"] / self.processes.count)
+        unscale = self.processes.count / self.scaler.get_scale()
+        own = [
+            (row.grad[first : first + sum(n)] * unscale).split(n) for row, (_, first), n in zip(every, gathered, sizes)
+        ]
+        return {name: float(loss) for name, loss in terms.items()}, list(zip(*own))
+
+    def exchange(self, thing):
+        "The `thing` of each process. Raises `KeyboardInterrupt` in all of them if one was interrupted."
+        found = self.processes.gather((len(self.interrupts), thing))
+        if any(interrupts for interrupts, _ in found):
+            raise KeyboardInterrupt
+        return [thing for _, thing in found]
 
     def compute(self):
         "`forward_backward`, in more parts if memory runs out."
@@ -215,8 +276,8 @@ class _Step:
             )
         self.accumulate = 2 * now
         self.processes.log(
-            f"Out of memory at step {self.step + 1}: steps are computed in {2 * now} parts from now on; "
-            "losses and gradients stay those of the whole batch."
+            f"Out of memory at step {self.step + 1}: steps are computed in {2 * now} parts from now on. Losses and "
+            "gradients stay those of the whole batch; dropout draws its masks part by part."
         )
 
     def update(self):
@@ -246,6 +307,7 @@ STATE_KEYS = (  # attributes of the learner that are saved
     "skipped",
     "accumulate",
     "base",
+    "scale",
 )
 
 
@@ -267,7 +329,6 @@ class _State:
         state = dict(
             weights=name,
             optimiser=self.optimiser.state_dict(),
-            scaler=self.scaler.state_dict(),
             scheduler=self.scheduler.state_dict() if self.scheduler else {},
             callbacks={cb.key: cb.state() for cb in self.callbacks if cb.keeps},
             **{k: getattr(self, k) for k in STATE_KEYS},
@@ -308,8 +369,6 @@ class _State:
             warnings.warn(f"callbacks with a state differ from the saved run: {', '.join(differ)}", stacklevel=2)
         for key in set(callbacks) & set(state["callbacks"]):
             callbacks[key].load(state["callbacks"][key])
-        if state.get("scaler") and self.scaler.is_enabled():
-            self.scaler.load_state_dict(state["scaler"])
         accumulate = max(self.accumulate, state.get("accumulate", 1))  # a part that did not fit would not fit again
         for k in STATE_KEYS:
             setattr(self, k, state.get(k, getattr(self, k)))  # an older state may lack a name
@@ -319,12 +378,17 @@ class _State:
 
 # %% ../../nbs/library/learner.ipynb #26bf560c
 class Learner(_Step, _State):
-    "Trains any model whose output has `losses` (name -> scalar, with 'total') and `counts` (name -> int)."
+    """Trains any model whose output has `losses` (name -> scalar, with 'total') and `counts` (name -> int).
+
+    If the loss compares the examples of a batch, the model also has `compares`, `rows` in its output, and
+    `compare(rows, batch)`."""
 
     def __init__(
         self,
         model: torch.nn.Module,  # called with a batch
-        batches: Any,  # iterable with `__len__` and `set_epoch`; its batches have `.to(device)`, see `step_parts`
+        # iterable with `__len__` and `set_epoch(epoch, start)`; its batches have `.to(device)`, and for several parts or
+        # processes `counts`, `split(n)` and `whole`
+        batches: Any,
         optimiser: torch.optim.Optimizer,  # must hold every parameter that requires a gradient
         scheduler: torch.optim.lr_scheduler.LRScheduler | None = None,  # stepped after each step that was not skipped
         device: str | torch.device = "cpu",  # not used if `processes` are given
@@ -336,9 +400,9 @@ class Learner(_Step, _State):
         self.processes = processes or Processes(device)
         self.device, self.callbacks = self.processes.device, list(callbacks)
         self.model, self.batches, self.optimiser, self.scheduler = model.to(self.device), batches, optimiser, scheduler
-        self.net = None  # the wrapped model
+        self.accelerator = None  # of this precision; from `begin` on
         self.precision = resolve_precision(precision, self.device, self.processes.requested)
-        self.accumulate, self.scaler = accumulate, self.new_scaler()
+        self.accumulate, self.scale = accumulate, {}  # the scaler's state after the last completed step
         self.step = self.epoch = self.done = self.epochs = self.skipped = 0
         self.losses, self.means, self.metrics = {}, {}, {}
         self.stopped = self.interrupted = False
@@ -352,15 +416,10 @@ class Learner(_Step, _State):
         if self.processes.count > 1 and getattr(batches, "count", 1) == 1:
             batches.share(self.processes.rank, self.processes.count)
 
-    def new_scaler(self) -> torch.amp.GradScaler:
-        "A gradient scaler, which does nothing unless the precision is float16."
-        return torch.amp.GradScaler(self.device.type, enabled=self.precision == "float16")
-
-    def autocast(self) -> AbstractContextManager:
-        "Inside the block PyTorch computes in the precision of the run."
-        if self.precision == "float32":
-            return nullcontext()
-        return torch.autocast(self.device.type, getattr(torch, self.precision))
+    @property
+    def scaler(self) -> torch.amp.GradScaler:
+        "accelerate's gradient scaler; one that does nothing unless the precision is float16."
+        return self.accelerator.scaler or torch.amp.GradScaler(self.device.type, enabled=False)
 
     def event(self, name: str) -> None:
         "Call every callback; an interrupt takes effect after that, with several processes at the next step."
@@ -393,14 +452,14 @@ class Learner(_Step, _State):
         with defer_interrupts():
             self.update()
             self.step, self.done = self.step + 1, self.done + 1
-            self.rng = rng_state()
+            self.rng, self.scale = rng_state(), self.scaler.state_dict()
             self.event("after_step")
 
     def one_epoch(self) -> None:
         "The steps of an epoch; a resumed epoch skips those that are done."
-        self.batches.set_epoch(self.epoch)
+        self.batches.set_epoch(self.epoch, self.done)
         self.event("before_epoch")
-        for batch in islice(iter(self.batches), self.done, None):
+        for batch in self.batches:
             self.one_step(batch)
             self.event("between_steps")
             if self.stopped:
@@ -411,15 +470,13 @@ class Learner(_Step, _State):
         self.event("between_steps")
 
     def begin(self, epochs: int) -> None:
-        "Restore the random state of the last completed step, and prepare model and scaler."
+        "Restore the random state and the scale of the last completed step."
         if self.rng is not None:
             set_rng_state(self.rng)
         self.epochs, self.stopped, self.interrupted, self.rng = epochs, False, False, rng_state()
-        scale, self.scaler = self.scaler.state_dict(), self.new_scaler()  # without what an interrupted step left in it
-        if scale:
-            self.scaler.load_state_dict(scale)
-        if self.net is None:
-            self.net = self.processes.wrap(self.model)
+        self.accelerator = self.processes.accelerator_of(self.precision)  # with a scaler that no step has touched
+        if self.scale and self.scaler.is_enabled():
+            self.scaler.load_state_dict(self.scale)
         base = zlib.crc32(self.rng["torch"].numpy().tobytes()) if self.base is None else self.base
         self.base = self.processes.broadcast(base)
         self.model.train()
@@ -433,7 +490,7 @@ class Learner(_Step, _State):
                     self.event(name)  # the second makes up for what an interrupt had cut off
                 while self.epoch < epochs and not self.stopped:
                     self.one_epoch()
-                sync_interrupts(self.processes, self.interrupts)
+                self.exchange(None)
             except KeyboardInterrupt:
                 self.interrupted = True
                 with defer_interrupts():
