@@ -1,11 +1,14 @@
 """What the pages errors, utils and config cannot check themselves: light imports, every setting both ways, files
 under stress."""
 
+import json
 import subprocess
 import sys
 from dataclasses import fields
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -37,15 +40,51 @@ def test_round_trip(cls, preset, tmp_path):
 @pytest.mark.parametrize("cls", [SEVLMConfig, TrainConfig])
 def test_every_setting_refuses_the_wrong_type(cls):
     wrong = {
-        int: [1.5, "3", True, None],
-        float: ["1", None, True, float("nan"), float("inf")],
-        bool: ["False", 0, 1, None],
-        str: [3, None, True],
+        int: [1.5, "3", True, None, 3.0, np.float64(3), np.bool_(True), np.str_("3"), np.array([3]), [3]],
+        float: ["1", None, True, float("nan"), float("inf"), 10**400, np.float32("inf"), np.bool_(True), np.ones(1)],
+        bool: ["False", 0, 1, None, np.int64(1), np.float64(0), np.str_("True"), np.array([True])],
+        str: [3, None, True, np.int64(3), np.bytes_(b"mini"), np.array(["mini"])],
     }
     for f in fields(cls):
         for value in wrong[f.type]:
             with pytest.raises(ConfigError, match=f.name):
                 cls.from_dict({f.name: value})
+
+
+@pytest.mark.parametrize("cls", [SEVLMConfig, TrainConfig])
+def test_every_setting_takes_numpy(cls, tmp_path):
+    "As a scalar, an array or a tensor without dimensions; what is kept is Python's own, and goes through a file."
+    kinds = {
+        int: [np.int64, np.int32, np.uint8, np.array, torch.tensor],
+        float: [np.float64, np.float32, np.float16, np.array, torch.tensor],
+        bool: [np.bool_, np.array, torch.tensor],
+        str: [np.str_, np.array],
+    }
+    for f in fields(cls):
+        plain = getattr(cls(), f.name)
+        for kind in kinds[f.type]:
+            if f.type is int and kind is np.uint8 and plain > 255:
+                continue
+            value = kind(plain)
+            config, expected = cls().replace(**{f.name: value}), f.type(value)
+            assert config == cls.from_dict({f.name: value})
+            assert type(getattr(config, f.name)) is f.type and getattr(config, f.name) == expected
+            config.save(tmp_path / "config.json")
+            assert cls.load(tmp_path / "config.json") == config == cls().replace(**{f.name: expected})
+    assert TrainConfig(budget=np.int32(11)).budget == 11.0 and type(TrainConfig(budget=np.int32(11)).budget) is float
+
+
+def test_retired_settings(tmp_path, caplog):
+    "A file of an earlier version is read without them, and the log says so; a call that asks for one is refused."
+    assert not set(TrainConfig.retired) & {f.name for f in fields(TrainConfig)}
+    (tmp_path / "train.json").write_text(json.dumps({**TrainConfig().to_dict(), "global_negatives": True}))
+    assert TrainConfig.load(tmp_path / "train.json") == TrainConfig()
+    assert "global_negatives" in caplog.text and "whole batch" in caplog.text
+    for call in (TrainConfig.preset, lambda _, **s: TrainConfig().replace(**s)):
+        with pytest.raises(ConfigError, match="unknown setting 'global_negatives'.*whole batch"):
+            call("mini", global_negatives=False)
+    with pytest.raises(ConfigError, match="unknown setting"):
+        SEVLMConfig.from_dict({"global_negatives": True})  # a setting of another class
 
 
 def test_every_switch_both_ways():
@@ -123,7 +162,12 @@ def test_did_you_mean_takes_anything(name):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "3", '{"heads": 5}', '{"a": 1}', "nonsense", '{"layers": NaN}', '{"dropout": Infinity}']
+    "text",
+    [
+        *("", "[]", "3", '{"heads": 5}', '{"a": 1}', "nonsense", '{"layers": NaN}', '{"dropout": Infinity}'),
+        *('{"dropout": 1%s}' % ("0" * 400), '{"dropout": 1%s}' % ("0" * 5000), "[" * 100_000),
+    ],
+    ids=lambda text: text[:30],
 )
 def test_bad_files(tmp_path, text):
     (tmp_path / "c.json").write_text(text)
@@ -157,8 +201,6 @@ def test_check_writable(tmp_path):
 
 
 def test_devices_and_seeds():
-    import torch
-
     assert resolve_device("cpu") == torch.device("cpu")
     for name in ("gpu", "", "cuda:99", "meta"):
         with pytest.raises(ConfigError):
