@@ -135,6 +135,7 @@ PUBLISHED = dict(  # the switches as the released code has them
     stable_contrast=False,
     empty_vad="nan",
     lone_negative="itself",
+    group_by_length=False,
 )
 
 
@@ -218,6 +219,7 @@ class SEVLMConfig(Settings):
     stable_contrast: bool = True  # log-sum-exp; False: exponentials of raw scores (finding 8)
     empty_vad: str = "zero"  # VAD loss of a batch without a known word: zero, or 'nan' (finding 8)
     lone_negative: str = "none"  # a batch of one painting has one negative fewer, or takes 'itself' (finding 8)
+    group_by_length: bool = True  # batches of texts of like length; False: paintings in random order (as published)
 
     def check(self) -> None:
         "Raises `ConfigError` for settings no model can be built from."
@@ -305,6 +307,7 @@ class TrainConfig(Settings):
     checkpointing: bool = False  # compute activations again in the backward pass instead of keeping them
     compile: bool = False  # torch.compile the decoder
     threads: int = 0  # of a processor; 0 = as measured at the start, or as a resumed run had
+    workers: int = 0  # processes that open pictures where no patch tokens are kept; 0 = chosen from the processors
     budget: float = 0.0  # GB (10^9 bytes) of device memory the run may take; 0 = no plan is made
     global_negatives: bool = False  # with several processes: negatives of the contrast from all of them
 
