@@ -125,6 +125,7 @@ def test_what_cannot_be_laid_out_stays(models):
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("n", [2, 3, 9])
 def test_parts_add_up(models, mode, n):
+    "All but the contrast, whose negatives come from the whole batch: that one is the learner's."
     model = models[mode]
     whole = in_rows(
         batch_of(
@@ -133,23 +134,24 @@ def test_parts_add_up(models, mode, n):
         )
     )
     parts = whole.split(n)
-    sizes = [len(p.grid) for p in parts]
-    perm, at = [], 0
-    for size in sizes:
-        perm.append(at + torch.stack([torch.arange(size).roll(1), torch.arange(size).roll(-1)]))
-        at += size
-    whole.neg_perm = torch.cat(perm, 1)  # negatives within each part
-    parts = whole.split(n)
-    assert (
-        len(parts) == min(n, 3)
-        and min(sizes) > 1
-        and all(p.row_index is not None and p.neg_perm is not None for p in parts)
-    )
+    assert len(parts) == min(n, 7) and [len(p.grid) for p in parts] == [
+        len(x) for x in torch.arange(7).tensor_split(min(n, 7))
+    ]
+    assert all(p.row_index is not None and p.neg_perm is None for p in parts) and whole.split(1) == [whole]
+    for k in ("grid", "emo_span", "labels"):
+        rows = [getattr(p, k) for p in parts]
+        assert torch.equal(torch.cat(rows), getattr(whole, k))
     assert {k: sum(p.counts[k] for p in parts) for k in whole.counts} == whole.counts
     for p in parts:
         p.whole = whole.counts
-    outs = [model(p) for p in parts]
-    same_losses(model(whole).losses, {k: sum(o.losses[k] for o in outs) for k in outs[0].losses})
+    outs = [model(p).losses for p in parts]
+    expected = model(whole).losses
+    same_losses(
+        *(
+            {k: v for k, v in t.items() if k in ("lm", "vad")}
+            for t in (expected, {k: sum(o[k] for o in outs) for k in expected})
+        )
+    )
 
 
 def test_a_part_without_a_known_word(models):
@@ -174,13 +176,13 @@ PAINTINGS = [
 ]
 
 
-def batches_of(config, **how):
+def batches_of(config, paintings=PAINTINGS, size=4, **how):
     return PairBatches(
-        PAINTINGS,
+        paintings,
         TOKENIZER,
         vad_table(TOKENIZER, LEXICON, config.lookup),
         config,
-        batch_size=4,
+        batch_size=size,
         grids=torch.arange(11.0)[:, None, None].expand(11, 2, 3),
         **how,
     )
@@ -197,39 +199,79 @@ def test_shares_make_up_the_batch(count):
         assert torch.equal(torch.cat([p.grid[:, 0, 0] for p in busy]), batch.grid[:, 0, 0]) and all(
             len(p.grid) for p in parts
         )
+        assert torch.equal(torch.cat([p.neg_perm for p in busy], 1), batch.neg_perm)  # the same draw, cut in columns
+        assert all(p.neg_perm.shape == (2, len(p.grid)) for p in parts)
         assert {k: sum(p.counts[k] for p in parts) for k in batch.counts} == batch.counts
     assert any(p.idle for s in shares for p in s) == (count > 3)
 
 
-@pytest.mark.parametrize("count", [2, 3])
-def test_negatives_of_all_processes(count):
-    """The explanations of every process, gathered, and a permutation into them: the losses add up to those of one
-    process."""
-    model = model_of("corrected")
-    config = model.config
-    grids = torch.randn(11, config.patches, config.width, generator=torch.Generator().manual_seed(0))
-    make = lambda: PairBatches(
-        PAINTINGS, TOKENIZER, vad_table(TOKENIZER, LEXICON, config.lookup), config, batch_size=4, grids=grids
+@settings(deadline=None, max_examples=30)
+@given(B=st.integers(1, 11), seed=st.integers(0, 5), epoch=st.integers(0, 5))
+def test_negatives_are_other_paintings(B, seed, epoch):
+    "Two permutations of the whole batch, each a single cycle; none for a batch of one painting."
+    batches = batches_of(SEVLMConfig.preset("tiny"), seed=seed, size=B)
+    batches.set_epoch(epoch)
+    for b in batches:
+        n = len(b.grid)
+        if n == 1:
+            assert b.neg_perm is None
+            continue
+        for perm in b.neg_perm.tolist():
+            at, visited = 0, []
+            for _ in range(n):
+                visited.append(at := perm[at])
+            assert sorted(visited) == list(range(n))
+
+
+def equal_batches(a, b):
+    return len(a) == len(b) and all(
+        torch.equal(getattr(x, k), getattr(y, k))
+        for x, y in zip(a, b)
+        for k in ("ids", "grid", "neg_perm", "row_index", "vad")
+        if getattr(x, k) is not None or getattr(y, k) is not None
     )
-    model.gather = lambda x: x
-    alone = list(make().share(0, 1, True))
-    for batch, *parts in zip(alone, *(make().share(rank, count, True) for rank in range(count))):
-        expected = model(batch).losses
-        model.gather = lambda x: x
-        means = []
-        model.gather = lambda x: means.append(x) or x.new_zeros(len(batch.ids), x.shape[1])
-        for p in parts:
-            model(p)
-        everyone = torch.cat(means)
-        model.gather = lambda x: everyone
-        for p in parts:
-            p.whole = batch.counts
-        same_losses(expected, {k: sum(model(p).losses[k] for p in parts) for k in expected})
-        model.gather = lambda x: x
-        with torch.no_grad():
-            assert all(
-                len(part.split(2)[0].ids) and not part.split(2)[0].points_to_all for part in parts if len(part.grid) > 3
-            )
+
+
+@pytest.mark.parametrize("start", [0, 1, 2, 5, 6])
+def test_a_pass_from_the_middle_opens_no_picture_before_it(start):
+    config, asked = SEVLMConfig.preset("tiny"), []
+
+    def grid(i):
+        asked.append(i)
+        return torch.full((2, 3), float(i))
+
+    make = lambda grids: PairBatches(
+        PAINTINGS, TOKENIZER, vad_table(TOKENIZER, LEXICON, config.lookup), config, batch_size=2, grids=grids
+    )
+    unbroken, resumed = make(torch.arange(11.0)[:, None, None].expand(11, 2, 3)), make(grid)
+    unbroken.set_epoch(3)
+    resumed.set_epoch(3, start)
+    whole = list(unbroken)
+    assert equal_batches(whole[start:], list(resumed)) and len(resumed) == len(whole) == 6
+    assert sorted(asked) == sorted(int(i) for b in whole[start:] for i in b.grid[:, 0, 0])
+    resumed.set_epoch(4)
+    unbroken.set_epoch(4)
+    assert equal_batches(list(unbroken), list(resumed))
+
+
+def test_published_order_of_batches():
+    "As published, paintings come in random order, whatever the length of their texts; ours are grouped by it."
+    longer = [
+        replace(p, explanations=tuple(" ".join(WORDS[: 1 + (5 * i + 3 * k) % 8]) for k in range(3)))
+        for i, p in enumerate(PAINTINGS)
+    ]
+
+    def composition(paintings, grouped):
+        config = SEVLMConfig.preset("tiny", group_by_length=grouped)
+        batches = batches_of(config, paintings=paintings)
+        assert len(batches) == 3
+        return [b.grid[:, 0, 0].tolist() for b in batches]
+
+    assert composition(PAINTINGS, False) == composition(longer, False)
+    assert composition(PAINTINGS, True) != composition(longer, True)
+    assert not SEVLMConfig.preset("paper").group_by_length and SEVLMConfig.preset("corrected").group_by_length
+    for grouped in (True, False):
+        assert sorted(sum(composition(PAINTINGS, grouped), [])) == list(range(11))
 
 
 def test_reading_ahead_loses_nothing_and_raises_in_time():

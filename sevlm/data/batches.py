@@ -57,14 +57,14 @@ class Batch:
     img: torch.Tensor | None = None  # [B, 3, h, w] pixels, or
     grid: torch.Tensor | None = None  # [B, P, D] patches as encoded before
     cls: torch.Tensor | None = None  # [B, D]
-    neg_perm: torch.Tensor | None = None  # [2, B] whose explanations serve as negatives; None: drawn by the model
+    # [2, B] whose explanations are negatives, among the paintings of the whole batch; None: one painting, or a part
+    neg_perm: torch.Tensor | None = None
     # [B, R] from `in_rows`: which of the S*T tokens stands where in the row of a painting
     row_index: torch.Tensor | None = None
     row_place: torch.Tensor | None = None  # [S, T] where each token went, of the B*R
     row_mask: torch.Tensor | None = None  # [B, 1, R, R] bool: who sees whom
     alike: int = 0  # tokens with which the texts of a painting begin, in a row only once
     whole: dict[str, int] | None = None  # `counts` of the whole step, where this batch is only a part of it
-    points_to_all: bool = False  # neg_perm points into the whole batch of all processes, of which this is a share
     idle: bool = False  # stands in for a share without a painting: counts for nothing
 
     def need(self, name: str) -> torch.Tensor:
@@ -95,18 +95,15 @@ class Batch:
         return S // B if equal else 0
 
     def split(self, n: int) -> list["Batch"]:
-        """n batches of whole paintings, or fewer: never of a single painting if there are others, since the contrast
-        needs another one."""
+        """At most n batches of whole paintings. A part has no `neg_perm`: its paintings' negatives may be in another
+        part."""
         B = int(self.need("image_of").max()) + 1
-        n = max(1, min(n, B // 2))
+        n = max(1, min(n, B))
         return [self] if n == 1 else [self._part(at.tolist()) for at in torch.arange(B).tensor_split(n)]
 
     def _part(self, paintings):
         lo, hi = paintings[0], paintings[-1] + 1
-        rows, perm = (
-            (self.image_of >= lo) & (self.image_of < hi),
-            None if self.neg_perm is None or self.points_to_all else self.neg_perm[:, lo:hi] - lo,
-        )
+        rows = (self.image_of >= lo) & (self.image_of < hi)
         of_painting = {k: t[lo:hi] for k in ("img", "grid", "cls") if (t := getattr(self, k)) is not None}
         some = {
             k: t[rows]
@@ -114,13 +111,7 @@ class Batch:
             if k not in ("img", "grid", "cls", "neg_perm", "row_index", "row_place", "row_mask")
         }
         some["image_of"] = some["image_of"] - lo
-        part = replace(
-            self,
-            **some,
-            **of_painting,
-            points_to_all=False,
-            neg_perm=perm if perm is not None and 0 <= perm.min() and perm.max() < hi - lo else None,
-        )
+        part = replace(self, **some, **of_painting, neg_perm=None)
         return part if self.row_index is None else in_rows(part)
 
 
@@ -226,7 +217,7 @@ class PairBatches:
         paintings: Sequence[Painting],
         tokenizer: Tokenizer,
         table: VADTable | None,  # of the tokenizer's size
-        config: SEVLMConfig,  # max_tokens, boundary, pad_in_span
+        config: SEVLMConfig,  # max_tokens, boundary, pad_in_span, group_by_length
         seed: int = 0,
         batch_size: int = 32,  # B
         grids: Any = None,  # number of a painting -> [P, D] (tensor, sequence or function)
@@ -247,7 +238,7 @@ class PairBatches:
             0,
             special_ids(tokenizer),
         )
-        self.rank, self.count, self.draw_negatives = 0, 1, False
+        self.rank, self.count, self.first = 0, 1, 0
         self.report = Report("training pairs", "paintings", len(paintings))
         self.usable = [i for i, p in enumerate(paintings) if len(set(p.emotions)) > 1]
         for p in paintings:
@@ -280,43 +271,39 @@ class PairBatches:
             }
         )
 
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
+    def set_epoch(self, epoch: int, start: int = 0) -> None:
+        "The next pass is this epoch's, from batch number `start` on; the batches before it are not made."
+        self.epoch, self.first = epoch, start
 
     def __len__(self):
         return -(-len(self.usable) // self.batch_size)
 
-    def __iter__(self):
+    def plan(self) -> list[tuple[list, torch.Tensor | None]]:  # pairs of each batch; neg_perm [2, B]
+        "The whole epoch in its order, before any text or picture is read."
         rng = np.random.default_rng([self.seed, self.epoch])
         order = rng.permutation(self.usable).tolist() if self.shuffle else self.usable
         pairs = [(i, *pair(self.paintings[i], self.epoch, rng)) for i in order]
-        if self.shuffle:
-            pairs.sort(
-                key=lambda p: sum(self.lengths[self.start[p[0]] + k] for k in p[1:])
-            )  # rows of one length; ties stay shuffled
+        if self.shuffle and self.config.group_by_length:  # ties stay shuffled
+            pairs.sort(key=lambda p: sum(self.lengths[self.start[p[0]] + k] for k in p[1:]))
         batches = [pairs[at : at + self.batch_size] for at in range(0, len(pairs), self.batch_size)]
-        order = rng.permutation(len(batches)).tolist() if self.shuffle else range(len(batches))
-        perms = [
-            torch.stack([_cycle(rng, len(b)), _cycle(rng, len(b))]) if self.draw_negatives and len(b) > 1 else None
-            for b in batches
-        ]
-        yield from _ahead(lambda b: self._share(batches[b], perms[b]), order)
+        if self.shuffle and self.config.group_by_length:
+            batches = [batches[b] for b in rng.permutation(len(batches))]
+        return [(b, torch.stack([_cycle(rng, len(b)), _cycle(rng, len(b))]) if len(b) > 1 else None) for b in batches]
 
-    def share(self, rank: int, count: int, draw_negatives: bool = False) -> "PairBatches":
-        """Serve from now on one of `count` shares of every batch; with negatives of the contrast drawn from all of
-        them, if asked."""
-        self.rank, self.count, self.draw_negatives = rank, count, draw_negatives
+    def __iter__(self):
+        yield from _ahead(lambda planned: self._share(*planned), self.plan()[self.first :])
+
+    def share(self, rank: int, count: int) -> "PairBatches":
+        "Serve from now on one of `count` shares of every batch; its negatives are paintings of the whole batch."
+        self.rank, self.count = rank, count
         return self
 
-    def _share(self, pairs, perm):
+    def _share(self, pairs, neg_perm):
         lo, hi = (len(pairs) * k // self.count for k in (self.rank, self.rank + 1))
-        batch = self.batch(pairs[lo:hi] or pairs[:1])
-        return replace(
-            batch,
-            idle=lo == hi,
-            points_to_all=perm is not None,
-            neg_perm=None if perm is None or lo == hi else perm[:, lo:hi],
-        )
+        if idle := lo == hi:
+            lo, hi = 0, 1
+        own = None if neg_perm is None else neg_perm[:, lo:hi]
+        return replace(self.batch(pairs[lo:hi]), idle=idle, neg_perm=own)
 
     def batch(self, pairs: list) -> Batch:
         "Some (painting, annotation, annotation) as a batch."
