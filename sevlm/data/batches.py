@@ -302,8 +302,7 @@ class PairBatches:
         lo, hi = (len(pairs) * k // self.count for k in (self.rank, self.rank + 1))
         if idle := lo == hi:
             lo, hi = 0, 1
-        own = None if neg_perm is None else neg_perm[:, lo:hi]
-        return replace(self.batch(pairs[lo:hi]), idle=idle, neg_perm=own)
+        return replace(self.batch(pairs[lo:hi]), idle=idle, neg_perm=neg_perm)
 
     def batch(self, pairs: list) -> Batch:
         "Some (painting, annotation, annotation) as a batch."

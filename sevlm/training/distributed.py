@@ -290,7 +290,8 @@ def start_processes(
     several, chosen = count > 1, resolve_device(device)
     if several and (":" in device or device == "mps"):
         raise ConfigError(
-            f"device {device!r} was chosen, but accelerate gives each process its device; choose 'auto', 'cuda' or 'cpu'."
+            f"device {device!r} was chosen, but accelerate gives each process its device; "
+            "choose 'auto', 'cuda' or 'cpu'."
         )
     processes = Processes(chosen, requested)
     if requested:

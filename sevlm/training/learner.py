@@ -21,9 +21,11 @@ __all__ = [
     "EarlyStopCB",
     "SampleCB",
     "CheckpointCB",
+    "TrackCB",
 ]
 
 # %% ../../nbs/library/learner.ipynb #9b707141
+import csv
 import gc
 import time
 import warnings
@@ -236,7 +238,7 @@ class _Step:
         own = [
             (row.grad[first : first + sum(n)] * unscale).split(n) for row, (_, first), n in zip(every, gathered, sizes)
         ]
-        return {name: float(loss) for name, loss in terms.items()}, list(zip(*own))
+        return {name: float(loss.detach()) for name, loss in terms.items()}, list(zip(*own))
 
     def exchange(self, thing):
         "The `thing` of each process. Raises `KeyboardInterrupt` in all of them if one was interrupted."
@@ -386,8 +388,8 @@ class Learner(_Step, _State):
     def __init__(
         self,
         model: torch.nn.Module,  # called with a batch
-        # iterable with `__len__` and `set_epoch(epoch, start)`; its batches have `.to(device)`, and for several parts or
-        # processes `counts`, `split(n)` and `whole`
+        # iterable with `__len__` and `set_epoch(epoch, start)`; its batches have `.to(device)`, and for several parts
+        # or processes `counts`, `split(n)` and `whole`
         batches: Any,
         optimiser: torch.optim.Optimizer,  # must hold every parameter that requires a gradient
         scheduler: torch.optim.lr_scheduler.LRScheduler | None = None,  # stepped after each step that was not skipped
@@ -535,12 +537,44 @@ class MeterCB(CB):
 
 # %% ../../nbs/library/learner.ipynb #18951948
 class RecorderCB(CB):
-    "History: one row for each step, epoch and validation."
+    "History: one row for each step, epoch and validation; with a folder also as CSV files that grow as the run goes."
 
     keeps = ("steps", "epochs", "validations")
 
-    def __init__(self):
+    def __init__(
+        self,
+        folder: str | Path | None = None,  # of steps.csv, epochs.csv, validations.csv; None: in memory only
+    ):
         self.steps, self.epochs, self.validations = [], [], []
+        self.folder = Path(folder) if folder is not None else None
+
+    def load(self, state: dict[str, Any]) -> None:
+        "Restore the tables; rows that a killed run wrote after its last state are removed from the files."
+        super().load(state)
+        for table in self.keeps:
+            self._write(table)
+
+    def _write(self, table: str) -> None:
+        "The whole file of a table."
+        rows = getattr(self, table)
+        if self.folder is not None and rows:
+            names = list(dict.fromkeys(name for row in rows for name in row))
+            with write_atomic(self.folder / f"{table}.csv") as tmp, open(tmp, "w", encoding="utf-8", newline="") as f:
+                writer = csv.DictWriter(f, names, lineterminator="\n")
+                writer.writeheader()
+                writer.writerows(rows)
+
+    def add(self, table: str, row: dict[str, Any]) -> None:
+        "Add a row to a table, and to its file."
+        rows = getattr(self, table)
+        rows.append(row)
+        if self.folder is None:
+            return
+        if len(rows) == 1 or row.keys() != rows[-2].keys():
+            self._write(table)  # a new header
+            return
+        with open(self.folder / f"{table}.csv", "a", encoding="utf-8", newline="") as f:
+            csv.DictWriter(f, list(row), lineterminator="\n").writerow(row)
 
     def position(self, learner: Learner) -> dict[str, int]:
         "The first columns of a row."
@@ -549,13 +583,13 @@ class RecorderCB(CB):
     def after_step(self, learner: Learner) -> None:
         groups = enumerate(learner.optimiser.param_groups)
         rates = {f"lr_{g.get('name', i)}": float(g["lr"]) for i, g in groups}  # of the next step
-        self.steps.append({**self.position(learner), **learner.losses, **rates})
+        self.add("steps", {**self.position(learner), **learner.losses, **rates})
 
     def after_epoch(self, learner: Learner) -> None:
-        self.epochs.append({**self.position(learner), **learner.means})
+        self.add("epochs", {**self.position(learner), **learner.means})
 
     def after_validate(self, learner: Learner) -> None:
-        self.validations.append({**self.position(learner), **learner.metrics})
+        self.add("validations", {**self.position(learner), **learner.metrics})
 
     def frame(self, table: str = "steps") -> "pd.DataFrame":
         "A table: 'steps', 'epochs' or 'validations'. Raises `ConfigError` for another name."
@@ -798,3 +832,41 @@ class CheckpointCB(CB):
         "Save now."
         learner.save_state(self.folder)
         self.last = learner.step
+
+
+# %% ../../nbs/library/learner.ipynb #65262c63
+class TrackCB(CB):
+    "Hands losses and metrics to accelerate's trackers. Raises `ConfigError` for one that is unknown or not installed."
+
+    main_only = True
+
+    def __init__(
+        self,
+        names: Sequence[str],  # such as 'tensorboard', 'wandb'
+        folder: str | Path,  # where trackers that write files put them
+        settings: dict[str, Any],  # of the run, stored with its curves
+    ):
+        from accelerate.tracking import LOGGER_TYPE_TO_CLASS, filter_trackers
+
+        for name in names:
+            if name not in LOGGER_TYPE_TO_CLASS:
+                raise ConfigError(f"unknown tracker {name!r}. {did_you_mean(name, LOGGER_TYPE_TO_CLASS)}")
+            if not filter_trackers([name], str(folder)):
+                raise ConfigError(f"the tracker {name} is not installed: pip install {name}")
+        self.names, self.folder, self.settings = list(names), Path(folder), settings
+
+    def before_fit(self, learner: Learner) -> None:
+        self.accelerator = learner.processes.accelerator_of(
+            learner.precision, log_with=self.names, project_dir=str(self.folder)
+        )
+        self.accelerator.init_trackers("tracking", self.settings)
+
+    def after_step(self, learner: Learner) -> None:
+        self.accelerator.log({f"train/{name}": loss for name, loss in learner.losses.items()}, learner.step)
+
+    def after_validate(self, learner: Learner) -> None:
+        self.accelerator.log({f"validation/{name}": x for name, x in learner.metrics.items()}, learner.step)
+
+    def after_fit(self, learner: Learner) -> None:
+        for tracker in self.accelerator.trackers:
+            tracker.finish()

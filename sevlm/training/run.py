@@ -7,23 +7,27 @@ sizes."""
 __all__ = [
     "make_batches",
     "make_optimiser",
-    "plan_step",
+    "fit_to_device",
     "train_callbacks",
+    "chosen_before",
     "threads_of_run",
-    "train_model",
-    "save_results",
     "claim_folder",
+    "lock_folder",
+    "Run",
     "start_run",
 ]
 
 # %% ../../nbs/course/14_training.ipynb #c230063e
 import json
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 
 from sevlm.training.inputs import (
     MEMORY,
@@ -44,6 +48,7 @@ from sevlm.training.learner import (
     ProgressCB,
     RecorderCB,
     SampleCB,
+    TrackCB,
     ValidateCB,
     linear_schedule,
     param_groups,
@@ -61,12 +66,12 @@ from sevlm.utils import (
 
 from ..artemis.folder import open_data
 from ..config import SEVLMConfig, TrainConfig
-from ..data.batches import PairBatches
+from ..data.batches import PairBatches, in_rows
 from ..errors import ConfigError
 from ..images import open_image
 from ..models.sevlm import SEVLM, trainable
 from .distributed import Processes, resolve_precision, start_processes
-from .memory import MemoryCB, Plan, plan
+from .memory import Fit, fit_step, measure_step, worst_batch
 from .validation import make_validation
 
 
@@ -103,8 +108,8 @@ def make_batches(
         grids=grids,
         pixels=pixels,
     )
-    batches.storage = storage
-    return batches.share(processes.rank, processes.count, settings.global_negatives)
+    batches.storage, batches.storage_report = storage, why
+    return batches.share(processes.rank, processes.count)
 
 
 def make_optimiser(
@@ -127,35 +132,41 @@ def make_optimiser(
 
 
 # %% ../../nbs/course/14_training.ipynb #b25dc012
-def plan_step(
-    config: SEVLMConfig,
-    settings: TrainConfig,  # precision resolved
-    processes: Processes,
-    cached: bool,  # patch tokens come from memory or disk; False: the image encoder runs in the step
-) -> tuple[TrainConfig, Plan | None]:  # settings with accumulate and checkpointing chosen
-    "Choose how a step is computed, by the device and the budget, and log it. The batch stays the same."
-    device = processes.device
-    if not settings.budget and device.type != "cuda":
-        return settings, None
-    share = settings.replace(batch_size=-(-settings.batch_size // processes.count))
-    planned = plan(config, share, device, cached=cached)
-    if settings.budget and device.type == "cuda":
-        total = torch.cuda.get_device_properties(device).total_memory
+def fit_to_device(
+    learner: Learner,  # of a run that has not begun
+    settings: TrainConfig,
+    batches: PairBatches,
+) -> Fit:
+    "Choose how a step is computed: on a CUDA device by measuring one, elsewhere as the settings say."
+    device, processes, model = learner.device, learner.processes, learner.model
+    share = -(-settings.batch_size // processes.count)
+    if device.type != "cuda":
+        why = f"budget of {settings.budget:g} GB: not used, since memory is measured on CUDA devices only"
+        return Fit(learner.accumulate, settings.checkpointing, None, (why,) if settings.budget else ())
+    total = torch.cuda.get_device_properties(device).total_memory
+    if settings.budget:
         torch.cuda.set_per_process_memory_fraction(min(1.0, settings.budget * 1e9 / total), device)
-    for line in planned.lines:
-        processes.log(line)
-    return planned.settings.replace(batch_size=settings.batch_size), planned
+    batch = in_rows(worst_batch(model.config, share, model.encoder, batches.grids is not None))
+
+    def measure(parts: int, checkpointing: bool) -> int | None:
+        model.decoder.checkpointing = checkpointing
+        return measure_step(learner, batch, parts)
+
+    own = fit_step(measure, share, learner.accumulate, settings.checkpointing)
+    every = processes.gather(own)  # one choice for all processes
+    return replace(own, parts=max(f.parts for f in every), checkpointing=any(f.checkpointing for f in every))
 
 
 def train_callbacks(
     data: TrainingData,
+    config: SEVLMConfig,
     settings: TrainConfig,
     out: Path,  # folder of the run
     processes: Processes,
     model: SEVLM,
     progress: bool,
     storage: dict[str, Any],  # of the patch tokens: `batches.storage`
-    planned: Plan | None,
+    track: Sequence[str] = (),  # accelerate's trackers, such as 'tensorboard'
 ) -> tuple[list, RecorderCB]:  # the callbacks, and the one that records
     "Meters, history, validation, checkpoints. Of several processes only the main one validates and writes."
     save = lambda m, folder: save_checkpoint(m, data, folder)
@@ -163,13 +174,12 @@ def train_callbacks(
     if processes.main:
         score, sample = make_validation(data, settings, out, processes.device, model, progress, **storage)
     best = [BestCB("accuracy", out / "best-accuracy", save), BestCB("bleu4", out / "best-bleu4", save)]
-    memory = [MemoryCB(planned, log=processes.log)] if planned and processes.device.type == "cuda" else []
     return [
         MeterCB(),
-        recorder := RecorderCB(),
+        recorder := RecorderCB(out if processes.main else None),
         ClipCB(settings.grad_clip),
         *([ProgressCB(validate_every=settings.validate_every)] if progress else []),
-        *memory,
+        *([TrackCB(track, out, {**config.to_dict(), **settings.to_dict()})] if track else []),
         ValidateCB(score, settings.validate_every),
         *best,
         EarlyStopCB(["accuracy", "bleu4"], settings.patience),
@@ -179,16 +189,21 @@ def train_callbacks(
 
 
 # %% ../../nbs/course/14_training.ipynb #60cef482
+def chosen_before(
+    out: Path,  # folder of the run
+) -> dict[str, Any]:  # 'threads', 'precision', 'parts', 'checkpointing', 'why'; empty for a new run
+    "How an unfinished run was computed, from its train.json."
+    file = out / "train.json"
+    return json.loads(file.read_text(encoding="utf-8")).get("chosen", {}) if file.is_file() else {}
+
+
 def threads_of_run(
     settings: TrainConfig,
     config: SEVLMConfig,
-    out: Path,  # folder of the run; its train.json holds the number of threads of an unfinished run
-    resume: bool,
+    previous: int,  # threads that the unfinished run had; 0: a new run
     processes: Processes,
 ) -> int:
     "How many threads a run computes with: as set, as requested, as before, or as measured now."
-    file = out / "train.json"
-    previous = TrainConfig.load(file).threads if resume and file.is_file() else 0
     requested = settings.threads or requested_threads()
     if previous and requested and previous != requested:
         processes.log(
@@ -204,83 +219,49 @@ def threads_of_run(
     return threads
 
 
-def train_model(
-    data: TrainingData,
-    out: str | Path,  # checkpoints (best-accuracy, best-bleu4, last), state, history and samples are written here
-    config: SEVLMConfig,
-    settings: TrainConfig,
-    gpt2: str | Path | None = "auto",  # the language model to start from: see `start_model`
-    resume: bool = False,  # go on from the state in `out`
-    grid_limit: int = MEMORY,  # bytes of patch tokens kept in memory at most
-    callbacks: Sequence[Any] = (),  # more of them, called after those of the recipe
-    progress: bool = True,
-    features: str | Path = "auto",  # where patch tokens are stored: see `choose_storage`
-    dtype: str = "float16",  # of patch tokens on disk
-    processes: Processes | None = None,  # from `start_processes`, to be closed by the caller; None: started here
-) -> Learner:  # with `.interrupted` and its RecorderCB, `.recorder`
-    "Train a SEVLM; the part of `start_run` that comes after reading the data."
-    processes, out = processes or start_processes(settings.device), Path(out)
-    threads = processes.from_main(lambda: threads_of_run(settings, config, check_writable(out), resume, processes))
-    processes.from_main(lambda: settings.replace(threads=threads).save(out / "train.json"))
-    progress = progress and processes.main
-    with using_threads(threads):
-        learner = _build_learner(
-            data, out, config, settings, gpt2, grid_limit, callbacks, progress, features, dtype, processes
-        )
-        if resume:
-            parts = learner.accumulate
-            learner.resume(out / "state")
-            learner.accumulate = max(learner.accumulate, parts)
-        learner.fit(settings.epochs)
-        if processes.main:
-            save_results(learner, data, out)
-    return learner
-
-
 def _build_learner(
-    data, out, config, settings, gpt2, grid_limit, callbacks, progress, features, dtype, processes
-) -> Learner:
-    "Model, batches, optimiser and callbacks of a run, ready to be fitted or resumed."
+    data, out, config, settings, gpt2, memory, callbacks, progress, features, dtype, track, previous, processes
+) -> tuple[Learner, RecorderCB, dict]:
+    "Model, batches, optimiser and callbacks of a run, ready to be fitted or resumed; and what was chosen."
     keep_freed_memory()
     seed_everything(settings.seed)
     model = start_model(config, data.tokenizer, gpt2).to(processes.device)
-    how = settings.replace(precision=resolve_precision(settings.precision, processes.device, processes.requested))
-    batches = make_batches(model, data, how, processes, features, dtype, grid_limit, progress)
-    how, planned = plan_step(model.config, how, processes, batches.grids is not None)
-    model.decoder.checkpointing = how.checkpointing
+    wanted = previous.get("precision", "auto") if settings.precision == "auto" else settings.precision
+    precision = resolve_precision(wanted, processes.device, processes.requested)
+    how = settings.replace(precision=precision)
+    batches = make_batches(model, data, how, processes, features, dtype, memory, progress)
     if settings.compile:
         model.decoder.compile_blocks()
-    if settings.global_negatives:
-        model.gather = processes.gather_rows
     optimiser, schedule = make_optimiser(model, settings, settings.epochs * len(batches))
-    own, recorder = train_callbacks(data, settings, out, processes, model, progress, batches.storage, planned)
+    own, recorder = train_callbacks(data, config, settings, out, processes, model, progress, batches.storage, track)
     learner = Learner(
         model,
         batches,
         optimiser,
         schedule,
-        precision=how.precision,
-        accumulate=how.accumulate,
+        precision=precision,
+        accumulate=settings.accumulate,
         processes=processes,
         callbacks=[*own, *callbacks],
     )
-    learner.recorder = recorder
-    return learner
-
-
-def save_results(learner: Learner, data: TrainingData, out: Path) -> None:
-    "Write the last checkpoint and the history."
-    save_checkpoint(learner.model, data, out / "last")
-    for table in RecorderCB.keeps:
-        with write_atomic(out / f"{table}.csv") as path:
-            learner.recorder.frame(table).to_csv(path, index=False)
+    if "parts" in previous:
+        fit = Fit(
+            max(previous["parts"], settings.accumulate), previous["checkpointing"] or settings.checkpointing, None
+        )
+    else:
+        fit = fit_to_device(learner, settings, batches)
+        for line in fit.why:
+            processes.log(line)
+    learner.accumulate, model.decoder.checkpointing = fit.parts, fit.checkpointing
+    why = previous.get("why") or [batches.storage_report, *fit.why]
+    chosen = dict(device=str(processes.device), processes=processes.count, precision=precision, parts=fit.parts)
+    return learner, recorder, dict(chosen, checkpointing=fit.checkpointing, why=why)
 
 
 # %% ../../nbs/course/14_training.ipynb #ea71dbfa
-def _digest(path: Path | None) -> str | None:
-    from sevlm.artemis.prepare import file_digest
-
-    return file_digest(path)[:12] if path else None
+def _write_json(path: Path, thing: dict) -> None:
+    with write_atomic(path) as tmp:
+        tmp.write_text(json.dumps(thing, indent=1) + "\n", encoding="utf-8")
 
 
 def claim_folder(
@@ -292,7 +273,7 @@ def claim_folder(
     "Claim a folder for a run. Raises `ConfigError` if it holds another run, or this one without `resume`."
     file = Path(out) / "run.json"
     has_state = (Path(out) / "state" / "state.pt").is_file()
-    old = json.loads(file.read_text()) if has_state and file.is_file() else {}
+    old = json.loads(file.read_text(encoding="utf-8")) if has_state and file.is_file() else {}
     differ = [
         f"{k} is {old.get(k)!r} there and {v!r} now"
         for k, v in run.items()
@@ -305,56 +286,133 @@ def claim_folder(
         )
     if has_state and not resume:
         raise ConfigError(f"{out} holds this very run already. Go on with it by --resume, or choose another --out.")
-    with write_atomic(file) as tmp:
-        tmp.write_text(json.dumps(run, indent=1) + "\n")
+    _write_json(file, run)
     return has_state
 
 
+@contextmanager
+def lock_folder(
+    out: Path,  # folder of the run
+    processes: Processes,  # the main one holds the lock; the system frees it when the process ends, however it ends
+) -> Iterator[None]:
+    "Inside the block the folder belongs to this run. Raises `ConfigError` if a run is working in it."
+    lock = FileLock(check_writable(out) / ".lock")
+
+    def take() -> None:
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise ConfigError(
+                f"another run is working in {out}. Wait until it has ended, or choose another --out."
+            ) from None
+
+    processes.from_main(take)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _digest(path: Path | None) -> str | None:
+    from sevlm.artemis.prepare import file_digest
+
+    return file_digest(path)[:12] if path else None
+
+
+def _sources(data: Any, lexicon: Any, tokenizer: Any) -> dict[str, Any]:
+    "What identifies the data of a run: digests of files, or of what was loaded already."
+    if isinstance(data, TrainingData):
+        texts = [[part, p.key, *p.emotions, *p.explanations] for part in data.parts for p in data.parts[part]]
+        return dict(data=f"{zlib.crc32(json.dumps(texts).encode()):08x}", lexicon=data.table.digest())
+    files = open_data(data)
+    return dict(
+        data=_digest(files.source), lexicon=_digest(lexicon or files.lexicon), tokenizer=tokenizer and str(tokenizer)
+    )
+
+
+@dataclass(frozen=True)
+class Run:
+    "What came of a run."
+
+    data: TrainingData
+    learner: Learner
+    recorder: RecorderCB  # tables of steps, epochs and validations
+
+    @property
+    def model(self) -> SEVLM:
+        "The model, with the weights of the last step."
+        return self.learner.model
+
+
 def start_run(
-    data: str | Path,  # a release, or a folder made by `sevlm prepare`
-    out: str | Path,  # folder of the run
+    data: str | Path | TrainingData,  # a release, a folder made by `sevlm prepare`, or data that were loaded already
+    out: str | Path,  # folder of the run: checkpoints best-accuracy, best-bleu4, last; state, tables, samples
     config: SEVLMConfig,
     settings: TrainConfig,
+    *,
     resume: bool = False,  # go on with the run in `out`; one that has no state yet is begun
     progress: bool = True,  # bars
     lexicon: str | Path | None = None,  # as `load_training_data` takes it
     tokenizer: str | Path | None = None,  # as `load_training_data` takes it
     gpt2: str | Path | None = "auto",  # as `start_model` takes it
+    features: str | Path = "auto",  # where patch tokens are stored: see `choose_storage`
+    dtype: str = "float16",  # of patch tokens on disk
+    memory: int = MEMORY,  # bytes of patch tokens kept in memory at most
     may_change: Sequence[str] = (),  # as `claim_folder` takes it
-    callbacks: Sequence[Any] = (),  # more of them
-    **features: Any,  # where patch tokens are stored, and how: `features` and `dtype` of `train_model`
-) -> tuple[TrainingData, Learner]:
-    """The one entry point of a run: claims the folder, reads and reports the data, trains.
+    callbacks: Sequence[Any] = (),  # more of them, called after those of the recipe
+    track: Sequence[str] = (),  # accelerate's trackers: 'tensorboard', 'wandb', ...
+) -> Run:
+    """The only way a run starts: claims the folder, reads and reports the data, trains, and saves.
 
-    Raises `ConfigError` if the folder holds another run, and `KeyboardInterrupt` once the state is saved."""
-    with start_processes(settings.device) as processes:
-        files = open_data(data)
+    Raises `ConfigError` if the folder holds another run or one is working in it, and `KeyboardInterrupt` once the state
+    is saved."""
+    out = Path(out)
+    with start_processes(settings.device) as processes, lock_folder(out, processes):
         run = dict(
             config.to_dict(),
             **{k: v for k, v in settings.to_dict().items() if k != "name"},
-            data=_digest(files.source),
-            lexicon=_digest(lexicon or files.lexicon),
-            tokenizer=tokenizer and str(tokenizer),
-            gpt2=gpt2,
+            **_sources(data, lexicon, tokenizer),
+            gpt2=gpt2 and str(gpt2),
         )
-        has_state = processes.from_main(lambda: claim_folder(check_writable(out), run, resume, may_change))
+        has_state = processes.from_main(lambda: claim_folder(out, run, resume, may_change))
         if resume:
             processes.log(f"going on with the unfinished run in {out}" if has_state else f"a new run in {out}")
         if processes.count > 1:
             processes.log(f"{processes.count} processes share every batch of {settings.batch_size} paintings")
-        training_data = load_training_data(data, config, lexicon, tokenizer, progress=progress and processes.main)
-        sizes = ", ".join(f"{len(paintings)} {part}" for part, paintings in training_data.parts.items())
-        for line in [*training_data.reports, f"{sizes} paintings"]:
+        loaded = isinstance(data, TrainingData)
+        if not loaded:
+            data = load_training_data(data, config, lexicon, tokenizer, progress=progress and processes.main)
+        sizes = ", ".join(f"{len(paintings)} {part}" for part, paintings in data.parts.items())
+        for line in [*([] if loaded else data.reports), f"{sizes} paintings"]:
             processes.log(str(line))
-
-        def report_model(learner: Learner) -> None:
+        previous = chosen_before(out) if has_state else {}
+        threads = processes.from_main(lambda: threads_of_run(settings, config, previous.get("threads", 0), processes))
+        with using_threads(threads):
+            progress = progress and processes.main
+            learner, recorder, chosen = _build_learner(
+                data,
+                out,
+                config,
+                settings,
+                gpt2,
+                memory,
+                callbacks,
+                progress,
+                features,
+                dtype,
+                track,
+                previous,
+                processes,
+            )
+            record = dict(settings=settings.to_dict(), chosen=dict(chosen, threads=threads))
+            processes.from_main(lambda: _write_json(out / "train.json", record))
             parameters = ", ".join(f"{name} {n:,}" for name, n in trainable(learner.model).items())
             for line in (learner.batches.report, f"trained parameters: {parameters}"):
                 processes.log(str(line))
-
-        callbacks = [SimpleNamespace(keeps=(), before_fit=report_model), *callbacks]
-        how = dict(callbacks=callbacks, progress=progress, processes=processes, **features)
-        learner = train_model(training_data, out, config, settings, gpt2, has_state, **how)
+            if has_state:
+                learner.resume(out / "state")
+            learner.fit(settings.epochs)
+            processes.from_main(lambda: save_checkpoint(learner.model, data, out / "last"))
         if learner.interrupted:
             raise KeyboardInterrupt
-    return training_data, learner
+    return Run(data, learner, recorder)
