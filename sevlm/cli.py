@@ -727,7 +727,7 @@ def _mini(args):
 
 
 # %% ../nbs/library/command_line.ipynb #b00129fb
-RESUMABLE = ("epochs", "patience", "device", "budget", "accumulate", "checkpointing", "compile", "threads")
+RESUMABLE = ("epochs", "patience", "device", "budget", "accumulate", "checkpointing", "compile", "threads", "workers")
 
 
 @command(
@@ -747,8 +747,8 @@ RESUMABLE = ("epochs", "patience", "device", "budget", "accumulate", "checkpoint
     option(
         "--budget",
         metavar="SIZE",
-        help="device memory that the run may take, such as 11GB: accumulation, precision and checkpointing are chosen "
-        "to fit; the batch size stays",
+        help="memory of a CUDA device that the run may take, such as 11GB: one step is measured, and cut into parts or "
+        "checkpointed to fit; batch size, losses and gradients stay",
     ),
     option(
         "--features",
@@ -773,6 +773,14 @@ RESUMABLE = ("epochs", "patience", "device", "budget", "accumulate", "checkpoint
         "captioner for the small one that was trained to caption",
     ),
     option(
+        "--track",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="also hand losses and scores to a tracker that accelerate knows, such as tensorboard (files in --out) or "
+        "wandb; the CSV files are written in any case",
+    ),
+    option(
         "--resume",
         action="store_true",
         help="go on with the unfinished run in --out; epochs, patience, and how steps are computed (device, budget, "
@@ -793,7 +801,7 @@ def _train(args):
 
     budget = {"budget": parse_bytes(args.budget) / 1e9} if args.budget else {}
     config, settings = _settings_of(args.preset, args.set, **budget)
-    _, learner = start_run(
+    learner = start_run(
         args.data,
         args.out,
         config,
@@ -806,7 +814,8 @@ def _train(args):
         may_change=RESUMABLE,
         features=args.features,
         dtype=args.features_dtype,
-    )
+        track=args.track,
+    ).learner
     if not learner.processes.main:
         return
     last = ", ".join(f"{k} {v:.3f}" for k, v in learner.metrics.items())
@@ -853,14 +862,14 @@ def _first_answers(out: Path, seed: int) -> None:
         print_result(file, f"  {answer}")
 
 
-def _demo_figures(training_data, learner, predictions: list[dict], folder: Path) -> list[Path]:
+def _demo_figures(run, predictions: list[dict], folder: Path) -> list[Path]:
     "Draw some test paintings with their explanations, and the losses; gives the files."
     from sevlm.models.explainer import Answer
     from sevlm.plot import save_figure
     from sevlm.training.learner import losses_figure
     from sevlm.training.validation import explanation_sheet
 
-    paintings = training_data.parts["test"]
+    paintings = run.data.parts["test"]
     answers = [Answer(p["emotion"], p["explanation"], p["probabilities"]) for p in predictions]
     picked = pick_examples([a.emotion for a in answers])
     sheet = explanation_sheet(
@@ -868,7 +877,7 @@ def _demo_figures(training_data, learner, predictions: list[dict], folder: Path)
         [answers[i] for i in picked],
         title="synthetic paintings, explained by the small model",
     )
-    losses = losses_figure(learner.recorder, "training on synthetic paintings")
+    losses = losses_figure(run.recorder, "training on synthetic paintings")
     return [save_figure(sheet, "demo_explanations", folder), save_figure(losses, "demo_losses", folder)]
 
 
@@ -910,22 +919,20 @@ def _demo(args):
         f"training the small model for {settings.epochs} epochs, in {out}; "
         "it starts from a decoder that was trained to caption such paintings",
     )
-    training_data, learner = start_run(
-        data, out, config, settings, resume=True, progress=not args.quiet, gpt2="captioner"
-    )
-    test = training_data.parts["test"]
+    run = start_run(data, out, config, settings, resume=True, progress=not args.quiet, gpt2="captioner")
+    test = run.data.parts["test"]
     step(3, f"evaluating {out}/last on {len(test)} test paintings, which were not used in training")
     with using_threads(choose_threads(config.width, EVALUATION_BATCH)):
         result = evaluate(
             load(out / "last"),
             test,
-            synthetic_scores(training_data.truth),
+            synthetic_scores(run.data.truth),
             progress=not args.quiet,
             about={"data": "synthetic mini-ArtEmis", "part": "test"},
         )
     result.save(out)
     step(4, "drawing: the first test painting for which each emotion is named, then evenly spaced ones")
-    files = _demo_figures(training_data, learner, result.predictions, figures)
+    files = _demo_figures(run, result.predictions, figures)
     step(5, "results")
     print_result(
         *score_lines(result.scores),

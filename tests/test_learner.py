@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from sevlm.errors import CheckpointError, ConfigError, SevlmError
-from sevlm.training.distributed import defer_interrupts, rng_state, set_rng_state
+from sevlm.training.distributed import Processes, defer_interrupts, rng_state, set_rng_state
 from sevlm.training.learner import (
     CB,
     EVENTS,
@@ -55,18 +55,20 @@ class Toy(nn.Module):
 
 class Batches:
     def __init__(self, n=5, sizes=(7, 3)):
-        self.n, self.sizes, self.epoch = n, sizes, 0
+        self.n, self.sizes, self.epoch, self.start = n, sizes, 0, 0
 
     def __len__(self):
         return self.n
 
-    def set_epoch(self, epoch):
-        self.epoch = epoch
+    def set_epoch(self, epoch, start=0):
+        self.epoch, self.start = epoch, start
 
     def __iter__(self):
         g = torch.Generator().manual_seed(self.epoch)
         for i in range(self.n):
-            yield torch.randint(0, 10, (self.sizes[i % len(self.sizes)],), generator=g)
+            ids = torch.randint(0, 10, (self.sizes[i % len(self.sizes)],), generator=g)
+            if i >= self.start:
+                yield ids
 
 
 def make(*callbacks, seed=0, epochs=3, width=8, n=5, **kw):
@@ -400,10 +402,24 @@ def test_an_interrupt_between_parts_drops_the_step(tmp_path):
     assert history(parted(*watched(), accumulate=3).resume(tmp_path).fit(3)) == history(whole)
 
 
+class HalfProcesses(Processes):
+    "A processor that computes in float16 as a GPU does: accelerate gives float16 and its scaler to GPUs only."
+
+    scale = 2.0**16
+
+    def accelerator_of(self, precision, **how):
+        if precision != "float16":
+            return super().accelerator_of(precision, **how)
+        accelerator = super().accelerator_of("float32", **how)
+        accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=self.scale, growth_interval=4)
+        accelerator.autocast = lambda: torch.autocast("cpu", torch.float16)
+        return accelerator
+
+
 def scaled(scale, *callbacks, **given):
-    learner = make(*callbacks, precision="float16", **given)
-    learner.scaler = torch.amp.GradScaler("cpu", init_scale=scale, growth_interval=4)
-    return learner
+    processes = HalfProcesses()
+    processes.scale = scale
+    return make(*callbacks, precision="float16", processes=processes, **given)
 
 
 def test_float16_skips_and_counts(tmp_path, capsys):
@@ -439,8 +455,8 @@ def test_the_scale_survives_an_interrupt(tmp_path):
     first = scaled(2.0**22, *watched(), Strike("after_backward", 9), CheckpointCB(tmp_path)).fit(3)
     assert first.interrupted and 0 < first.skipped
     exact = make(*watched()).resume(tmp_path)  # in another precision there is no scale to take up
-    assert not exact.scaler.is_enabled() and exact.step == 9
-    again = make(*watched(), precision="float16", seed=3).resume(tmp_path).fit(3)
+    assert exact.step == 9 and not exact.fit(3).scaler.is_enabled()
+    again = scaled(2.0**4, *watched(), seed=3).resume(tmp_path).fit(3)
     del first.callbacks[4]  # no second strike
     again_here = first.fit(3)  # the same learner goes on, in spite of the half-done step in its scaler
     assert (again.skipped, again.scaler.get_scale()) == (
@@ -454,7 +470,7 @@ def test_the_scale_survives_an_interrupt(tmp_path):
 def test_a_state_without_the_new_names_still_loads(tmp_path):
     make(*watched(), CheckpointCB(tmp_path)).fit(1)
     state = torch.load(tmp_path / "state.pt", weights_only=True)
-    for k in ("scaler", "skipped", "accumulate", "base"):
+    for k in ("scale", "skipped", "accumulate", "base"):
         del state[k]
     torch.save(state, tmp_path / "state.pt")
     old = make(*watched()).resume(tmp_path)
@@ -468,7 +484,7 @@ def test_overflow_without_end_stops():
         def after_loss(self, learner):
             learner.model.table.weight.grad.fill_(float("inf"))
 
-    learner = make(Burst(), precision="float16", epochs=20)
+    learner = scaled(2.0**16, Burst(), epochs=20)
     with pytest.raises(SevlmError, match="overflow at every scale"):
         learner.fit(20)
     assert learner.skipped > 20
@@ -476,7 +492,7 @@ def test_overflow_without_end_stops():
 
 @pytest.mark.parametrize("precision", ["float16", "bfloat16"])
 def test_a_loss_that_is_no_number_stops_in_half_precision(precision):
-    learner = make(epochs=1, precision=precision)
+    learner = make(epochs=1, precision=precision, processes=HalfProcesses())
     with torch.no_grad():
         learner.model.table.weight.fill_(float("nan"))
     with pytest.raises(SevlmError, match="the loss became nan"):

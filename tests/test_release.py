@@ -239,7 +239,7 @@ def test_ablate_command(place, capsys, tmp_path):
         and "none, fusion, VAD head, contrast, all" in out
         and (tmp_path / "grid" / "differences.csv").is_file()
     )
-    made = {p: p.stat().st_mtime_ns for p in (tmp_path / "grid").rglob("run.json")}
+    made = {p: p.stat().st_mtime_ns for p in (tmp_path / "grid").rglob("scores.json")}
     assert len(made) == 5 and run(capsys, *argv)[0] == 0 and all(p.stat().st_mtime_ns == t for p, t in made.items())
     code, _, err = run(capsys, *argv[:4], "--grid", "idea")
     assert code == 2 and "Did you mean 'ideas'" in err

@@ -17,7 +17,7 @@ from sevlm.config import SEVLMConfig, TrainConfig
 from sevlm.errors import ConfigError
 from sevlm.models.explainer import Explainer
 from sevlm.synthetic.dataset import make_mini
-from sevlm.training.run import start_run, threads_of_run
+from sevlm.training.run import chosen_before, start_run, threads_of_run
 from sevlm.utils import OPENMP_SETTINGS, SMALL_WIDTH, choose_threads, requested_threads, time_threads, using_threads
 
 CONFIG = SEVLMConfig.preset("mini", layers=1, tower_pretrained="")
@@ -128,7 +128,7 @@ def test_a_resumed_run_takes_the_threads_it_had(data, tmp_path, two_threads, mon
     first, second, third = [], [], []
     monkeypatch.setenv("SEVLM_THREADS", "1")
     start_run(data, tmp_path, CONFIG, SETTINGS, progress=False, callbacks=[listener(first)])
-    assert TrainConfig.load(tmp_path / "train.json").threads == 1 and torch.get_num_threads() == 2
+    assert chosen_before(tmp_path)["threads"] == 1 and torch.get_num_threads() == 2
     monkeypatch.delenv("SEVLM_THREADS")
     may = ("epochs", "threads")
     start_run(
@@ -136,7 +136,7 @@ def test_a_resumed_run_takes_the_threads_it_had(data, tmp_path, two_threads, mon
         tmp_path,
         CONFIG,
         SETTINGS.replace(epochs=3),
-        True,
+        resume=True,
         progress=False,
         may_change=may,
         callbacks=[listener(second)],
@@ -148,19 +148,19 @@ def test_a_resumed_run_takes_the_threads_it_had(data, tmp_path, two_threads, mon
         tmp_path,
         CONFIG,
         SETTINGS.replace(epochs=4, threads=2),
-        True,
+        resume=True,
         progress=False,
         may_change=may,
         callbacks=[listener(third)],
     )
-    assert set(third) == {2} and TrainConfig.load(tmp_path / "train.json").threads == 2
+    assert set(third) == {2} and chosen_before(tmp_path)["threads"] == 2
     assert "2 threads from now on, 1 so far" in capsys.readouterr().out
 
 
-def test_one_of_several_processes_keeps_what_its_launcher_gave(tmp_path, two_threads):
+def test_one_of_several_processes_keeps_what_its_launcher_gave(two_threads):
     lines = []
     processes = SimpleNamespace(count=2, log=lines.append)
-    assert threads_of_run(SETTINGS, CONFIG, tmp_path, False, processes) == 2 and not lines
+    assert threads_of_run(SETTINGS, CONFIG, 0, processes) == 2 and not lines
 
 
 # ---- what a command imports

@@ -142,15 +142,13 @@ class SEVLM(
             counts.update(batch.counts)
             for k in losses:
                 losses[k] = losses[k] * (counts[k] / max(batch.whole[k], 1))
-        losses["total"] = losses["lm"]
-        if "vad" in losses:
-            losses["total"] = losses["total"] + config.vad_weight * losses["vad"]
+        total = losses["lm"] + (config.vad_weight * losses["vad"] if "vad" in losses else 0.0)
         if self.compares:
             out.rows = self._means(out.hid, batch, grid)
             if batch.whole is None:
                 compared = self.compare(out.rows, batch)
-                losses["con"], counts["con"] = compared["con"], len(batch.ids)
-                losses["total"] = losses["total"] + compared["total"]
+                losses["con"], counts["con"], total = compared["con"], len(batch.ids), total + compared["total"]
+        losses["total"] = total
         counts.setdefault("total", len(batch.ids))
 
     def _next_word(self, hid, target, alike: int, B: int):

@@ -49,7 +49,7 @@ from ..models.sevlm import SEVLM
 from ..models.tokenizer import encode_all, special_ids, split_answer
 from ..synthetic.words import grounded
 from ..training.inputs import TrainingData, cache_features, load_training_data
-from ..training.run import train_model
+from ..training.run import start_run
 from ..utils import check_writable, write_atomic
 
 # %% ../../nbs/studies/ablation.ipynb #ded70ab7
@@ -187,16 +187,16 @@ def run_arm(
     out: str | Path,  # folder of this run
     config: SEVLMConfig,
     settings: TrainConfig,
-    gpt2: str | Path | None = "auto",  # the decoder to start from: see `train_model`
+    gpt2: str | Path | None = "auto",  # the decoder to start from: see `start_run`
     losses_of: int = 64,  # paintings for `text_losses`
-) -> dict[str, Any]:  # what run.json holds
+) -> dict[str, Any]:  # what scores.json holds
     "One run of a grid; a finished run in `out` is read instead. Raises `ConfigError` if `out` holds another run."
     out = check_writable(out)
     settings_of_run = dict(
         data=str(data), test=str(test), config=config.to_dict(), settings=settings.to_dict(), gpt2=str(gpt2)
     )
-    if (out / "run.json").is_file():
-        run = json.loads((out / "run.json").read_text())
+    if (out / "scores.json").is_file():
+        run = json.loads((out / "scores.json").read_text())
         if differ := [k for k, v in settings_of_run.items() if run.get(k) != v]:
             raise ConfigError(f"{out} holds a run with other {', '.join(differ)}; give another folder.")
         return run
@@ -206,17 +206,15 @@ def run_arm(
     else:
         truth, paintings = truth_of(test), open_data(test).checked()[0]
     settings = settings.replace(validate_every=NO_VALIDATION, val_paintings=1)
-    learner = train_model(training_data, out, config, settings, gpt2, progress=False)
-    if learner.interrupted:
-        raise KeyboardInterrupt
-    model = learner.model.eval().cpu()
+    trained = start_run(training_data, out, config, settings, resume=True, gpt2=gpt2, progress=False)
+    learner, model = trained.learner, trained.model.eval().cpu()
     grids = cache_features(model, paintings, progress=False)
-    trained, written = text_losses(model, training_data, paintings[:losses_of], grids[:losses_of])
+    loss_trained, loss_written = text_losses(model, training_data, paintings[:losses_of], grids[:losses_of])
     with write_atomic(out / "paintings.csv") as tmp:
         score_paintings(model, training_data, paintings, grids, truth).to_csv(tmp, index=False)
-    results = dict(steps=learner.step, loss_trained=trained, loss_written=written)
+    results = dict(steps=learner.step, loss_trained=loss_trained, loss_written=loss_written)
     run = {**settings_of_run, **results, **degenerate_batches(learner.batches, settings.epochs)}
-    with write_atomic(out / "run.json") as tmp:
+    with write_atomic(out / "scores.json") as tmp:
         tmp.write_text(json.dumps(run, indent=1) + "\n")
     return run
 
@@ -238,7 +236,7 @@ def run_grid(
     test: str | Path | None = None,  # folder whose paintings are all scored; None: the test part of `data`
     config: SEVLMConfig | None = None,  # what the arms change; None: the preset 'mini' with word look-up
     settings: TrainConfig | None = None,  # of every run, except the seed; None: the preset 'mini'
-    gpt2: str | Path | None = "auto",  # the decoder all runs start from: see `train_model`
+    gpt2: str | Path | None = "auto",  # the decoder all runs start from: see `start_run`
     seeds: int = 5,
     workers: int = 1,  # runs at once
     progress: bool = True,  # a bar
@@ -271,7 +269,7 @@ def run_grid(
     return read_grid(out, arms, seeds)
 
 
-# of run.json, in every row of the run
+# of scores.json, in every row of the run
 RUN_COLUMNS = ("steps", "loss_trained", "loss_written", "no_known_word", "one_painting")
 
 
@@ -285,9 +283,9 @@ def read_grid(
     for arm in arms:
         for seed in range(seeds):
             folder = _run_folder(out, arm, seed)
-            if not (folder / "run.json").is_file():
+            if not (folder / "scores.json").is_file():
                 raise DataError(f"{folder} holds no finished run; run the grid to its end by the same command.")
-            run = json.loads((folder / "run.json").read_text())
+            run = json.loads((folder / "scores.json").read_text())
             empty = dict(right="", grounded="")  # of these columns only, an empty field is a missing value
             rows = pd.read_csv(folder / "paintings.csv", keep_default_na=False, na_values=empty)
             tables.append(rows.assign(arm=arm, seed=seed, **{k: run[k] for k in RUN_COLUMNS}))
