@@ -528,14 +528,14 @@ def test_interrupted_and_resumed_equals_unbroken(base, tmp_path, monkeypatch, se
         if learner.step == 4:
             raise KeyboardInterrupt
 
-    whole = train.train_model
+    whole = train.start_run
 
     def broken(*args, callbacks=(), **kw):
         return whole(*args, callbacks=[*callbacks, SimpleNamespace(keeps=(), before_batch=stop)], **kw)
 
     argv = ["train", base.data, "--out", tmp_path / "run", "--quiet", "--set", *base.fast]
     with monkeypatch.context() as m:
-        m.setattr(train, "train_model", broken)
+        m.setattr(train, "start_run", broken)
         code, out, err = sevlm_(*argv)
     assert code == 130 and "--resume" in err and (tmp_path / "run" / "state" / "state.pt").is_file()
     assert sevlm_(*argv)[0] == 2

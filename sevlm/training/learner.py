@@ -5,11 +5,13 @@
 # %% auto #0
 __all__ = [
     "EVENTS",
+    "STATE_KEYS",
     "RECENT_STEPS",
     "param_groups",
     "linear_schedule",
     "evaluating",
     "CB",
+    "saving",
     "Learner",
     "MeterCB",
     "RecorderCB",
@@ -39,6 +41,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 
@@ -317,6 +320,20 @@ def _saved_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {**{n: p for n, p in model.named_parameters() if p.requires_grad}, **dict(model.named_buffers())}
 
 
+@contextmanager
+def saving(what: str, folder: Path) -> Iterator[None]:
+    "Inside the block a full disk or a folder that cannot be written becomes a `CheckpointError`."
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as e:
+        if isinstance(e, RuntimeError) and "PytorchStreamWriter" not in str(e) and "unexpected pos" not in str(e):
+            raise
+        raise CheckpointError(
+            f"cannot write {what} to {folder} ({str(e).splitlines()[0]}). What was saved before is whole: make room, "
+            "or copy the folder to another disk, and go on from there."
+        ) from e
+
+
 class _State:
     "Saving and resuming a run."
 
@@ -325,7 +342,7 @@ class _State:
         folder, name = Path(folder), f"weights-{self.step}.safetensors"
         if not self.processes.main:
             return folder
-        with write_atomic(folder / name) as tmp:
+        with saving("the state of the run", folder), write_atomic(folder / name) as tmp:
             tensors = _saved_tensors(self.model)
             save_file({n: p.detach().cpu().clone().contiguous() for n, p in tensors.items()}, tmp)
         state = dict(
@@ -336,7 +353,7 @@ class _State:
             **{k: getattr(self, k) for k in STATE_KEYS},
         )
         state["rng"] = state["rng"] or rng_state()
-        with write_atomic(folder / "state.pt") as tmp:
+        with saving("the state of the run", folder), write_atomic(folder / "state.pt") as tmp:
             torch.save(state, tmp)
         for old in folder.glob("weights-*.safetensors"):
             if old.name != name:
@@ -570,11 +587,12 @@ class RecorderCB(CB):
         rows.append(row)
         if self.folder is None:
             return
-        if len(rows) == 1 or row.keys() != rows[-2].keys():
-            self._write(table)  # a new header
-            return
-        with open(self.folder / f"{table}.csv", "a", encoding="utf-8", newline="") as f:
-            csv.DictWriter(f, list(row), lineterminator="\n").writerow(row)
+        with saving(f"{table}.csv", self.folder):
+            if len(rows) == 1 or row.keys() != rows[-2].keys():
+                self._write(table)  # a new header
+                return
+            with open(self.folder / f"{table}.csv", "a", encoding="utf-8", newline="") as f:
+                csv.DictWriter(f, list(row), lineterminator="\n").writerow(row)
 
     def position(self, learner: Learner) -> dict[str, int]:
         "The first columns of a row."
@@ -769,7 +787,8 @@ class BestCB(CB):
     def after_validate(self, learner: Learner) -> None:
         value = _metric(learner.metrics, self.metric)
         if value > self.best:
-            self.save_fn(learner.model, self.folder)
+            with saving("a checkpoint", self.folder):
+                self.save_fn(learner.model, self.folder)
             self.best, self.best_step = value, learner.step
 
 

@@ -52,6 +52,7 @@ from sevlm.training.learner import (
     ValidateCB,
     linear_schedule,
     param_groups,
+    saving,
 )
 from sevlm.utils import (
     SMALL_WIDTH,
@@ -412,7 +413,8 @@ def start_run(
             if has_state:
                 learner.resume(out / "state")
             learner.fit(settings.epochs)
-            processes.from_main(lambda: save_checkpoint(learner.model, data, out / "last"))
+            with saving("the last checkpoint", out / "last"):
+                processes.from_main(lambda: save_checkpoint(learner.model, data, out / "last"))
         if learner.interrupted:
             raise KeyboardInterrupt
     return Run(data, learner, recorder)
