@@ -1,4 +1,4 @@
-"""Counting a training step without memory, and cutting the batch for a budget."""
+"""Counting a training step without memory; measuring one, and cutting it to fit."""
 
 import math
 import os
@@ -8,30 +8,27 @@ from contextlib import contextmanager, nullcontext
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.profiler import ProfilerActivity, profile
 
 from sevlm.config import SEVLMConfig, TrainConfig
-from sevlm.data.batches import Batch
 from sevlm.errors import ConfigError
 from sevlm.models.sevlm import SEVLM
-from sevlm.training.memory import (
+from sevlm.studies.gpu_memory import (
     ALLOCATION_BYTES,
     CONTEXT,
     KINDS,
     SLACK,
-    MemoryCB,
     MemoryMeter,
-    Plan,
     StepMemory,
     count_step,
     fake_tensors,
-    largest_fitting,
-    parse_bytes,
-    part_sizes,
-    plan,
-    plan_report,
-    worst_batch,
 )
+from sevlm.training.distributed import rng_state
+from sevlm.training.learner import Learner
+from sevlm.training.memory import fit_step, measure_step, parse_bytes, worst_batch
+from sevlm.utils import seed_everything
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")
 SMALL = SEVLMConfig.preset("tiny", width=96, layers=1, vocab_size=3000)
@@ -243,112 +240,92 @@ def test_what_is_no_amount_is_refused(text):
         parse_bytes(text)
 
 
-@pytest.mark.parametrize("batch_size", range(1, 40))
-@pytest.mark.parametrize("accumulate", [1, 3, 50])
-def test_sizes_are_those_of_real_parts(batch_size, accumulate):
-    sizes = part_sizes(RUN.replace(batch_size=batch_size, accumulate=accumulate))
-    batch = Batch(
-        torch.zeros(2 * batch_size, 3, dtype=torch.long),
-        image_of=torch.arange(batch_size).repeat_interleave(2),
-        grid=torch.zeros(batch_size, 1, 1),
-    )
-    assert sizes == sorted(sizes, reverse=True) and (batch_size == 1 or sizes[-1] >= 2)
-    for size in sizes:
-        parts = batch.split(math.ceil(batch_size / size))
-        assert max(len(p.grid) for p in parts) == size and sum(len(p.grid) for p in parts) == batch_size
+@settings(deadline=None, max_examples=200)
+@given(
+    batch=st.integers(1, 40),
+    least=st.integers(1, 50),
+    always=st.booleans(),
+    room=st.none() | st.integers(1, 60),
+    limit=st.integers(1, 60),
+    saving=st.floats(0.1, 1.0),
+)
+def test_the_first_way_that_fits_is_taken(batch, least, always, room, limit, saving):
+    "A made-up card of `limit` bytes: 2 for the weights, 1 for each painting of a part."
+    tried = []
+
+    def measure(parts, checkpointing):
+        tried.append((parts, checkpointing))
+        peak = 2 + math.ceil(-(-batch // parts) * (saving if checkpointing else 1))
+        return peak if peak <= limit else None
+
+    fits = lambda way: (peak := measure(*way)) is not None and (room is None or peak <= room)
+    try:
+        fit = fit_step(measure, batch, least, always, room)
+    except ConfigError as e:
+        assert "too little for a step" in str(e) and not any(fits(way) for way in list(tried))
+        assert tried[-1] == (batch, True) or (batch, True) in tried
+        return
+    asked = list(tried)
+    assert (fit.parts, fit.checkpointing) == asked[-1] and fits(asked[-1]) and not any(map(fits, asked[:-1]))
+    assert asked[0] == (min(least, batch), always) and len(fit.why) == len(asked)
+    assert all(parts <= batch for parts, _ in asked) and (fit.checkpointing or not always)
 
 
-def test_the_largest_that_fits_is_found_by_three_counts():
-    sizes, curve = part_sizes(RUN), lambda n: max(5e9 + n * 1e8, 2e9 + n * 5e8)  # bends upwards
-    asked = []
-
-    def count(n):
-        asked.append(n)
-        return StepMemory(n, {"activations": int(curve(n))})
-
-    for room in np.linspace(4e9, 25e9, 40):
-        asked.clear()
-        counts, fits = largest_fitting(count, sizes, room)
-        assert (
-            len(asked) <= 3
-            and fits == (counts[-1].expected <= room)
-            and fits == (StepMemory(2, {"x": int(curve(2))}).expected <= room)
-        )
-    assert largest_fitting(count, sizes, None)[0][-1].paintings == 32
+def learner_of(dropout=0.1):
+    seed_everything(0)
+    model = SEVLM(SMALL.replace(dropout=dropout))
+    model.encoder.requires_grad_(False)
+    return Learner(model, [], torch.optim.AdamW([p for p in model.parameters() if p.requires_grad]))
 
 
-def test_a_plan_keeps_the_batch_and_stays_in_the_room():
-    settings, whole = RUN.replace(batch_size=16), count_step(SMALL, RUN, 16)
-    easy = plan(SMALL, settings, "cuda", room=whole.expected)
-    assert easy.settings == settings and easy.why == () and easy.lines[0].startswith("16 paintings = 1 x 16; float32; ")
-    cut = plan(SMALL, settings, "cuda", room=whole.expected - 1)
-    assert (
-        cut.settings == settings.replace(accumulate=cut.settings.accumulate)
-        and cut.settings.accumulate > 1
-        and cut.memory.expected < whole.expected
-    )
-    assert math.ceil(16 / cut.settings.accumulate) == cut.memory.paintings and any(
-        w.startswith("Parts") for w in cut.why
-    )
-    least = count_step(SMALL, RUN, 2)
-    tight = plan(SMALL, settings, "cuda", room=least.expected)
-    assert tight.settings.accumulate == 8 and not tight.settings.checkpointing
-    assert plan(SMALL, settings.replace(accumulate=4), "cuda", room=10**12).settings.accumulate == 4
+@pytest.mark.parametrize("room", [99, 1])
+def test_measuring_leaves_no_trace(room, monkeypatch):
+    "The card is made up: it has room for so many paintings at once. Weights, gradients, random state stay."
+    learner, seen = learner_of(), []
+    for name in ("empty_cache", "reset_peak_memory_stats"):
+        monkeypatch.setattr(torch.cuda, name, lambda *_: None)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: 123)
+    forward = learner.model.forward
+
+    def small(batch):
+        seen.append(len(batch.grid))
+        if len(batch.grid) > room:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return forward(batch)
+
+    monkeypatch.setattr(learner.model, "forward", small)
+    before = [p.clone() for p in learner.model.parameters()], rng_state()["torch"]
+    processes, batch = learner.processes, worst_batch(SMALL, 4, learner.model.encoder, True)
+    assert measure_step(learner, batch, 1) == (123 if room > 4 else None) and seen == [4]
+    assert measure_step(learner, batch, 2) == (123 if room > 4 else None)
+    assert measure_step(learner, batch, 4) == 123 and seen[-8:] == [1] * 8  # without graphs, then with them
+    assert all(torch.equal(p, q) and p.grad is None for p, q in zip(learner.model.parameters(), before[0]))
+    assert torch.equal(rng_state()["torch"], before[1]) and not learner.optimiser.state
+    assert learner.processes is processes and learner.accumulate == 1
 
 
-def test_checkpointing_comes_last_and_stays_if_asked_for():
-    deep = SMALL.replace(layers=3, vocab_size=300, max_tokens=60)
-    settings = RUN.replace(batch_size=2)
-    plain, again = count_step(deep, RUN, 2), count_step(deep, RUN.replace(checkpointing=True), 2)
-    assert again.expected < plain.expected
-    chosen = plan(deep, settings, "cuda", room=plain.expected - 1)
-    assert (
-        chosen.settings.checkpointing and chosen.settings.accumulate == 1 and chosen.why[0].startswith("Checkpointing")
-    )
-    assert plan(deep, settings.replace(checkpointing=True), "cuda", room=10**12).settings.checkpointing
-    with pytest.raises(ConfigError, match="Give at least .* GB, or freeze the decoder") as e:
-        plan(deep, settings, "cuda", room=again.expected - 10**6)
-    assert "keep the patch tokens" not in str(e.value)
-    with pytest.raises(ConfigError, match="keep the patch tokens"):
-        plan(deep, settings, "cuda", cached=False, room=1000)
+def test_another_error_is_not_taken_for_full_memory(monkeypatch):
+    learner = learner_of()
+    for name in ("empty_cache", "reset_peak_memory_stats"):
+        monkeypatch.setattr(torch.cuda, name, lambda *_: None)
+    batch = worst_batch(SMALL, 2, learner.model.encoder, True)
+    batch.vad = batch.vad[:, :, :2]
+    with pytest.raises(RuntimeError):
+        measure_step(learner, batch, 1)
 
 
-def test_the_budget_and_the_precision():
-    assert plan(SMALL, RUN.replace(budget=3.0, batch_size=4), "cpu").room == 3_000_000_000
-    assert (
-        plan(
-            SMALL, RUN.replace(precision="auto", batch_size=4), "cpu", precision="bfloat16", room=10**12
-        ).settings.precision
-        == "bfloat16"
-    )
-    with pytest.raises(ConfigError, match="auto"):
-        plan(SMALL, RUN.replace(precision="auto"), "cpu", room=10**12)
-    free = plan(SMALL, RUN.replace(batch_size=4), "cpu")
-    assert free.room is None and free.settings.accumulate == 1 and "nothing was cut" in str(free)
-    assert "compilation" in str(plan(SMALL, RUN.replace(batch_size=4, compile=True), "cpu", room=10**12))
-
-
-def test_an_uneven_cut_is_told_as_such():
-    c = StepMemory(11, {"weights": 10**9})
-    assert Plan(RUN.replace(accumulate=3), c, None).lines[0].startswith("32 paintings in 3 parts of at most 11; ")
-    assert (
-        Plan(RUN.replace(accumulate=2), StepMemory(16, c.by_kind), 11 * 10**9)
-        .lines[0]
-        .startswith("32 paintings = 2 x 16; float32; 1.6 of 11.0 GB expected: weights 1.0")
-    )
-
-
-def test_the_measurement_is_told_once():
-    p, said = plan(SMALL, RUN.replace(batch_size=4), "cpu", room=10**12), []
-    cb, learner = MemoryCB(p, after=2, log=said.append), type("Stand", (), dict(device=torch.device("cpu")))
-    cb.before_fit(learner)
-    for n in range(4):
-        cb.after_step(learner)
-        assert len(said) == (n >= 1)
-    assert "not measured" in said[0]
-    assert "please report" in plan_report(p, "cuda", (p.memory.peak + 1, 10**9)) and "report" not in plan_report(
-        p, "cuda", (p.memory.peak, 10**9)
-    )
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_gpu_a_smaller_part_takes_less():
+    config = SEVLMConfig.preset("paper", tower="tiny", image_size=32, patches=16)
+    model = SEVLM(config)
+    model.encoder.requires_grad_(False)
+    optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], fused=True)
+    learner = Learner(model, [], optimiser, device="cuda")
+    batch = worst_batch(config, 32, model.encoder, True)
+    peaks = [measure_step(learner, batch, parts) for parts in (1, 4, 16)]
+    assert peaks == sorted(peaks, reverse=True) and peaks[0] > 1.2 * peaks[2]
+    weights = 4 * sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert peaks[2] > 4 * weights  # weights, gradients, two moments
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -361,15 +338,6 @@ def test_on_a_gpu_the_count_is_above_what_the_card_gives_out():
     torch.cuda.reset_peak_memory_stats(device)
     for _ in range(2):
         batch = worst_batch(config, n, model.encoder, True)
-        for k in ("ids", "segs", "labels"):
-            getattr(batch, k).random_(config.vocab_size)
-        for k in ("known", "emo_span", "exp_span"):
-            getattr(batch, k).fill_(True)
-        batch.vad.normal_(), batch.grid.normal_()
-        (
-            batch.image_of.copy_(torch.arange(n).repeat_interleave(2)),
-            batch.neg_perm.copy_(torch.arange(n).roll(1).expand(2, -1)),
-        )
         with torch.autocast("cuda", torch.float16):
             out = model(batch.to(device))
         out.losses["total"].backward()
