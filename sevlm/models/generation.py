@@ -164,7 +164,7 @@ def stream_tokens(
     running = torch.arange(S, device=ids.device)  # numbers of the texts in the batch
     done, new = torch.zeros_like(running, dtype=torch.bool), ids
     for t in range(T, T + steps):
-        tokens = pick(reader(new), out[running, :t], running).masked_fill(done, pad)
+        tokens = pick(reader(new), reader.ids, running).masked_fill(done, pad)
         out[running, t] = tokens
         yield out[:, t]
         done = done | torch.isin(tokens, ends)
@@ -208,36 +208,37 @@ def beam_search(
 ) -> torch.Tensor:  # [B, T + steps] at most; `pad` after the end of a text
     "The best text of each painting among K that are kept, as transformers' beam search finds it."
     B, T = ids.shape
-    first = torch.arange(B, device=ids.device)[:, None] * beams  # [B, 1], number of a painting's first text
     texts = new = ids.repeat_interleave(beams, 0)  # [B K, T]
     total = torch.full((B, beams), -torch.inf, device=ids.device)  # log-probabilities
     total[:, 0] = 0.0  # at first all beams are the same: one counts
     pool = torch.full((B, beams, T + steps), pad, device=ids.device)  # finished texts, the best first
-    pool_score, open_ = torch.full_like(total, -torch.inf), torch.ones_like(first, dtype=torch.bool)
+    pool_score, found = torch.full_like(total, -torch.inf), pool[:, 0].clone()
+    here = torch.arange(B, device=ids.device)  # numbers of the paintings that are not done
     for n in range(1, steps + 1):
         logp = reader(new).log_softmax(-1)
         logp = logp if process is None else process(texts, logp)
-        V = logp.shape[1]
+        V, first = logp.shape[1], torch.arange(len(here), device=ids.device)[:, None] * beams
         wide = min(beams * max(2, 1 + len(ends)), beams * V)  # of so many, K go on even if all others end
-        total, best = (total[..., None] + logp.view(B, beams, V)).flatten(1).topk(wide)  # [B, W] each
+        total, best = (total[..., None] + logp.view(-1, beams, V)).flatten(1).topk(wide)  # [B, W] each
         parent, token = first + best // V, best % V
         longer = torch.cat([texts[parent], token[..., None]], -1)  # [B, W, T + n]
         ended = torch.isin(token, ends) | (n == steps)
 
-        score = (total / n**length_penalty).masked_fill(~(ended & open_), -torch.inf)[:, :beams]
+        score = (total / n**length_penalty).masked_fill(~ended, -torch.inf)[:, :beams]
         pool_score, kept = torch.cat([pool_score, score], 1).topk(beams)
         entering = torch.nn.functional.pad(longer[:, :beams], (0, steps - n), value=pad)
         pool = torch.cat([pool, entering], 1).take_along_dim(kept[..., None], 1)
+        found[here] = pool[:, 0]
 
         total, going = total.masked_fill(ended, -torch.inf).topk(beams)
-        open_ = open_ & (total[:, :1] / n**length_penalty > pool_score[:, -1:])
-        if not open_.any():
+        rest = (total[:, 0] / n**length_penalty > pool_score[:, -1]).nonzero()[:, 0]
+        if not len(rest):
             break
-        texts = longer.take_along_dim(going[..., None], 1).flatten(0, 1)
-        new = texts[:, -1:]
-        reader.select(parent.gather(1, going).flatten())
-    ends_at = torch.arange(1, steps + 1, device=ids.device) * (pool[:, 0, T:] != pad)  # [B, steps]
-    return pool[:, 0, : T + int(ends_at.max())]
+        reader.select(parent.gather(1, going)[rest].flatten(), rest if len(rest) < len(here) else None)
+        texts = longer.take_along_dim(going[..., None], 1)[rest].flatten(0, 1)
+        total, pool, pool_score, here, new = total[rest], pool[rest], pool_score[rest], here[rest], texts[:, -1:]
+    written = torch.arange(1, steps + 1, device=ids.device) * (found[:, T:] != pad)  # [B, steps]
+    return found[:, : T + int(written.max())]
 
 
 # %% ../../nbs/course/12_generation.ipynb #0b666e2b
