@@ -26,8 +26,8 @@ def python(code, *argv):
 def test_the_core_explains_a_picture_and_makes_a_synthetic_set(tmp_path):
     code = (
         "import numpy, sevlm; explain = sevlm.load(device='cpu');"
-        "grey = numpy.zeros((40, 40, 3), 'uint8'); print(explain(grey, attention=True)); explain.save_pretrained(sys.argv[1]);"
-        "explain(grey, sample=True, seed=1); explain(grey, beams=2);"
+        "grey = numpy.zeros((40, 40, 3), 'uint8'); print(explain(grey, attention=True));"
+        "explain.save_pretrained(sys.argv[1]); explain(grey, sample=True, seed=1); explain(grey, beams=2);"
         "from sevlm.cli import main; sys.exit(main(['mini', sys.argv[2], '--paintings', '40', '--quiet']))"
     )
     ran = python(code, tmp_path / "saved", tmp_path / "mini")
