@@ -136,7 +136,7 @@ class Setting:
         "Greedy, after a fixed emotion and `because`; both ways choose words with a picker of their own."
         said = iter(self.tokenizer(" awe because").input_ids)
 
-        def pick(logits):
+        def pick(logits, *_):
             tick()
             word = next(said, None)
             return greedy(logits) if word is None else torch.full_like(greedy(logits), word)

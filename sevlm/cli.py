@@ -11,6 +11,7 @@ __all__ = [
     "PAINTINGS",
     "SET_OPTION",
     "MODEL_OPTIONS",
+    "GENERATION_OPTIONS",
     "EXPLAIN_BATCH",
     "SCORE_OPTIONS",
     "EVALUATION_BATCH",
@@ -25,6 +26,7 @@ __all__ = [
     "command",
     "Parser",
     "parse_settings",
+    "generation_of",
     "explainer_of",
     "score_lines",
     "pick_examples",
@@ -52,6 +54,7 @@ from .utils import asset, check_writable, choose_threads, requested_threads, usi
 
 if TYPE_CHECKING:
     from sevlm.models.explainer import Explainer
+    from sevlm.models.sampling import Generation
 
 # %% ../nbs/library/command_line.ipynb #0842b0d7
 Option = tuple[tuple[str, ...], dict[str, Any]]  # arguments of `ArgumentParser.add_argument`
@@ -208,6 +211,46 @@ MODEL_OPTIONS = (
     option("--device", default="auto", help="cpu, cuda, cuda:1, mps; auto takes the fastest there is"),
     THREADS,
 )
+GENERATION_OPTIONS = (
+    option("--beams", type=int, metavar="K", help="beam search that keeps K texts of each picture (default: 1, none)"),
+    option(
+        "--length-penalty",
+        type=float,
+        metavar="P",
+        help="with --beams: a text scores its log-probability / length^P; above 0 favours long texts (default: 1.0)",
+    ),
+    option("--seed", type=int, metavar="N", help="draw each token; the same seed gives a picture the same text"),
+    option("--temperature", type=float, metavar="T", help="draw each token; below 1 cautiously, above 1 boldly"),
+    option("--top-k", type=int, metavar="K", help="draw each token from the K most likely"),
+    option("--top-p", type=float, metavar="P", help="draw each token from the most likely that together have P"),
+    option(
+        "--repetition-penalty",
+        type=float,
+        metavar="P",
+        help="above 1: tokens that the text holds already become less likely (default: 1.0)",
+    ),
+    option(
+        "--no-repeat-ngrams",
+        dest="no_repeat_ngram_size",
+        type=int,
+        metavar="N",
+        help="no sequence of N tokens occurs twice in a text",
+    ),
+    option(
+        "--new-tokens", type=int, metavar="N", help="tokens of a text at most (default: as the model is configured)"
+    ),
+)
+
+
+def generation_of(
+    args: argparse.Namespace,  # with the options in `GENERATION_OPTIONS`
+) -> "Generation | None":  # None: no option is given
+    "How texts are written; an option of draws asks for draws. Raises `ConfigError` for options that do not fit."
+    from sevlm.models.sampling import Generation
+
+    given = {f.name: value for f in fields(Generation) if (value := getattr(args, f.name, None)) is not None}
+    sample = {"sample": True} if given.keys() & {"seed", "temperature", "top_k", "top_p"} else {}
+    return Generation(**given, **sample) if given else None
 
 
 def explainer_of(
@@ -239,29 +282,41 @@ def _exit_code(done: object, failed: object) -> int:
     return (1 if failed else 0) if done else 2
 
 
+def _print_stream(
+    name: str,  # of the picture
+    pieces: Iterable[str],  # of its text
+) -> str:  # the whole text
+    "Print a text piece by piece, on one line below the name."
+    print(name, end="\n  ", flush=True)
+    text = ""
+    for piece in pieces:
+        print(piece, end="", flush=True)
+        text += piece
+    print_result("")
+    return text
+
+
 @command(
     "an emotion and its reason for any picture",
     option("images", nargs="+", metavar="IMAGE", help="pictures, or folders of pictures"),
     *MODEL_OPTIONS,
     option("--emotion", metavar="NAME", help=f"explain this emotion instead of the likeliest: {', '.join(EMOTIONS)}"),
-    option(
-        "--beams",
-        type=int,
-        default=1,
-        metavar="K",
-        help="beam search that keeps K beginnings of each text; 1 takes the most likely token each time",
-    ),
+    *GENERATION_OPTIONS,
+    option("--stream", action="store_true", help="print each text as it is written, without probabilities"),
     JSON,
     examples="explain painting.jpg\n"
     "explain holiday/ --emotion fear\n"
+    "explain painting.jpg --beams 4\n"
+    "explain painting.jpg --seed 1 --top-p 0.9 --stream\n"
     "explain painting.jpg --weights jing5566/SEVLM --lexicon NRC-VAD-Lexicon.txt\n"
     "explain wikiart/Impressionism --checkpoint runs/demo --json > answers.json",
 )
 def _explain(args):
     if args.emotion:
         emotion_id(args.emotion)
-    if args.beams < 1:
-        raise ConfigError(f"--beams is {args.beams}; expected a whole number of at least 1.")
+    generation = generation_of(args)
+    if args.stream and args.json:
+        raise ConfigError("--stream prints texts as they are written, --json all at the end; give one of them.")
     from sevlm.images import open_image, picture_files
 
     explainer = explainer_of(args)
@@ -284,8 +339,13 @@ def _explain(args):
                 failed += 1
         if not pictures:
             continue
+        if args.stream:
+            with using_threads(threads):
+                for name, picture in zip(names, pictures):
+                    found.append(_print_stream(name, explainer.stream(picture, args.emotion, generation)))
+            continue
         with using_threads(threads):
-            answers = explainer(pictures, args.emotion, beams=args.beams, tokens=False)
+            answers = explainer(pictures, args.emotion, generation=generation, tokens=False)
         for name, a in zip(names, answers):
             found.append(dict(image=name, emotion=a.emotion, explanation=a.explanation, probabilities=a.probabilities))
             if not args.json:
@@ -576,6 +636,7 @@ def _scoring_inputs(args) -> tuple:
         help="saved answers (predictions.jsonl, or its folder), which are scored again; no model runs",
     ),
     *SCORE_OPTIONS,
+    *GENERATION_OPTIONS,
     option("--out", metavar="DIR", help="write metrics.json and predictions.jsonl there"),
     JSON,
     QUIET,
@@ -589,8 +650,11 @@ def _evaluate(args):
 
     if args.out:
         check_writable(args.out)
-    if args.predictions and (args.checkpoint or args.weights):
-        raise ConfigError("--predictions are answers already given; leave out --checkpoint and --weights.")
+    generation = generation_of(args)
+    if args.predictions and (args.checkpoint or args.weights or generation):
+        raise ConfigError(
+            "--predictions are answers already given; leave out --checkpoint, --weights and how texts are written."
+        )
     explainer = None if args.predictions else explainer_of(args)
     paintings, reports, given, about = _scoring_inputs(args)
     if not args.json:
@@ -599,7 +663,9 @@ def _evaluate(args):
         result = score(args.predictions, paintings, about=about, **given)
     else:
         with using_threads(choose_threads(explainer.model.config.width, EVALUATION_BATCH)):
-            result = evaluate(explainer, paintings, progress=not args.quiet, about=about, **given)
+            result = evaluate(
+                explainer, paintings, progress=not args.quiet, about=about, generation=generation, **given
+            )
     if args.out:
         result.save(args.out)
     print_result(*([json.dumps(result.to_dict(), indent=1)] if args.json else score_lines(result.scores)))

@@ -3,12 +3,14 @@ by trying all; tables are made once."""
 
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ties import same_texts
 
+import sevlm
 from sevlm.config import PUBLISHED, SEVLMConfig
 from sevlm.errors import ConfigError
 from sevlm.lexicon.lexicon import Lexicon
@@ -18,13 +20,16 @@ from sevlm.models.generation import (
     IncrementalDecoder,
     beam_search,
     extend,
+    generate_ids,
     generate_texts,
     greedy,
     next_logits,
-    sampler,
+    stream_text,
 )
+from sevlm.models.sampling import Generation, inverse_cdf, make_process, uniform_numbers
 from sevlm.models.sevlm import SEVLM
 from sevlm.models.tokenizer import load_tokenizer, prompt_ids, special_ids
+from sevlm.synthetic.paint import paint, random_scene
 from sevlm.utils import asset, seed_everything
 
 MODES = {
@@ -132,8 +137,9 @@ def test_texts_that_end_at_different_times(models, tokenizer, special, mode):
     )  # words that some texts come to say become their ends
     sizes = []
 
-    def pick(logits):
+    def pick(logits, ids, texts):
         sizes.append(len(logits))
+        assert torch.equal(ids[:, : start.shape[1]], start[: len(ids)]) and len(ids) == len(texts) == len(logits)
         return greedy(logits)
 
     ours = extend(model, grid, start, table, special, ends, 20, pick)
@@ -149,20 +155,192 @@ def test_texts_that_end_at_different_times(models, tokenizer, special, mode):
         assert not len(end) or (said[end[0, 0] + 1 :] == special.pad).all()
 
 
-def test_sampling_is_reproducible(models, tokenizer, special):
+# draws
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    return sevlm.load(device="cpu")
+
+
+@pytest.fixture(scope="module")
+def paintings(shipped):
+    "Adapted patch tokens of some synthetic paintings."
+    scenes = [random_scene(np.random.default_rng(n)) for n in range(9)]
+    return shipped.encode_images([paint(scene, np.random.default_rng(n)) for n, scene in enumerate(scenes)])
+
+
+DRAWS = [
+    dict(seed=0),
+    dict(seed=1, temperature=1.3),
+    dict(seed=2, top_k=20),
+    dict(seed=3, top_p=0.9),
+    dict(seed=4, repetition_penalty=1.3),
+    dict(seed=5, no_repeat_ngram_size=2),
+    dict(seed=6, temperature=0.8, top_k=50, top_p=0.95, repetition_penalty=1.1, no_repeat_ngram_size=3),
+]
+
+
+@pytest.mark.parametrize(
+    "how, emotion, mode",
+    [*((how, None, "corrected") for how in DRAWS), (DRAWS[0], "fear", "published"), (DRAWS[-1], None, "published")],
+)
+def test_a_seed_gives_the_same_text_wherever_it_is_written(shipped, paintings, how, emotion, mode):
+    "Alone, in another order, in batches of another size, without the cache, with another limit, as a stream."
+    model = shipped.model
+    if mode == "published":
+        model = SEVLM(model.config.replace(causal_vad=False, boundary="fixed", pad_in_span=True)).eval()
+        model.load_state_dict(shipped.model.state_dict())
+    how = Generation(sample=True, new_tokens=16, **how)
+    write = lambda grid, **more: generate_texts(
+        model, grid, shipped.tokenizer, shipped.table, emotion, generation=how, **more
+    )
+    together = write(paintings)
+    assert write(paintings) == together
+    assert [write(grid[None])[0] for grid in paintings] == together
+    order = torch.randperm(len(paintings), generator=torch.Generator().manual_seed(0))
+    assert write(paintings[order]) == [together[n] for n in order]
+    assert write(paintings[:4]) + write(paintings[4:]) == together
+    assert write(paintings, cached=False) == together
+    assert all(longer.startswith(text) for longer, text in zip(write(paintings, new_tokens=24), together))
+    parts = [model, paintings[3:4], shipped.tokenizer, shipped.table, emotion, how]
+    assert "".join(stream_text(*parts)) == together[3]
+    assert write(paintings, seed=99) != together
+
+
+def test_draws_differ_between_pictures_and_seeds(shipped, paintings):
+    a, b = (uniform_numbers(paintings, 5, seed) for seed in (0, 1))
+    assert len(torch.cat([a, b])[:, 0].unique()) == 2 * len(paintings) and ((a >= 0) & (a < 1)).all()
+
+
+@settings(deadline=None, max_examples=50)
+@given(weights=st.lists(st.floats(0, 1), min_size=2, max_size=9), number=st.floats(0, 1, exclude_max=True))
+def test_a_draw_is_the_inverse_of_the_cumulative_distribution(weights, number):
+    if sum(weights) < 0.1:
+        return
+    p = torch.tensor([weights], dtype=torch.float64) / sum(weights)
+    token = int(inverse_cdf(p, torch.tensor([number], dtype=torch.float64)))
+    assert p[0, token] > 0
+    assert float(p[0, :token].sum()) <= number + 1e-9 and number - 1e-9 <= float(p[0, : token + 1].sum())
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        *(("beams", v) for v in (0, -1, 1.5, True, "2")),
+        *(("new_tokens", v) for v in (0, -3, 2.5)),
+        *(("temperature", v) for v in (0, -1.0, float("inf"), float("nan"), "hot")),
+        *(("top_p", v) for v in (0, 1.01, float("nan"))),
+        *(("top_k", v) for v in (-1, 0.5)),
+        *(("repetition_penalty", v) for v in (0, -1.0)),
+        *(("no_repeat_ngram_size", v) for v in (-1, 1.5)),
+        ("length_penalty", float("inf")),
+        ("seed", -1),
+        ("sample", 1),
+    ],
+)
+def test_settings_out_of_range_are_refused(name, value):
+    with pytest.raises(ConfigError, match=f"{name} is .*expected"):
+        Generation(**{name: value})
+
+
+def test_settings_that_do_not_go_together_are_refused():
+    for together, why in (
+        (dict(sample=True, beams=2), "exclude each other"),
+        (dict(length_penalty=0.5), "beams"),
+        (dict(temperature=0.5), "sample=True"),
+        (dict(top_k=5), "sample=True"),
+        (dict(top_p=0.5), "sample=True"),
+    ):
+        with pytest.raises(ConfigError, match=why):
+            Generation(**together)
+    with pytest.raises(ConfigError, match="'beam'.*Did you mean 'beams'"):
+        Generation.of(None, beam=3)
+    numpy = Generation(sample=True, temperature=np.float32(0.5), top_k=np.int64(3), new_tokens=np.int32(4))
+    assert numpy == Generation(sample=True, temperature=0.5, top_k=3, new_tokens=4) and type(numpy.top_k) is int
+    assert Generation.of(numpy, top_k=0).changes() == dict(sample=True, temperature=0.5, new_tokens=4)
+
+
+def test_processors_are_those_of_transformers_in_its_order():
+    from transformers.generation import logits_process as made
+
+    settings = dict(repetition_penalty=1.3, no_repeat_ngram_size=2, temperature=0.7, top_k=9, top_p=0.8)
+    ids, scores = torch.randint(30, (4, 12)), torch.randn(4, 30)
+    expected = scores
+    for processor in (
+        made.RepetitionPenaltyLogitsProcessor(1.3),
+        made.NoRepeatNGramLogitsProcessor(2),
+        made.TemperatureLogitsWarper(0.7),
+        made.TopKLogitsWarper(9),
+        made.TopPLogitsWarper(0.8),
+    ):
+        expected = processor(ids, expected)
+    assert torch.equal(make_process(Generation(sample=True, **settings))(ids, scores), expected)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", ["max_positions", "vad_positions"])
+def test_a_limit_that_does_not_fit_is_refused_before_the_first_token(models, tokenizer, mode, name):
+    model, table = models[mode]
+    config = model.config.replace(max_positions=40, vad_positions=40, max_tokens=8, new_tokens=8)
+    config = config.replace(**{name: 20})
+    seed_everything(1)
+    small = SEVLM(config).eval()
+    calls = []
+    small.decoder.register_forward_hook(lambda *_: calls.append(1))
+    start = len(prompt_ids(tokenizer))
+    room = 20 if name == "max_positions" or config.use_fusion else 40
+    write = lambda n, **how: generate_ids(small, grids(2, small), tokenizer, table, new_tokens=n, **how)
+    for n in (room - start + 1, 1000):
+        for how in ({}, dict(beams=2), dict(sample=True)):
+            with pytest.raises(ConfigError, match=f"new_tokens={room - start} or less"):
+                write(n, **how)
+        with pytest.raises(ConfigError, match="or less"):
+            stream_text(small, grids(1, small), tokenizer, table, new_tokens=n)
+    assert not calls
+    assert write(room - start).shape[1] <= room and write(1).shape[1] == start + 1  # what fits is written
+    with pytest.raises(ConfigError, match=f"new_tokens={room - len(prompt_ids(tokenizer, 'fear'))} or less"):
+        generate_ids(small, grids(1, small), tokenizer, table, "fear", new_tokens=room - start)  # a longer prompt
+
+
+def test_the_limit_of_the_configuration_is_checked_too(models, tokenizer):
     model, table = models["corrected"]
-    drawn = [
-        generate_texts(
-            model, grids(3, model), tokenizer, table, steps=9, pick=sampler(1.5, torch.Generator().manual_seed(seed))
-        )
-        for seed in (0, 0, 1)
-    ]
-    assert drawn[0] == drawn[1] != drawn[2]
+    long = SEVLM(model.config.replace(new_tokens=model.config.max_positions)).eval()
+    with pytest.raises(ConfigError, match="or less"):
+        generate_ids(long, grids(1, long), tokenizer, table)
+
+
+def test_a_stream_is_the_text(shipped, paintings):
+    for grid in paintings:
+        for emotion in (None, "awe"):
+            parts = (shipped.model, grid[None], shipped.tokenizer, shipped.table, emotion)
+            pieces = list(stream_text(*parts))
+            assert "".join(pieces) == generate_texts(*parts)[0] and all(pieces) and len(pieces) > 3
+    with pytest.raises(ConfigError, match="without beams"):
+        stream_text(shipped.model, paintings[:1], shipped.tokenizer, shipped.table, beams=2)
+
+
+def test_a_letter_of_several_tokens_is_streamed_whole(models, tokenizer):
+    "Bytes of a letter come in several tokens; no piece holds half a letter."
+    from sevlm.models.generation import _pieces
+
+    text = " awe because é€🎨 lies"
+    ids = tokenizer(text).input_ids
+    assert any("\ufffd" in tokenizer.decode(i) for i in ids)
+    pieces = list(_pieces(tokenizer, torch.tensor([prompt_ids(tokenizer)]), iter(torch.tensor(ids)[:, None])))
+    assert "".join(pieces) == text.strip() and not any("\ufffd" in p for p in pieces)
+    cut = tokenizer(" awe because é").input_ids[:-1]  # the text ends within a letter
+    pieces = list(_pieces(tokenizer, torch.tensor([prompt_ids(tokenizer)]), iter(torch.tensor(cut)[:, None])))
+    assert "".join(pieces) == tokenizer.decode(cut).strip()
 
 
 # beams
 
 EQUALLY_GOOD = 1e-4  # log-probabilities nearer to each other than this differ by rounding (about 1e-6)
+
+
+def search(model, grid, start, table, special, ends, steps, **how):
+    return beam_search(IncrementalDecoder(model, grid, table, special), start, ends, special.pad, steps, **how)
 
 
 def score_of(words, model, start, table, special, grid, ends, power):
@@ -195,10 +373,8 @@ def test_one_beam_is_greedy(models, tokenizer, special):
             torch.tensor([prompt_ids(tokenizer)] * 3),
             torch.tensor([special.eos, special.pad]),
         )
-        a, b = (
-            extend(model, grid, start, table, special, ends, 8),
-            beam_search(model, grid, start, table, special, ends, 8, beams=1),
-        )
+        a = extend(model, grid, start, table, special, ends, 8)
+        b = search(model, grid, start, table, special, ends, 8, beams=1)
         same_texts(a, b, special.pad, anew(model, table, special, grid))
 
 
@@ -211,7 +387,7 @@ def test_as_many_beams_as_words_find_the_best(models, tokenizer, special, mode, 
     for g in grids(3, model):
         likely = next_logits(model, start, table(start)[0], g[None], special)[0].topk(4).indices
         ends = torch.unique(torch.cat([torch.tensor([special.eos]), likely[1:3]]))
-        found = beam_search(model, g[None], start, table, special, ends, 2, beams=len(tokenizer), length_power=power)[
+        found = search(model, g[None], start, table, special, ends, 2, beams=len(tokenizer), length_penalty=power)[
             0, 4:
         ]
         score = score_of(found, model, start, table, special, g[None], ends, power)
@@ -222,31 +398,15 @@ def test_as_many_beams_as_words_find_the_best(models, tokenizer, special, mode, 
 def test_beams_of_several_paintings_do_not_mix(models, tokenizer, special):
     model, table = models["published"]
     grid, start, ends = grids(3, model), torch.tensor([prompt_ids(tokenizer)] * 3), torch.tensor([special.eos])
-    together = beam_search(model, grid, start, table, special, ends, 7, beams=5)[:, 4:]
+    together = search(model, grid, start, table, special, ends, 7, beams=5)[:, 4:]
     score = lambda words, g: score_of(words, model, start[:1], table, special, g[None], ends, 1.0)
     for row, g in zip(together, grid):
-        alone = beam_search(model, g[None], start[:1], table, special, ends, 7, beams=5)[0, 4:]
+        alone = search(model, g[None], start[:1], table, special, ends, 7, beams=5)[0, 4:]
         same = row[: len(alone)].tolist() == alone.tolist()
         assert same or score(row, g) == pytest.approx(score(alone, g), abs=EQUALLY_GOOD)
         assert (row[len(alone) :] == special.pad).all()
     worst = max(abs(score(a, g) - score(b, g)) for a in together for b, g in zip(together, grid))
     assert worst > 100 * EQUALLY_GOOD  # another painting's text would show
-
-
-@pytest.mark.parametrize("beams", [0, -1])
-def test_no_beams(models, special, beams):
-    model, table = models["corrected"]
-    with pytest.raises(ConfigError, match="at least 1"):
-        beam_search(
-            model,
-            grids(1, model),
-            torch.zeros(1, 4, dtype=torch.long),
-            table,
-            special,
-            torch.tensor([0]),
-            2,
-            beams=beams,
-        )
 
 
 # tables made once

@@ -26,7 +26,8 @@ def python(code, *argv):
 def test_the_core_explains_a_picture_and_makes_a_synthetic_set(tmp_path):
     code = (
         "import numpy, sevlm; explain = sevlm.load(device='cpu');"
-        "print(explain(numpy.zeros((40, 40, 3), 'uint8'), attention=True)); explain.save_pretrained(sys.argv[1]);"
+        "grey = numpy.zeros((40, 40, 3), 'uint8'); print(explain(grey, attention=True));"
+        "explain.save_pretrained(sys.argv[1]); explain(grey, sample=True, seed=1); explain(grey, beams=2);"
         "from sevlm.cli import main; sys.exit(main(['mini', sys.argv[2], '--paintings', '40', '--quiet']))"
     )
     ran = python(code, tmp_path / "saved", tmp_path / "mini")
@@ -55,6 +56,7 @@ def test_a_command_names_the_extra_it_needs(line, package, extra, tmp_path):
         ("from sevlm.metrics.captions import bleu_scores; bleu_scores({'a': 'x'}, {'a': ['x']})", "metrics"),
         ("from sevlm.models.vision import create_clip; create_clip('ViT-B-32')", "clip"),
         ("import sevlm.artemis.protocol", "prepare"),
+        ("from sevlm.models.sampling import *; make_process(Generation(sample=True, top_p=0.9))", "sampling"),
         ("import sevlm.studies.compare", "metrics"),
     ],
 )

@@ -11,15 +11,18 @@ import torch
 from PIL import Image
 
 import sevlm
+from sevlm.cli import main
 from sevlm.config import EMOTIONS, SEVLMConfig
 from sevlm.errors import CheckpointError, ConfigError, DataError, ImageError, LexiconError
 from sevlm.images import image_of_array, open_image
 from sevlm.models.explainer import Explainer, checkpoint_of
 from sevlm.models.generation import next_logits
+from sevlm.models.sampling import Generation
 from sevlm.models.sevlm import SEVLM
 from sevlm.models.tokenizer import prompt_ids, special_ids
 from sevlm.synthetic.paint import paint, random_scene
 from sevlm.synthetic.words import mini_lexicon
+from sevlm.utils import resolve_device
 
 
 @pytest.fixture(scope="module")
@@ -170,6 +173,25 @@ def test_options_are_checked(explain, picture):
         sevlm.load(lemmas="wordnet")
 
 
+def test_settings_of_generation_one_by_one_or_as_an_object(explain, picture, tmp_path):
+    how = Generation(sample=True, temperature=1.5, seed=4)
+    answer = explain(picture, generation=how)
+    same(explain(picture, sample=True, temperature=1.5, seed=4), answer)
+    same(explain(picture, generation=how.of(how, seed=1), seed=4), answer)
+    (patches,) = explain.explain_patches(explain.encode_images([picture]), generation=how)
+    same(patches, answer)
+    assert answer.probabilities == pytest.approx(explain(picture).probabilities, abs=1e-6)
+    assert "".join(explain.stream(picture, generation=how)) == str(answer)
+    with pytest.raises(ConfigError, match="'beem'.*Did you mean 'beams'"):
+        explain(picture, beem=3)
+    with pytest.raises(ConfigError, match="new_tokens is 0"):
+        explain(picture, new_tokens=0)
+    with pytest.raises(DataError, match="'feer'"):
+        explain.stream(picture, emotion="feer")
+    with pytest.raises(ImageError):
+        explain.stream(tmp_path)
+
+
 def test_an_emotion_that_is_asked_for(explain, picture):
     answer, free = explain(picture, emotion="fear"), explain(picture)
     assert answer.emotion == "fear" and answer.tokens[0].text == " fear" and answer.tokens[1].text == " because"
@@ -177,12 +199,20 @@ def test_an_emotion_that_is_asked_for(explain, picture):
 
 
 @pytest.mark.parametrize("which", ["explain", "published"])
-@pytest.mark.parametrize("emotion", [None, "something else"])
-def test_tokens_hold_what_the_model_knew_when_it_wrote_them(which, emotion, picture, request):
-    "Against the whole text up to each token, read from scratch."
+@pytest.mark.parametrize(
+    "emotion, how",
+    [
+        (None, {}),
+        ("something else", {}),
+        (None, dict(beams=3, length_penalty=0.5)),
+        ("fear", dict(sample=True, temperature=1.5, top_p=0.9, repetition_penalty=1.2, seed=3)),
+    ],
+)
+def test_tokens_hold_what_the_model_knew_when_it_wrote_them(which, emotion, how, picture, request):
+    "Against the whole text up to each token, read from scratch; probabilities are the model's, however it wrote."
     explainer = request.getfixturevalue(which)
     other = paint(random_scene(np.random.default_rng(8)), np.random.default_rng(8))
-    answers = explainer([picture, other], emotion=emotion, attention=True)
+    answers = explainer([picture, other], emotion=emotion, attention=True, **how)
     model, table, special = explainer.model, explainer.table, special_ids(explainer.tokenizer)
     for image, answer in zip((picture, other), answers):
         text = "".join(t.text for t in answer.tokens).strip()
@@ -241,9 +271,35 @@ def test_a_run_folder_gives_its_best_checkpoint(explain, tmp_path):
         explain.save_pretrained(tmp_path / name)
         assert checkpoint_of(tmp_path) == tmp_path / name
     assert sevlm.load(tmp_path, device="cpu").model.config == explain.model.config
+    for device in ("auto", None, "cpu"):
+        loaded = sevlm.load(tmp_path) if device is None else sevlm.load(tmp_path, device=device)
+        assert loaded.device == resolve_device(device or "auto")
+    assert Explainer(explain.model, explain.tokenizer, explain.table, "auto").device == resolve_device("auto")
+    explain.model.to(explain.device)
     for wrong in ("nowhere", tmp_path / "nowhere", "a/b/c"):
         with pytest.raises(CheckpointError, match="neither a folder nor the id"):
             sevlm.load(wrong)
+
+
+@pytest.mark.parametrize("place", [".", "last", "best-accuracy"])
+def test_the_command_line_takes_what_load_takes(explain, picture, place, tmp_path, capsys):
+    "A run and a checkpoint; both take the same model of a run, which has two."
+    other = SEVLM(explain.model.config.replace(name="other", new_tokens=5))
+    other.load_state_dict(explain.model.state_dict())
+    Explainer(other, explain.tokenizer, explain.table).save_pretrained(tmp_path / "run" / "last")
+    explain.save_pretrained(tmp_path / "run" / "best-accuracy")
+    picture.save(tmp_path / "one.png")
+    source = tmp_path / "run" / place
+    assert main(["explain", str(tmp_path / "one.png"), "--checkpoint", str(source), "--json"]) == 0
+    (said,) = json.loads(capsys.readouterr().out)
+    answer = sevlm.load(source)(tmp_path / "one.png")
+    assert (said["emotion"], said["explanation"]) == (answer.emotion, answer.explanation)
+    assert said["probabilities"] == pytest.approx(answer.probabilities, abs=1e-6)
+    assert (sevlm.load(source).model.config.name == "other") == (place == "last")
+    for nothing in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(CheckpointError):
+            sevlm.load(nothing)
+        assert main(["explain", str(tmp_path / "one.png"), "--checkpoint", str(nothing)]) == 2
 
 
 def test_a_model_of_one_token_answers_nothing_and_does_not_fail(explain):

@@ -8,7 +8,7 @@ __all__ = ["Token", "Answer", "list_images", "Explainer", "checkpoint_of", "load
 # %% ../../nbs/library/explainer.ipynb #00022db7
 import re
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -37,9 +37,10 @@ from ..lexicon.lexicon import Lexicon
 from ..lexicon.token_table import VADTable, cached_table
 from ..utils import asset, resolve_device
 from .decoder import cross_attention
-from .generation import emotion_probabilities, generate_ids, greedy
+from .generation import emotion_probabilities, generate_ids, stream_text
 from .hub import read_json
 from .released import from_hub, is_released, read_released
+from .sampling import Generation
 from .sevlm import SEVLM, load_model
 
 
@@ -55,7 +56,7 @@ class Token:
     ]  # valence, arousal, dominance of the word so far, from the lexicon; zeros if unknown
     known: bool  # whether the lexicon has the word
     predicted_vad: tuple[float, float, float] | None  # by the VAD head, from the text before; None without that head
-    log_probability: float  # of this token, given the picture and the text before it
+    log_probability: float  # by the model, given picture and text before it; settings of generation do not change it
 
 
 @dataclass(frozen=True)
@@ -109,10 +110,10 @@ class Explainer(ModelHubMixin, library_name="sevlm", tags=["image-to-text", "art
         model: SEVLM,  # put into evaluation mode
         tokenizer: Tokenizer,
         table: VADTable,  # the VAD of its tokens
-        device: torch.device | str = "cpu",
+        device: torch.device | str = "cpu",  # 'auto': the best there is
     ):
-        self.model, self.tokenizer, self.device = model.to(device).eval(), tokenizer, torch.device(device)
-        self.table = table.to(device)
+        self.device = resolve_device(str(device))
+        self.model, self.tokenizer, self.table = model.to(self.device).eval(), tokenizer, table.to(self.device)
 
     def __repr__(self) -> str:
         return f"Explainer(model={self.model.config.name!r}, table={self.table}, device={str(self.device)!r})"
@@ -125,18 +126,20 @@ class Explainer(ModelHubMixin, library_name="sevlm", tags=["image-to-text", "art
         attention: bool = False,  # also the cross-attention weights
         probabilities: bool = True,  # also those of the nine emotions, which takes about as long as a text
         tokens: bool = True,  # also what the model knew at each token
-        pick: Callable[[torch.Tensor], torch.Tensor] = greedy,  # how the next token is chosen: [S, V] -> [S]
-        beams: int = 1,  # above 1: beam search instead of `pick`
+        generation: Generation | None = None,  # how texts are written; None: the most likely token each time
         batch_size: int = 32,  # pictures computed at a time
+        **settings: Any,  # of `Generation`, to replace: beams=4; sample=True, top_p=0.9, seed=3
     ) -> Answer | list[Answer]:
-        "Names an emotion and explains it. Raises `DataError` for an unknown emotion, `ImageError` for no picture."
+        """Names an emotion and explains it. Raises `DataError` for an unknown emotion, `ImageError` for no picture,
+        `ConfigError` for settings that do not fit."""
+        generation = Generation.of(generation, **settings)
         if emotion is not None:
             emotion_id(emotion)
         if batch_size < 1:
             raise ConfigError(f"batch_size is {batch_size}; expected a whole number of at least 1.")
         sources, single = list_images(images)
         how: dict[str, Any] = dict(
-            attention=attention, probabilities=probabilities, tokens=tokens, pick=pick, beams=beams
+            attention=attention, probabilities=probabilities, tokens=tokens, generation=generation
         )
         answers = []
         for start in range(0, len(sources), batch_size):
@@ -146,6 +149,20 @@ class Explainer(ModelHubMixin, library_name="sevlm", tags=["image-to-text", "art
             files = [Path(source) if isinstance(source, str | Path) else None for source in batch]
             answers += [replace(answer, image=file) for answer, file in zip(found, files)]
         return answers[0] if single else answers
+
+    def stream(
+        self,
+        image: str | Path | Image.Image | np.ndarray,  # one picture
+        emotion: str | None = None,  # ask for this emotion; None: the model names one
+        generation: Generation | None = None,  # without beams
+        **settings: Any,  # of `Generation`, to replace
+    ) -> Iterator[str]:  # pieces of the text; joined: '{emotion} because {explanation}'
+        "The text of an answer, piece by piece as it is written. Raises as a call does, before the first piece."
+        how = Generation.of(generation, **settings)
+        if emotion is not None:
+            emotion_id(emotion)
+        grid = self.encode_images([open_image(image)])
+        return stream_text(self.model, grid, self.tokenizer, self.table, emotion, how)
 
     @torch.no_grad()
     def encode_images(
@@ -165,12 +182,12 @@ class Explainer(ModelHubMixin, library_name="sevlm", tags=["image-to-text", "art
         attention: bool = False,
         probabilities: bool = True,
         tokens: bool = True,
-        pick: Callable[[torch.Tensor], torch.Tensor] = greedy,
-        beams: int = 1,
+        generation: Generation | None = None,
+        **settings: Any,
     ) -> list[Answer]:  # one per picture
         "The same from patch tokens, for those who keep them."
         parts = (self.model, grid, self.tokenizer, self.table)
-        ids = generate_ids(*parts, emotion, pick=pick, beams=beams)
+        ids = generate_ids(*parts, emotion, generation, **settings)
         answers = [Answer(*split_answer(decode(self.tokenizer, row).strip())) for row in ids]
         if probabilities:
             odds = emotion_probabilities(*parts).tolist()

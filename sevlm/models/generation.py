@@ -9,16 +9,17 @@ __all__ = [
     "next_logits",
     "IncrementalDecoder",
     "greedy",
-    "sampler",
+    "stream_tokens",
     "extend",
     "beam_search",
     "generate_ids",
     "generate_texts",
+    "stream_text",
     "emotion_probabilities",
 ]
 
 # %% ../../nbs/course/12_generation.ipynb #4d6171fc
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ from ..config import EMOTIONS
 from ..errors import ConfigError
 from ..lexicon.token_table import VADTable
 from .decoder import KeyValueCache
+from .sampling import Generation, Pick, Process, make_pick, make_process
 from .sevlm import SEVLM
 from .tokenizer import Special, Tokenizer, decode, prompt_ids, segments, span_masks, special_ids
 
@@ -57,8 +59,9 @@ class IncrementalDecoder:
         grid: torch.Tensor,  # [B, P, D], adapted patch tokens; the n texts of a painting follow each other
         table: VADTable,  # on the same device as `grid`
         special: Special,
+        cached: bool = True,  # False: reads the whole text again at each step, for comparison
     ):
-        self.model, self.grid, self.table, self.special = model, grid, table, special
+        self.model, self.grid, self.table, self.special, self.cached = model, grid, table, special, cached
         self.cache = model.decoder.new_cache()
         self.fusion: Any = model.fusion
         self.encoder: Any = model.vad_encoder
@@ -66,6 +69,7 @@ class IncrementalDecoder:
         self.vads: Any = KeyValueCache() if self.fusion is not None and self.causal else None
         self.ids: Any = None  # [S, T], the texts so far
         self.row: Any = None  # [S], rows of the table of their last words
+        self.span: Any = None  # [S, T], their explanations
 
     @torch.no_grad()
     def __call__(
@@ -74,6 +78,8 @@ class IncrementalDecoder:
     ) -> torch.Tensor:  # [S, V], scores of the next word
         before = self.ids
         self.ids = ids = new if before is None else torch.cat([before, new], 1)
+        if not self.cached:
+            return next_logits(self.model, ids, self.table(ids)[0], self.grid, self.special)
         config, past = self.model.config, 0 if before is None else self._settled()
         _, span = span_masks(ids, self.special, config.boundary, include_pad=config.pad_in_span)
         emb = self.model.decoder.embed(ids[:, past:], segments(ids, self.special)[:, past:], past)
@@ -120,9 +126,7 @@ class IncrementalDecoder:
         paintings: torch.Tensor | None = None,  # [B'] numbers of their paintings, if not all remain
     ) -> None:
         "Go on with some of the texts."
-        self.ids = None if self.ids is None else self.ids[texts]
-        self.span = self.span[texts]
-        self.row = None if self.row is None else self.row[texts]
+        self.ids, self.span, self.row = (None if x is None else x[texts] for x in (self.ids, self.span, self.row))
         for cache in (self.cache.text, self.vads):
             if cache is not None:
                 cache.batch_select_indices(texts)
@@ -132,19 +136,13 @@ class IncrementalDecoder:
 
 
 # %% ../../nbs/course/12_generation.ipynb #d5158dbd
-def greedy(logits: torch.Tensor) -> torch.Tensor:
-    "The best word: [S, V] -> [S]."
+def greedy(
+    logits: torch.Tensor,  # [S, V]
+    ids: torch.Tensor | None = None,  # [S, T], the texts so far; not needed here
+    texts: torch.Tensor | None = None,  # [S], their numbers in the batch; not needed here
+) -> torch.Tensor:  # [S]
+    "The most likely token."
     return logits.argmax(-1)
-
-
-def sampler(
-    temperature: float = 1.0,  # below 1 cautious, above 1 bold
-    generator: torch.Generator | None = None,  # for a reproducible draw
-) -> Callable[[torch.Tensor], torch.Tensor]:  # picks [S, V] -> [S]
-    "Draws the next word from the model's own distribution."
-    if temperature <= 0:
-        raise ConfigError(f"temperature is {temperature}; expected a number above 0 (use `greedy` for the best word)")
-    return lambda logits: torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator)[:, 0]
 
 
 # %% ../../nbs/course/12_generation.ipynb #33a7e528
@@ -152,6 +150,34 @@ SHRINK = 0.75  # a batch is cut to the texts still running when no more than thi
 
 
 @torch.no_grad()
+def stream_tokens(
+    reader: IncrementalDecoder,  # that has read nothing yet; one painting per text
+    ids: torch.Tensor,  # [S, T], the texts so far
+    ends: torch.Tensor,  # ids that end a text
+    pad: int,  # what follows an end
+    steps: int,  # new tokens at most
+    pick: Pick = greedy,  # how the next token is chosen
+) -> Iterator[torch.Tensor]:  # [S], the next token of each text; `pad` after its end
+    "Goes on with texts, one token at a time."
+    S, T = ids.shape
+    out = torch.nn.functional.pad(ids, (0, steps), value=pad)
+    running = torch.arange(S, device=ids.device)  # numbers of the texts in the batch
+    done, new = torch.zeros_like(running, dtype=torch.bool), ids
+    for t in range(T, T + steps):
+        tokens = pick(reader(new), reader.ids, running).masked_fill(done, pad)
+        out[running, t] = tokens
+        yield out[:, t]
+        done = done | torch.isin(tokens, ends)
+        going = int((~done).sum())
+        if not going:
+            return
+        if going <= SHRINK * len(done):
+            rest = (~done).nonzero()[:, 0]
+            reader.select(rest, rest)
+            running, tokens, done = running[rest], tokens[rest], done[rest]
+        new = tokens[:, None]
+
+
 def extend(
     model: SEVLM,  # in evaluation mode
     grid: torch.Tensor,  # [S, P, D], adapted patch tokens, one painting per row
@@ -160,93 +186,102 @@ def extend(
     special: Special,
     ends: torch.Tensor,  # ids that end a text
     steps: int,  # new tokens at most
-    pick: Callable[[torch.Tensor], torch.Tensor] = greedy,  # how the next word is chosen
+    pick: Pick = greedy,  # how the next token is chosen
     cached: bool = True,  # keep what is settled; False: the whole text again at each step
 ) -> torch.Tensor:  # [S, T + steps] at most; <pad> after the end of a text
-    "Goes on with texts, one token at a time."
-    S, T = ids.shape
-    out = torch.nn.functional.pad(ids, (0, steps), value=special.pad)
-    reader, here, done = (
-        IncrementalDecoder(model, grid, table, special),
-        torch.arange(S, device=ids.device),
-        torch.zeros(S, dtype=torch.bool, device=ids.device),
-    )
-    for t in range(T, T + steps):
-        logits = reader(ids) if cached else next_logits(model, out[:, :t], table(out[:, :t])[0], grid, special)
-        new = pick(logits).masked_fill(done, special.pad)
-        out[here, t] = new
-        done = done | torch.isin(new, ends)
-        going = int((~done).sum())
-        if not going:
-            return out[:, : t + 1]
-        if cached and going <= SHRINK * len(done):
-            rest = (~done).nonzero()[:, 0]
-            reader.select(rest, rest)
-            here, new, done = here[rest], new[rest], done[rest]
-        ids = new[:, None]
-    return out
+    "The texts with what follows them."
+    reader = IncrementalDecoder(model, grid, table, special, cached)
+    return torch.stack([*ids.unbind(1), *stream_tokens(reader, ids, ends, special.pad, steps, pick)], 1)
 
 
 # %% ../../nbs/course/12_generation.ipynb #578349f3
 @torch.no_grad()
 def beam_search(
-    model: SEVLM,  # in evaluation mode
-    grid: torch.Tensor,  # [B, P, D], adapted patch tokens
+    reader: IncrementalDecoder,  # that has read nothing yet
     ids: torch.Tensor,  # [B, T], the beginning of each text
-    table: VADTable,  # on the same device as `grid`
-    special: Special,
     ends: torch.Tensor,  # ids that end a text
+    pad: int,  # what follows an end
     steps: int,  # new tokens at most
     beams: int = 4,  # K, texts of each painting that are kept
-    length_power: float = 1.0,  # the best log-probability / length^power wins; 0 favours short texts
-) -> torch.Tensor:  # [B, T + steps] at most; <pad> after the end of a text
-    "Keeps the K best beginnings of a text instead of one."
-    if beams < 1:
-        raise ConfigError(f"beams is {beams}; expected a whole number of at least 1 (1 is greedy).")
-    B, V = len(ids), model.config.vocab_size
-    out = ids.repeat_interleave(beams, 0)  # [B K, T]
-    total = torch.full((B, beams), -torch.inf, device=ids.device)  # [B, K] log-probabilities
+    length_penalty: float = 1.0,  # the best log-probability / length ** length_penalty wins
+    process: Process | None = None,  # changes the log-probabilities of the next token
+) -> torch.Tensor:  # [B, T + steps] at most; `pad` after the end of a text
+    "The best text of each painting among K that are kept, as transformers' beam search finds it."
+    B, T = ids.shape
+    texts = new = ids.repeat_interleave(beams, 0)  # [B K, T]
+    total = torch.full((B, beams), -torch.inf, device=ids.device)  # log-probabilities
     total[:, 0] = 0.0  # at first all beams are the same: one counts
-    done, length, first = (
-        torch.zeros(B * beams, dtype=torch.bool, device=ids.device),
-        torch.zeros(B * beams, device=ids.device),
-        torch.arange(B, device=ids.device)[:, None] * beams,
-    )
-    reader, new = IncrementalDecoder(model, grid, table, special), out
-    for _ in range(steps):
+    pool = torch.full((B, beams, T + steps), pad, device=ids.device)  # finished texts, the best first
+    pool_score, found = torch.full_like(total, -torch.inf), pool[:, 0].clone()
+    here = torch.arange(B, device=ids.device)  # numbers of the paintings that are not done
+    for n in range(1, steps + 1):
         logp = reader(new).log_softmax(-1)
-        logp[done] = -torch.inf
-        logp[done, special.pad] = 0.0  # what has ended stays as it is
-        total, best = (total[..., None] + logp.view(B, beams, V)).flatten(1).topk(beams)  # [B, K] each
-        parent, word = (first + best // V).flatten(), (best % V).flatten()
-        reader.select(parent)
-        out, new = torch.cat([out[parent], word[:, None]], 1), word[:, None]
-        length = length[parent] + (~done[parent]).float()
-        done = done[parent] | torch.isin(word, ends)
-        if done.all():
+        logp = logp if process is None else process(texts, logp)
+        V, first = logp.shape[1], torch.arange(len(here), device=ids.device)[:, None] * beams
+        wide = min(beams * max(2, 1 + len(ends)), beams * V)  # of so many, K go on even if all others end
+        total, best = (total[..., None] + logp.view(-1, beams, V)).flatten(1).topk(wide)  # [B, W] each
+        parent, token = first + best // V, best % V
+        longer = torch.cat([texts[parent], token[..., None]], -1)  # [B, W, T + n]
+        ended = torch.isin(token, ends) | (n == steps)
+
+        score = (total / n**length_penalty).masked_fill(~ended, -torch.inf)[:, :beams]
+        pool_score, kept = torch.cat([pool_score, score], 1).topk(beams)
+        entering = torch.nn.functional.pad(longer[:, :beams], (0, steps - n), value=pad)
+        pool = torch.cat([pool, entering], 1).take_along_dim(kept[..., None], 1)
+        found[here] = pool[:, 0]
+
+        total, going = total.masked_fill(ended, -torch.inf).topk(beams)
+        rest = (total[:, 0] / n**length_penalty > pool_score[:, -1]).nonzero()[:, 0]
+        if not len(rest):
             break
-    rank = total / length.view(B, beams).clamp(min=1) ** length_power
-    return out[first[:, 0] + rank.argmax(1)]
+        reader.select(parent.gather(1, going)[rest].flatten(), rest if len(rest) < len(here) else None)
+        texts = longer.take_along_dim(going[..., None], 1)[rest].flatten(0, 1)
+        total, pool, pool_score, here, new = total[rest], pool[rest], pool_score[rest], here[rest], texts[:, -1:]
+    written = torch.arange(1, steps + 1, device=ids.device) * (found[:, T:] != pad)  # [B, steps]
+    return found[:, : T + int(written.max())]
 
 
 # %% ../../nbs/course/12_generation.ipynb #0b666e2b
+def _begin(
+    model: SEVLM,
+    grid: torch.Tensor,  # [S, P, D]
+    tokenizer: Tokenizer,
+    table: VADTable,
+    emotion: str | None,
+    generation: Generation,
+    cached: bool = True,
+) -> tuple[IncrementalDecoder, torch.Tensor, torch.Tensor, int, int]:  # reader, ids [S, T], ends, pad, steps
+    "What the loops start from. Raises `ConfigError` if the text does not fit the positions of the model."
+    config, special, prompt = model.config, special_ids(tokenizer), prompt_ids(tokenizer, emotion)
+    steps = config.new_tokens if generation.new_tokens is None else generation.new_tokens
+    room = min(config.max_positions, config.vad_positions if config.use_fusion else config.max_positions)
+    if len(prompt) + steps > room:
+        raise ConfigError(
+            f"new_tokens = {steps} after a prompt of {len(prompt)} tokens takes {len(prompt) + steps} positions, and "
+            f"this model has {room}; give new_tokens={room - len(prompt)} or less."
+        )
+    ends = torch.tensor(sorted(tokenizer.get_added_vocab().values()), device=grid.device)
+    ids = torch.tensor([prompt], device=grid.device).repeat(len(grid), 1)
+    return IncrementalDecoder(model, grid, table, special, cached), ids, ends, special.pad, steps
+
+
 def generate_ids(
     model: SEVLM,  # in evaluation mode
     grid: torch.Tensor,  # [S, P, D], adapted patch tokens, one painting per row
     tokenizer: Tokenizer,
     table: VADTable,  # on the same device as `grid`
     emotion: str | None = None,  # ask for an explanation of this emotion; None lets the model name one
-    steps: int | None = None,  # new tokens at most; None: as configured
-    pick: Callable[[torch.Tensor], torch.Tensor] = greedy,  # how the next word is chosen
-    beams: int = 1,  # above 1: beam search instead of `pick`
+    generation: Generation | None = None,  # how texts are written; None: the most likely token each time
+    cached: bool = True,  # keep what is settled; False: the whole text again at each step
+    **settings: Any,  # of `Generation`, to replace: beams=4
 ) -> torch.Tensor:  # [S, T]; `<bos> the emotion is {emotion} because {explanation}`, padded after its end
-    "Writes a text for each painting, as token ids."
-    special, steps = special_ids(tokenizer), steps or model.config.new_tokens
-    ends = torch.tensor(sorted(tokenizer.get_added_vocab().values()), device=grid.device)
-    ids = torch.tensor([prompt_ids(tokenizer, emotion)], device=grid.device).repeat(len(grid), 1)
-    if beams == 1:
-        return extend(model, grid, ids, table, special, ends, steps, pick)
-    return beam_search(model, grid, ids, table, special, ends, steps, beams)
+    "Writes a text for each painting, as token ids. Raises `ConfigError` if the settings do not fit."
+    how = Generation.of(generation, **settings)
+    reader, ids, ends, pad, steps = _begin(model, grid, tokenizer, table, emotion, how, cached)
+    if how.beams > 1:
+        return beam_search(reader, ids, ends, pad, steps, how.beams, how.length_penalty, make_process(how))
+    pick = make_pick(how, grid, ids.shape[1] + steps)
+    return torch.stack([*ids.unbind(1), *stream_tokens(reader, ids, ends, pad, steps, pick)], 1)
 
 
 def generate_texts(
@@ -260,6 +295,44 @@ def generate_texts(
     "Writes a text for each painting."
     ids = generate_ids(model, grid, tokenizer, table, emotion, **how)
     return [decode(tokenizer, row).strip() for row in ids]
+
+
+# %% ../../nbs/course/12_generation.ipynb #775e1c0b
+def stream_text(
+    model: SEVLM,  # in evaluation mode
+    grid: torch.Tensor,  # [1, P, D], adapted patch tokens of one painting
+    tokenizer: Tokenizer,
+    table: VADTable,  # on the same device as `grid`
+    emotion: str | None = None,  # as `generate_ids` takes it
+    generation: Generation | None = None,  # without beams
+    **settings: Any,  # of `Generation`, to replace
+) -> Iterator[str]:  # pieces of the text that `generate_texts` gives
+    "Writes a text for one painting and yields it piece by piece. Raises `ConfigError`, also for beams."
+    how = Generation.of(generation, **settings)
+    if how.beams > 1:
+        raise ConfigError(f"beams = {how.beams}: a beam search knows its text only at the end; stream without beams.")
+    reader, ids, ends, pad, steps = _begin(model, grid, tokenizer, table, emotion, how)
+    return _pieces(
+        tokenizer, ids, stream_tokens(reader, ids, ends, pad, steps, make_pick(how, grid, ids.shape[1] + steps))
+    )
+
+
+def _pieces(
+    tokenizer: Tokenizer,
+    ids: torch.Tensor,  # [1, T], the prompt
+    tokens: Iterator[torch.Tensor],  # [1] each
+) -> Iterator[str]:
+    "The text of a prompt and the tokens after it, as far as its letters are complete."
+    written, sent, text = ids[0].tolist(), 0, ""
+    for token in tokens:
+        written.append(int(token))
+        text = decode(tokenizer, written).strip()
+        complete = text.rstrip("\ufffd").rstrip()
+        if len(complete) > sent:
+            yield complete[sent:]
+            sent = len(complete)
+    if len(text) > sent:
+        yield text[sent:]
 
 
 # %% ../../nbs/course/12_generation.ipynb #f21ff34c

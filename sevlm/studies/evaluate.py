@@ -52,6 +52,7 @@ from ..metrics.bootstrap import Measure, bootstrap_weights, interval, mean_of
 from ..metrics.captions import FAMILIES, caption_scores
 from ..metrics.novelty import DistinctShare, has_simile, novelty
 from ..models.explainer import Explainer
+from ..models.sampling import Generation
 from ..training.validation import answer_all
 from ..utils import check_writable, write_atomic
 
@@ -381,15 +382,17 @@ def evaluate(
     meteor: str = "auto",  # 'auto': if Java is there
     progress: bool = True,  # a bar
     about: dict | None = None,  # more to be stored with the scores: data, part
+    generation: Generation | None = None,  # how texts are written; None: the most likely token each time
     **options: Any,  # split, training_texts, alignment, draws: see `score`
 ) -> Evaluation:
     "Asks a model about some paintings and scores its answers. Raises `DataError` without paintings."
     if not paintings:
         raise DataError("no painting to evaluate on; expected at least one.")
-    answers = answer_all(explainer, paintings, progress=progress)
+    answers = answer_all(explainer, paintings, progress=progress, generation=generation)
     predictions = [
         dict(painting=p.key, emotion=a.emotion, explanation=a.explanation, probabilities=a.probabilities)
         for p, a in zip(paintings, answers)
     ]
-    about = {"model": explainer.model.config.to_dict(), **(about or {})}
+    written = {"generation": generation.changes()} if generation else {}
+    about = {"model": explainer.model.config.to_dict(), **written, **(about or {})}
     return score(predictions, paintings, synthetic, meteor=meteor, about=about, **options)

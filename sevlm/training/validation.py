@@ -21,6 +21,7 @@ from ..images import open_image
 from ..metrics.captions import bleu_scores
 from ..metrics.emotions import emotion_accuracy
 from ..models.explainer import Answer, Explainer
+from ..models.sampling import Generation
 from ..models.sevlm import SEVLM
 from ..utils import write_atomic
 from .inputs import TrainingData, cache_features
@@ -37,9 +38,10 @@ def answer_all(
     batch_size: int = 64,
     progress: bool = True,
     probabilities: bool = True,  # also the nine probabilities of the emotions
+    generation: Generation | None = None,  # how texts are written; None: the most likely token each time
 ) -> list[Answer]:  # one per painting
-    "An answer for each painting, by greedy decoding."
-    answers, how = [], dict(probabilities=probabilities, tokens=False)
+    "An answer for each painting."
+    answers, how = [], dict(probabilities=probabilities, tokens=False, generation=generation)
     for i in tqdm(range(0, len(paintings), batch_size), desc="explaining", unit="batch", disable=not progress):
         if grids is None:
             answers += explainer([p.image for p in paintings[i : i + batch_size]], **how)
