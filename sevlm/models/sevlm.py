@@ -182,8 +182,10 @@ class SEVLM(
         batch: Any,  # a `data.Batch`; its `neg_perm` says whose explanations serve as negatives
     ) -> dict[str, torch.Tensor]:  # 'con', and 'total': the same with its weight
         "The contrastive loss of a whole batch, from the means of its parts."
-        config = self.config
-        scores = contrastive_scores(self.contrastive_head, *rows, batch.neg_perm, config.lone_negative)
+        config, head = self.config, self.contrastive_head
+        assert head is not None  # `compares`
+        patches, emotion, explanation = rows
+        scores = contrastive_scores(head, patches, emotion, explanation, batch.neg_perm, config.lone_negative)
         con = contrastive_loss(scores, config.stable_contrast)
         return dict(con=con, total=config.con_weight * con)
 

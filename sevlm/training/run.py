@@ -13,7 +13,7 @@ __all__ = [
     "threads_of_run",
     "claim_folder",
     "lock_folder",
-    "Run",
+    "TrainingRun",
     "start_run",
 ]
 
@@ -332,7 +332,7 @@ def _sources(data: Any, lexicon: Any, tokenizer: Any) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Run:
+class TrainingRun:
     "What came of a run."
 
     data: TrainingData
@@ -362,7 +362,7 @@ def start_run(
     may_change: Sequence[str] = (),  # as `claim_folder` takes it
     callbacks: Sequence[Any] = (),  # more of them, called after those of the recipe
     track: Sequence[str] = (),  # accelerate's trackers: 'tensorboard', 'wandb', ...
-) -> Run:
+) -> TrainingRun:
     """The only way a run starts: claims the folder, reads and reports the data, trains, and saves.
 
     Raises `ConfigError` if the folder holds another run or one is working in it, and `KeyboardInterrupt` once the state
@@ -417,4 +417,4 @@ def start_run(
                 processes.from_main(lambda: save_checkpoint(learner.model, data, out / "last"))
         if learner.interrupted:
             raise KeyboardInterrupt
-    return Run(data, learner, recorder)
+    return TrainingRun(data, learner, recorder)
