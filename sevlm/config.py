@@ -307,7 +307,7 @@ class TrainConfig(Settings):
     checkpointing: bool = False  # compute activations again in the backward pass instead of keeping them
     compile: bool = False  # torch.compile the decoder
     threads: int = 0  # of a processor; 0 = as measured at the start, or as a resumed run had
-    workers: int = 0  # processes that open pictures where no patch tokens are kept; 0 = chosen from the processors
+    workers: int = 0  # threads that open pictures, where no patch tokens are kept; 0 = one per processor, at most 8
     budget: float = 0.0  # GB (10^9 bytes) of device memory the run may take; 0 = no plan is made
     global_negatives: bool = False  # with several processes: negatives of the contrast from all of them
 
