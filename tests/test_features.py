@@ -9,6 +9,7 @@ import random
 import resource
 import shutil
 import time
+from types import SimpleNamespace
 
 import filelock
 import numpy as np
@@ -17,7 +18,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from sevlm.config import SEVLMConfig
+from sevlm.cli import main
+from sevlm.config import SEVLMConfig, TrainConfig
 from sevlm.data import features as module
 from sevlm.data.batches import _stack
 from sevlm.data.features import (
@@ -30,9 +32,15 @@ from sevlm.data.features import (
     keep_features,
     key_of,
 )
+from sevlm.data.paintings import read_artemis
 from sevlm.errors import ConfigError, DataError, ImageError
 from sevlm.images import open_image
+from sevlm.models.explainer import Explainer, load
 from sevlm.models.vision import ImageEncoder, load_tower, make_preprocess
+from sevlm.studies.evaluate import evaluate
+from sevlm.synthetic.dataset import make_mini
+from sevlm.training import inputs, validation
+from sevlm.training.validation import make_validation
 
 P, D, N = 4, 8, 10
 spawn = multiprocessing.get_context("spawn")
@@ -619,3 +627,110 @@ def test_the_reader_needs_no_tower(paths, folder):
     keep(paths, folder)
     store = FeatureStore(folder, describe_encoder(Toy(), open_image))
     assert right(Features(store, [module.digest_file(p) for p in paths]), paths)
+
+
+# ------------------------------------------------------------------ validation and evaluation
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    "The shipped model and 70 synthetic paintings: more than a batch."
+    folder = make_mini(tmp_path_factory.mktemp("world") / "mini", n=70, seed=3, workers=1, progress=False)
+    paintings, _ = read_artemis(folder / "artemis_dataset_release_v0.csv", folder / "wikiart")
+    return SimpleNamespace(explainer=load(device="cpu"), paintings=paintings, folder=folder)
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    "The pictures opened, batch by batch."
+    batches, real = [], module.encode_files
+
+    def spy(encoder, paths, *rest):
+        batches.append(len(paths))
+        return real(encoder, paths, *rest)
+
+    for place in (module, validation, inputs):
+        monkeypatch.setattr(place, "encode_files", spy)
+    return batches
+
+
+def validate(world, tmp_path, **how):
+    data = SimpleNamespace(
+        parts={"val": world.paintings}, tokenizer=world.explainer.tokenizer, table=world.explainer.table
+    )
+    settings = TrainConfig.preset("mini")
+    return make_validation(data, settings, tmp_path, "cpu", world.explainer.model, False, log=lambda line: None, **how)[
+        0
+    ]
+
+
+def test_validation_without_kept_features_takes_a_batch_at_a_time(world, tmp_path, opened, monkeypatch):
+    def never(*_):
+        raise AssertionError("the nine probabilities were computed")
+
+    monkeypatch.setattr("sevlm.models.explainer.emotion_probabilities", never)
+    monkeypatch.setenv("SEVLM_CACHE", str(tmp_path / "cache"))
+    score = validate(world, tmp_path, features="off")
+    assert opened == []  # nothing is computed before it is asked for, and nothing is kept
+    off = score(world.explainer.model)
+    assert opened == [64, 6] and score(world.explainer.model) == off and opened == [64, 6] * 2
+    opened.clear()
+    for how in (
+        dict(features="memory"),
+        dict(dtype="float32", limit=0),
+        dict(features=tmp_path / "kept", dtype="float32"),
+    ):
+        score = validate(world, tmp_path, **how)
+        assert sum(opened) == 70 and score(world.explainer.model) == off and sum(opened) == 70  # once, beforehand
+        opened.clear()
+    assert (tmp_path / "cache" / "features").is_dir()  # where `auto` keeps what does not fit into memory
+
+
+def test_validation_runs_in_the_precision_of_the_run(world, tmp_path, monkeypatch):
+    seen, real = [], Explainer.explain_patches
+
+    def spy(self, grid, **how):
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return real(self, grid, **how)
+
+    monkeypatch.setattr(Explainer, "explain_patches", spy)
+    for autocast in ({}, dict(autocast=lambda: torch.autocast("cpu", torch.bfloat16))):
+        scores = validate(world, tmp_path, features="memory", **autocast)(world.explainer.model)
+        assert set(scores) == {"accuracy", "bleu4"}
+    assert seen == [False, False, True, True]
+
+
+def test_evaluation_uses_kept_features(world, tmp_path, opened, monkeypatch):
+    monkeypatch.setenv("SEVLM_CACHE", str(tmp_path / "cache"))
+    paintings, how = world.paintings, dict(meteor="off", progress=False, draws=10, dtype="float32")
+    ask = lambda **given: evaluate(world.explainer, paintings, **how, **given)
+    off = ask()
+    assert opened == [64, 6] and off.about["patch tokens"] == "computed"
+    encoder = world.explainer.model.encoder
+    keep_features(encoder, [p.image for p in paintings[:64]], open_image, dtype="float32", progress=False)
+    before = {p: p.stat().st_size for p in (tmp_path / "cache").rglob("*.bin")}
+    opened.clear()
+    auto = ask(features="auto")
+    assert opened == [6] and "70 pictures, 64 kept, 0 encoded" in auto.about["patch tokens"]
+    assert before == {p: p.stat().st_size for p in (tmp_path / "cache").rglob("*.bin")}
+    kept = ask(features=tmp_path / "mine")
+    opened.clear()
+    again = ask(features=tmp_path / "mine")
+    assert opened == [] and "70 kept" in again.about["patch tokens"]
+    for other in (auto, kept, again):
+        assert [p["explanation"] for p in other.predictions] == [p["explanation"] for p in off.predictions]
+        assert other.scores.keys() == off.scores.keys()
+        for name, score in off.scores.items():
+            assert other.scores[name]["value"] == pytest.approx(score["value"], abs=1e-5), name
+
+
+def test_command_takes_features(world, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("SEVLM_CACHE", str(tmp_path / "cache"))
+    scores = {}
+    for where in ("auto", "off", str(tmp_path / "mine")):
+        line = ["evaluate", str(world.folder), "--no-meteor", "--quiet", "--json", "--features", where]
+        assert main([*line, "--features-dtype", "float32"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        scores[where] = found["scores"]["emotion accuracy (strict)"]["value"]
+        assert ("computed" in found["about"]["patch tokens"]) == (where == "off")
+    assert len(set(scores.values())) == 1 and list((tmp_path / "mine").rglob("rows.bin"))
