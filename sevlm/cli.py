@@ -14,6 +14,7 @@ __all__ = [
     "GENERATION_OPTIONS",
     "EXPLAIN_BATCH",
     "SCORE_OPTIONS",
+    "FEATURES_DTYPE",
     "EVALUATION_BATCH",
     "RESUMABLE",
     "FIRST_ANSWERS",
@@ -601,6 +602,12 @@ SCORE_OPTIONS = (
     option("--listener", metavar="DIR", help="a classifier made by `sevlm listener`, for emotional alignment"),
     option("--no-meteor", action="store_true", help="leave out METEOR, which needs Java"),
 )
+FEATURES_DTYPE = option(
+    "--features-dtype",
+    default="float16",
+    choices=["float16", "bfloat16", "float32"],
+    help="of patch tokens kept on disk",
+)
 EVALUATION_BATCH = 64  # paintings explained at a time
 
 
@@ -637,6 +644,14 @@ def _scoring_inputs(args) -> tuple:
     ),
     *SCORE_OPTIONS,
     *GENERATION_OPTIONS,
+    option(
+        "--features",
+        default="auto",
+        metavar="WHERE",
+        help="patch tokens of the frozen image encoder: auto (those that a run has left in the cache folder are used), "
+        "off (all are computed), or a folder to keep them in",
+    ),
+    FEATURES_DTYPE,
     option("--out", metavar="DIR", help="write metrics.json and predictions.jsonl there"),
     JSON,
     QUIET,
@@ -663,9 +678,8 @@ def _evaluate(args):
         result = score(args.predictions, paintings, about=about, **given)
     else:
         with using_threads(choose_threads(explainer.model.config.width, EVALUATION_BATCH)):
-            result = evaluate(
-                explainer, paintings, progress=not args.quiet, about=about, generation=generation, **given
-            )
+            how = dict(progress=not args.quiet, features=args.features, dtype=args.features_dtype)
+            result = evaluate(explainer, paintings, about=about, generation=generation, **how, **given)
     if args.out:
         result.save(args.out)
     print_result(*([json.dumps(result.to_dict(), indent=1)] if args.json else score_lines(result.scores)))
@@ -823,12 +837,7 @@ RESUMABLE = ("epochs", "patience", "device", "budget", "accumulate", "checkpoint
         help="patch tokens of the frozen image encoder: a folder to keep them in, memory, off (computed at each step), "
         "or auto: memory if they fit, else the cache folder",
     ),
-    option(
-        "--features-dtype",
-        default="float16",
-        choices=["float16", "bfloat16", "float32"],
-        help="of patch tokens kept on disk",
-    ),
+    FEATURES_DTYPE,
     option("--lexicon", metavar="FILE", help="a lexicon that is not in DATA"),
     option("--tokenizer", metavar="DIR", help="tokenizer files (default: the preset's own)"),
     option(

@@ -328,7 +328,7 @@ class TrainConfig(Settings):
     compile: bool = False  # torch.compile the decoder
     threads: int = 0  # of a processor; 0 = as measured at the start, or as a resumed run had
     budget: float = 0.0  # GB (10^9 bytes) of device memory the run may take; 0 = no plan is made
-    workers: int = 0  # processes that decode pictures; 0 = chosen by the number of processors
+    workers: int = 0  # threads that open pictures, where no patch tokens are kept; 0 = one per processor, at most 8
 
     def check(self) -> None:
         "Raises `ConfigError` for settings no run can be made with."

@@ -9,7 +9,7 @@ import random
 import resource
 import shutil
 import time
-from pathlib import Path
+from types import SimpleNamespace
 
 import filelock
 import numpy as np
@@ -18,22 +18,29 @@ import torch
 from PIL import Image
 from torch import nn
 
-from sevlm.config import SEVLMConfig
+from sevlm.cli import main
+from sevlm.config import SEVLMConfig, TrainConfig
 from sevlm.data import features as module
 from sevlm.data.batches import _stack
 from sevlm.data.features import (
     DTYPES,
+    RECORD,
     Features,
-    Store,
-    check_features,
+    FeatureStore,
     describe_encoder,
     feature_bytes,
     keep_features,
     key_of,
 )
+from sevlm.data.paintings import read_artemis
 from sevlm.errors import ConfigError, DataError, ImageError
 from sevlm.images import open_image
+from sevlm.models.explainer import Explainer, load
 from sevlm.models.vision import ImageEncoder, load_tower, make_preprocess
+from sevlm.studies.evaluate import evaluate
+from sevlm.synthetic.dataset import make_mini
+from sevlm.training import inputs, validation
+from sevlm.training.validation import make_validation
 
 P, D, N = 4, 8, 10
 spawn = multiprocessing.get_context("spawn")
@@ -92,8 +99,12 @@ def files(features):
     return sorted(p for p in features.report.folder.iterdir() if p.is_file() and p.name != ".lock")
 
 
-def shards(features):
-    return [p for p in files(features) if p.suffix == ".safetensors"]
+ROW = P * D * 2  # bytes
+
+
+def row_at(features, i):
+    "Where the row of picture i begins in rows.bin."
+    return features.store.rows[features.digests[i]][0] * ROW
 
 
 def spoil(path, at, by=1):
@@ -219,12 +230,12 @@ def test_unknown_precisions(paths, folder, given):
 
 
 def test_what_has_no_description_is_refused(paths, folder):
-    with pytest.raises(ConfigError, match="cannot describe_encoder test_features.*lambda"):
+    with pytest.raises(ConfigError, match="cannot describe test_features.*lambda"):
         keep(paths, folder, opener=lambda p: open_image(p))
     vague = Toy()
     del vague.preprocess
     vague.preprocess = lambda picture: torch.zeros(3, 8, 8)
-    with pytest.raises(ConfigError, match="cannot describe_encoder <function"):
+    with pytest.raises(ConfigError, match="cannot describe <function"):
         keep(paths, folder, vague)
 
 
@@ -236,41 +247,46 @@ def test_another_tower_has_another_folder(paths, folder):
     )
 
 
-def test_a_folder_that_says_otherwise_is_refused(paths, folder):
+def test_files_of_another_key_are_not_served(paths, folder):
+    "Copied over one's own: every checksum begins with the key."
+    one, two = keep(paths, folder), keep(paths, folder, Toy(seed=1))
+    for name in ("rows.bin", "index.bin", "about.json"):
+        shutil.copy(one.report.folder / name, two.report.folder / name)
+    again = keep(paths, folder, Toy(seed=1))
+    assert again.report.damaged == N and again.report.encoded == N
+    assert torch.allclose(again[:], exact(paths, Toy(seed=1)), rtol=2**-10, atol=1e-4)
+    shutil.copy(one.report.folder / "rows.bin", again.report.folder / "rows.bin")  # rows only
+    with pytest.raises(DataError, match="not served"):
+        again[0]
+
+
+def test_the_description_is_only_read_by_people(paths, folder):
     features = keep(paths, folder)
     about = features.report.folder / "about.json"
-    about.write_text(json.dumps(describe_encoder(Toy(seed=1), open_image), indent=1))
-    with pytest.raises(DataError, match="about.json is damaged or tells of other features.*delete this file"):
-        keep(paths, folder)
-    with pytest.raises(DataError, match="damaged or not of this folder"):
-        check_features(features.report.folder, progress=False)
+    assert json.loads(about.read_text()) == describe_encoder(Toy(), open_image)
     about.unlink()
-    extra = paths + [paths[0].with_name("new.png")]
+    extra = [*paths, paths[0].with_name("new.png")]
     draw(extra[-1], 77)
     again = keep(extra, folder)
     assert again.report.encoded == 1 and json.loads(about.read_text()) == describe_encoder(Toy(), open_image)
 
 
-# ------------------------------------------------------------------ foretold
+# ------------------------------------------------------------------ what it will take
 
 
-def test_bytes_are_foretold(paths, folder):
+def test_bytes_are_known_before(paths, folder):
     assert round(feature_bytes(80_031, 196, 768) / 1e9, 1) == 24.1
     encoder = load_tower(ImageEncoder(SEVLMConfig.preset("mini")), "mini")
     for dtype in DTYPES:
         features = keep_features(encoder, paths, open_image, folder, dtype=dtype, progress=False)
-        real, foretold = (
-            sum(p.stat().st_size for p in features.report.folder.iterdir()),
-            feature_bytes(N, 64, 128, dtype),
-        )
-        assert features.report.bytes <= real and abs(real - foretold) < 0.03 * foretold
+        assert features.report.bytes == feature_bytes(N, 64, 128, dtype)
 
 
 def test_it_says_what_it_will_take(paths, folder, capsys):
     keep(paths[:1], folder)
     keep(paths, folder, progress=True)
     out = capsys.readouterr().out
-    assert f"{N - 1} of {N} pictures to encode: 1.3e-06 GB of" in out and "by the first 6 pictures" in out
+    assert f"{N - 1} of {N} pictures to encode: {feature_bytes(N - 1, P, D) / 1e9:.3g} GB of" in out
     keep(paths, folder, progress=True)
     assert "to encode" not in capsys.readouterr().out
 
@@ -295,7 +311,7 @@ class Cut(BaseException):
     "Stands for Ctrl-C or a kill."
 
 
-def test_an_exception_keeps_the_shards_that_are_done(paths, folder):
+def test_an_exception_keeps_what_is_done(paths, folder):
     count = 0
 
     def opener(path):
@@ -315,33 +331,28 @@ def test_an_exception_keeps_the_shards_that_are_done(paths, folder):
     )
 
 
-@pytest.mark.parametrize("after", [False, True])
-def test_cut_at_any_write(paths, folder, monkeypatch, after):
-    "Dies before or after each renaming, leaving behind what a killed process leaves."
-    for at in range(1, 11):
-        here, count, real = folder / str(at), 0, os.replace
+@pytest.mark.parametrize("part", [0, 0.5, 0.99, 1])
+def test_cut_at_any_write(paths, folder, monkeypatch, part):
+    "Dies in the middle of each writing, with a part of the bytes in the file."
+    for at in range(1, 9):
+        here, count, real = folder / str(at), 0, module._write
 
-        def replace(source, target):
+        def write(path, place, data):
             nonlocal count
             count += 1
-            if after:
-                real(source, target)
             if count == at:
+                data = memoryview(data).cast("B")
+                real(path, place, data[: int(len(data) * part)])
                 raise Cut
-            if not after:
-                real(source, target)
+            real(path, place, data)
 
         with monkeypatch.context() as patch:
-            patch.setattr(os, "replace", replace)
-            patch.setattr(Path, "unlink", lambda *_, **__: None)  # nobody cleans up after a kill
+            patch.setattr(module, "_write", write)
             with pytest.raises(Cut):
                 keep(paths, here)
         features = keep(paths, here)
         assert right(features, paths) and not features.report.damaged, at
-        assert (
-            not list(features.report.folder.glob(".*-*"))
-            and not check_features(features.report.folder, progress=False).damaged
-        )
+        assert features.report.kept >= 3 * ((at - 1) // 2) - 2 and right(keep(paths, here), paths)
 
 
 PATIENCE = [None]  # how many pictures this process opens before it waits for its end; None: all
@@ -381,7 +392,7 @@ def fill(paths, folder, meeting=None, patience=None):
 def test_killed_in_the_middle(paths, folder):
     process = spawn.Process(target=fill, args=(paths, folder, None, 3), daemon=True)
     process.start()
-    wait_for(lambda: len(list(folder.rglob("[!.]*.safetensors"))) == 3)
+    wait_for(lambda: sum(p.stat().st_size for p in folder.rglob("index.bin")) == 3 * RECORD.size)
     process.kill()  # while it opens the fourth picture
     process.join()
     features = keep(paths, folder, opener=slowly, batch_size=1)
@@ -411,15 +422,13 @@ def test_two_fill_at_once(paths, folder, pool, tmp_path):
     assert N <= sum(r.encoded for r in reports) < 2 * N  # they shared the work
     features = keep(paths, folder, opener=slowly)
     assert features.report.kept == N and right(features, paths)
-    manifest = (features.report.folder / "manifest.txt").read_text()
-    assert all(p.name in manifest for p in shards(features))
-    assert not check_features(features.report.folder, progress=False).damaged
+    assert not features.report.damaged and features.store.count >= N
 
 
 def test_two_fill_different_pictures_at_once(paths, folder, pool, tmp_path):
     pool.starmap(fill, [(part, folder, tmp_path / "meeting") for part in (paths[:6], paths[4:])], chunksize=1)
     features = keep(paths, folder, opener=slowly)
-    assert (features.report.kept, features.report.encoded, features.report.damaged) == (N, 0, {}) and right(
+    assert (features.report.kept, features.report.encoded, features.report.damaged) == (N, 0, 0) and right(
         features, paths
     )
 
@@ -431,28 +440,46 @@ def test_several_read_at_once(paths, folder, pool, tmp_path):
         assert all(same) and torch.equal(rows, features[:])
 
 
-def test_a_lock_that_stays_taken_is_told(paths, folder):
-    store = Store(folder, describe_encoder(Toy(), open_image))
-    with store.changing():
-        pass
+def test_a_lock_that_stays_taken_is_reported(paths, folder, monkeypatch):
+    features = keep(paths[:1], folder)
+    monkeypatch.setattr(module, "PATIENCE", 0.1)
     with (
-        filelock.FileLock(store.folder / ".lock", is_singleton=False),
+        filelock.FileLock(features.report.folder / ".lock", is_singleton=False),
         pytest.raises(ConfigError, match="lock.*could not be acquired"),
     ):
-        with Store(folder, store.about).changing(patience=0.1):
-            pass
+        keep(paths, folder)
+    assert right(keep(paths, folder), paths)
 
 
 def test_a_complete_cache_is_read_without_writing(paths, folder, monkeypatch):
     keep(paths, folder)
-    monkeypatch.setattr(Store, "changing", refuse)
+    monkeypatch.setattr(FeatureStore, "add", refuse)
+    monkeypatch.setattr(module, "check_writable", refuse)
     assert right(keep(paths, folder, opener=open_image), paths)
+
+
+def test_a_reader_writes_nothing_and_encodes_what_is_missing(paths, folder, monkeypatch):
+    keep(paths[:6], folder)
+    opened = []
+    toy = Toy()
+    real = toy.preprocess
+    toy.__dict__["preprocess"] = type(
+        "P", (), {"__call__": lambda _, im: opened.append(1) or real(im), "__repr__": lambda _: repr(real)}
+    )()
+    monkeypatch.setattr(FeatureStore, "add", refuse)
+    features = keep(paths, folder, toy, write=False)
+    assert (features.report.pictures, features.report.kept, features.report.encoded) == (N, 6, 0) and not opened
+    assert right(features, paths) and len(opened) == N - 6
+    spoil(features.report.folder / "rows.bin", row_at(features, 2))
+    assert right(features, paths) and len(opened) == 2 * (N - 6) + 1 and features.store.damaged == 1
+    nothing = keep(paths, folder / "elsewhere", write=False)
+    assert right(nothing, paths) and nothing.report.pictures == N and not (folder / "elsewhere").exists()
 
 
 # ------------------------------------------------------------------ damage
 
 
-def test_any_flipped_byte_is_told_and_mended(paths, folder, tmp_path):
+def test_any_flipped_byte_is_found_and_mended(paths, folder, tmp_path):
     first = keep(paths, folder)
     sound, want, rng = shutil.copytree(folder, tmp_path / "sound"), first[:], random.Random(0)
     positions = [(p.name, at) for p in files(first) for at in range(p.stat().st_size)]
@@ -461,118 +488,73 @@ def test_any_flipped_byte_is_told_and_mended(paths, folder, tmp_path):
     ]:
         shutil.rmtree(folder)
         shutil.copytree(sound, folder)
+        reader = keep(paths, folder, verify=False)  # opened before the damage
         spoil(first.report.folder / name, at, rng.randrange(1, 256))
-        for i in range(N):  # a reader that is open: right or refused
+        for i in range(N):  # right or refused
             try:
-                assert torch.equal(first[i], want[i]), (name, at)
+                assert torch.equal(reader[i], want[i]), (name, at)
             except DataError as e:
-                assert name in str(e) and "not served" in str(e)
-        if name == "about.json":
-            with pytest.raises(DataError, match="about.json"):
-                keep(paths, folder)
-            continue
-        checked = check_features(first.report.folder, progress=False)
+                assert name == "rows.bin" and "not served" in str(e)
         again = keep(paths, folder)
-        assert set(again.report.damaged) == set(checked.damaged) == {name}, (name, at)
-        lost = again.report.damaged[name][1]
-        assert (
-            lost == (0 if name == "manifest.txt" else again.report.encoded)
-            and again.report.encoded + again.report.kept == N
-        )
-        assert torch.equal(again[:], want) and not keep(paths, folder).report.damaged
+        lost = int(name != "about.json")
+        assert (again.report.damaged, again.report.encoded, again.report.kept) == (lost, lost, N - lost), (name, at)
+        assert torch.allclose(again[:], want, rtol=2**-9, atol=1e-4)
+        assert keep(paths, folder).report.encoded == 0
 
 
-@pytest.mark.parametrize("size", [0, 1, 7, 8, 9, 300, -1, -65, +1])
-def test_a_shard_of_another_length(paths, folder, size):
-    path = shards(keep(paths, folder))[0]
-    whole = path.read_bytes()
-    path.write_bytes(whole[:size] if size != 1 else whole + b"\0")
+@pytest.mark.parametrize("name", ["rows.bin", "index.bin"])
+@pytest.mark.parametrize("size", [0, 1, 39, 40, 41, 300, -1, -65, None])
+def test_a_file_of_another_length(paths, folder, name, size):
+    path = keep(paths, folder).report.folder / name
+    path.write_bytes(path.read_bytes()[:size])
+    if size is None:
+        path.unlink()
     features = keep(paths, folder)
-    assert features.report.damaged[path.name][1] == features.report.encoded > 0 and right(features, paths)
+    assert features.report.encoded == N - features.report.kept > 0 and right(features, paths)
+    assert features.report.damaged == (features.report.encoded if name == "rows.bin" else 0)
+    assert right(keep(paths, folder), paths)
+
+
+def test_bytes_at_the_end_of_a_file_do_no_harm(paths, folder):
+    features = keep(paths[:4], folder)
+    for name in ("rows.bin", "index.bin"):
+        with open(features.report.folder / name, "ab") as f:
+            f.write(b"left over")
+    again = keep(paths, folder)
+    assert (again.report.kept, again.report.damaged) == (4, 0) and right(again, paths)
 
 
 def test_a_damaged_row_is_refused_and_others_are_served(paths, folder):
     features = keep(paths, folder)
-    row = features.rows[4]
-    spoil(features.report.folder / row.shard, row.at + 5)
+    spoil(features.report.folder / "rows.bin", row_at(features, 4) + 5)
     for use in (features, keep(paths, folder, verify=False)):
-        with pytest.raises(DataError, match=f"{row.shard} is missing or damaged: picture 4 .*Call keep_features again"):
+        with pytest.raises(DataError, match="row of picture 4 .* is missing or damaged.*Call keep_features again"):
             use[4]
         assert torch.allclose(use[[0, 9]], exact([paths[0], paths[9]]), rtol=2**-10, atol=1e-4)
     mended = keep(paths, folder)
-    assert "1 damaged rows of" in str(mended.report) and right(mended, paths)
-    assert (features.report.folder / "damaged" / row.shard).exists()
-
-
-def test_a_missing_shard_is_told(paths, folder):
-    features = keep(paths, folder)
-    gone = shards(features)[1]
-    gone.unlink()
-    assert check_features(features.report.folder, progress=False).damaged[gone.name][0] == "is missing"
-    again = keep(paths, folder)
-    what, pictures = again.report.damaged[gone.name]
-    assert what == "is missing" and pictures == again.report.encoded > 0 and right(again, paths)
+    assert "1 damaged" in str(mended.report) and right(mended, paths)
     assert not keep(paths, folder).report.damaged
 
 
-def test_a_missing_manifest_is_told(paths, folder):
+def test_rows_exchanged(paths, folder):
     features = keep(paths, folder)
-    (features.report.folder / "manifest.txt").unlink()
-    again = keep(paths, folder)
-    assert (
-        set(again.report.damaged) == {"manifest.txt"}
-        and again.report.encoded == 0
-        and not keep(paths, folder).report.damaged
-    )
-
-
-@pytest.mark.parametrize("over", [False, True])
-def test_a_shard_of_another_tower(paths, folder, over):
-    "Copied beside the right ones, or over one of them."
-    features, stray = keep(paths, folder), shards(keep(paths, folder, Toy(seed=1)))[0]
-    target = shards(features)[0].name if over else stray.name
-    shutil.copy(stray, features.report.folder / target)
-    again = keep(paths, folder)
-    what, _ = again.report.damaged[target]
-    assert ("damaged header" if over else "belongs to other features: weights") in what
-    assert right(again, paths) and (again.report.encoded > 0) == over and stray.exists()
-    assert not keep(paths, folder).report.damaged
-
-
-def test_rows_of_one_shard_exchanged(paths, folder):
-    features = keep(paths, folder, batch_size=N)
-    path, size = shards(features)[0], P * D * 2
-    a, b = (features.rows[i].at for i in (2, 7))
+    path = features.report.folder / "rows.bin"
+    a, b = row_at(features, 2), row_at(features, 7)
     raw = bytearray(path.read_bytes())
-    raw[a : a + size], raw[b : b + size] = raw[b : b + size], raw[a : a + size]
+    raw[a : a + ROW], raw[b : b + ROW] = raw[b : b + ROW], raw[a : a + ROW]
     path.write_bytes(raw)
     with pytest.raises(DataError, match="not served"):
         features[2]
     assert right(keep(paths, folder), paths)
 
 
-def test_what_another_process_has_mended_is_left_alone(paths, folder):
+def test_files_deleted_while_in_use(paths, folder):
     features = keep(paths, folder)
-    path = shards(features)[0]
-    sound = path.read_bytes()
-    spoil(path, -1)
-    store = Store(folder, describe_encoder(Toy(), open_image))
-    store.encode_images()
-    store.verify([path.name], progress=False)
-    assert set(store.damaged) == {path.name}
-    path.write_bytes(sound)
-    store.set_aside()
-    assert path.exists() and len(store.rows) == N
-
-
-def test_a_disk_that_reads_otherwise_ends(paths, folder, monkeypatch):
-    monkeypatch.setattr(
-        Store,
-        "_write",
-        lambda self, name, data: (self.folder / name).write_bytes(data[:-1] if name.endswith("s") else data),
-    )
-    with pytest.raises(DataError, match="reads otherwise"):
-        keep(paths, folder)
+    shutil.rmtree(features.report.folder)
+    with pytest.raises(DataError, match="not served"):
+        features[0]
+    features.store.load()
+    assert not features.store.rows and right(keep(paths, folder), paths)
 
 
 def test_a_picture_that_changes_meanwhile(paths, folder):
@@ -610,9 +592,8 @@ def test_a_full_disk(paths, folder, monkeypatch, code):
 
         with monkeypatch.context() as patch:
             patch.setattr(os, "fsync", fsync)
-            with pytest.raises(DataError, match=r"the disk of .* is full .*nothing half-written.*goes on from here"):
+            with pytest.raises(DataError, match=r"the disk of .* is full .*goes on from here"):
                 keep(paths, here)
-        assert not list(here.rglob(".*-*"))
         features = keep(paths, here)
         assert right(features, paths) and not features.report.damaged, at
 
@@ -629,9 +610,9 @@ def fill_limited(paths, folder, limit):
 def test_a_limit_of_the_system(paths, folder, pool):
     keep(paths[:2], folder)
     with pytest.raises(DataError, match=r"is full \(File too large\)\. 2 pictures are kept"):
-        pool.apply(fill_limited, (paths, folder, 1500))
+        pool.apply(fill_limited, (paths, folder, 400))
     features = keep(paths, folder)
-    assert (features.report.kept, features.report.encoded, features.report.damaged) == (2, N - 2, {}) and right(
+    assert (features.report.kept, features.report.encoded, features.report.damaged) == (2, N - 2, 0) and right(
         features, paths
     )
 
@@ -644,6 +625,112 @@ def test_a_folder_that_cannot_be_written(paths, tmp_path):
 
 def test_the_reader_needs_no_tower(paths, folder):
     keep(paths, folder)
-    store = Store(folder, describe_encoder(Toy(), open_image))
-    store.encode_images()
+    store = FeatureStore(folder, describe_encoder(Toy(), open_image))
     assert right(Features(store, [module.digest_file(p) for p in paths]), paths)
+
+
+# ------------------------------------------------------------------ validation and evaluation
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    "The shipped model and 70 synthetic paintings: more than a batch."
+    folder = make_mini(tmp_path_factory.mktemp("world") / "mini", n=70, seed=3, workers=1, progress=False)
+    paintings, _ = read_artemis(folder / "artemis_dataset_release_v0.csv", folder / "wikiart")
+    return SimpleNamespace(explainer=load(device="cpu"), paintings=paintings, folder=folder)
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    "The pictures opened, batch by batch."
+    batches, real = [], module.encode_files
+
+    def spy(encoder, paths, *rest):
+        batches.append(len(paths))
+        return real(encoder, paths, *rest)
+
+    for place in (module, validation, inputs):
+        monkeypatch.setattr(place, "encode_files", spy)
+    return batches
+
+
+def validate(world, tmp_path, **how):
+    data = SimpleNamespace(
+        parts={"val": world.paintings}, tokenizer=world.explainer.tokenizer, table=world.explainer.table
+    )
+    settings = TrainConfig.preset("mini")
+    return make_validation(data, settings, tmp_path, "cpu", world.explainer.model, False, log=lambda line: None, **how)[
+        0
+    ]
+
+
+def test_validation_without_kept_features_takes_a_batch_at_a_time(world, tmp_path, opened, monkeypatch):
+    def never(*_):
+        raise AssertionError("the nine probabilities were computed")
+
+    monkeypatch.setattr("sevlm.models.explainer.emotion_probabilities", never)
+    monkeypatch.setenv("SEVLM_CACHE", str(tmp_path / "cache"))
+    score = validate(world, tmp_path, features="off")
+    assert opened == []  # nothing is computed before it is asked for, and nothing is kept
+    off = score(world.explainer.model)
+    assert opened == [64, 6] and score(world.explainer.model) == off and opened == [64, 6] * 2
+    opened.clear()
+    for how in (
+        dict(features="memory"),
+        dict(dtype="float32", limit=0),
+        dict(features=tmp_path / "kept", dtype="float32"),
+    ):
+        score = validate(world, tmp_path, **how)
+        assert sum(opened) == 70 and score(world.explainer.model) == off and sum(opened) == 70  # once, beforehand
+        opened.clear()
+    assert (tmp_path / "cache" / "features").is_dir()  # where `auto` keeps what does not fit into memory
+
+
+def test_validation_runs_in_the_precision_of_the_run(world, tmp_path, monkeypatch):
+    seen, real = [], Explainer.explain_patches
+
+    def spy(self, grid, **how):
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return real(self, grid, **how)
+
+    monkeypatch.setattr(Explainer, "explain_patches", spy)
+    for autocast in ({}, dict(autocast=lambda: torch.autocast("cpu", torch.bfloat16))):
+        scores = validate(world, tmp_path, features="memory", **autocast)(world.explainer.model)
+        assert set(scores) == {"accuracy", "bleu4"}
+    assert seen == [False, False, True, True]
+
+
+def test_evaluation_uses_kept_features(world, tmp_path, opened, monkeypatch):
+    monkeypatch.setenv("SEVLM_CACHE", str(tmp_path / "cache"))
+    paintings, how = world.paintings, dict(meteor="off", progress=False, draws=10, dtype="float32")
+    ask = lambda **given: evaluate(world.explainer, paintings, **how, **given)
+    off = ask()
+    assert opened == [64, 6] and off.about["patch tokens"] == "computed"
+    encoder = world.explainer.model.encoder
+    keep_features(encoder, [p.image for p in paintings[:64]], open_image, dtype="float32", progress=False)
+    before = {p: p.stat().st_size for p in (tmp_path / "cache").rglob("*.bin")}
+    opened.clear()
+    auto = ask(features="auto")
+    assert opened == [6] and "70 pictures, 64 kept, 0 encoded" in auto.about["patch tokens"]
+    assert before == {p: p.stat().st_size for p in (tmp_path / "cache").rglob("*.bin")}
+    kept = ask(features=tmp_path / "mine")
+    opened.clear()
+    again = ask(features=tmp_path / "mine")
+    assert opened == [] and "70 kept" in again.about["patch tokens"]
+    for other in (auto, kept, again):
+        assert [p["explanation"] for p in other.predictions] == [p["explanation"] for p in off.predictions]
+        assert other.scores.keys() == off.scores.keys()
+        for name, score in off.scores.items():
+            assert other.scores[name]["value"] == pytest.approx(score["value"], abs=1e-5), name
+
+
+def test_command_takes_features(world, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("SEVLM_CACHE", str(tmp_path / "cache"))
+    scores = {}
+    for where in ("auto", "off", str(tmp_path / "mine")):
+        line = ["evaluate", str(world.folder), "--no-meteor", "--quiet", "--json", "--features", where]
+        assert main([*line, "--features-dtype", "float32"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        scores[where] = found["scores"]["emotion accuracy (strict)"]["value"]
+        assert ("computed" in found["about"]["patch tokens"]) == (where == "off")
+    assert len(set(scores.values())) == 1 and list((tmp_path / "mine").rglob("rows.bin"))

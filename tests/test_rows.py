@@ -1,5 +1,6 @@
 """Texts laid out in rows, steps in parts, batches in shares: the same numbers in every arrangement."""
 
+import threading
 from dataclasses import replace
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sevlm.config import PUBLISHED, SEVLMConfig
-from sevlm.data.batches import PairBatches, collate, in_rows
+from sevlm.data.batches import AHEAD, PairBatches, collate, in_rows
 from sevlm.data.paintings import Painting
 from sevlm.lexicon.lexicon import Lexicon
 from sevlm.lexicon.token_table import vad_table
@@ -283,12 +284,48 @@ def test_reading_ahead_loses_nothing_and_raises_in_time():
         return torch.zeros(2, 3)
 
     batches = PairBatches(PAINTINGS, TOKENIZER, None, config, batch_size=2, grids=grid)
+    broken = next(n for n, (pairs, _) in enumerate(batches.plan()) if 3 in [i for i, *_ in pairs])
     got = []
     with pytest.raises(OSError, match="disk gone"):
         for b in batches:
             got.append(b)
-    served = sum(len(b.grid) for b in got)
-    assert served <= asked.index(3) <= served + 1  # every batch before the broken one
+    assert len(got) == broken  # every batch before the broken one
+
+
+def pixels(i):
+    return torch.full((3, 8, 8), float(i))
+
+
+def test_threads_change_no_batch_and_no_random_state():
+    config = SEVLMConfig.preset("tiny")
+    make = lambda n: PairBatches(PAINTINGS, TOKENIZER, None, config, batch_size=2, pixels=pixels, workers=n)
+    state = torch.get_rng_state()
+    one, several = list(make(1)), list(make(5))
+    assert equal_batches(one, several) and all(torch.equal(a.img, b.img) for a, b in zip(one, several))
+    assert torch.equal(state, torch.get_rng_state()) and make(0).workers >= 1 and make(3).workers == 3
+
+
+def test_an_abandoned_pass_ends_its_threads_and_reads_little():
+    config, opened = SEVLMConfig.preset("tiny"), []
+    before = threading.active_count()
+    batches = PairBatches(
+        PAINTINGS * 9, TOKENIZER, None, config, batch_size=2, pixels=lambda i: opened.append(i) or pixels(i)
+    )
+    passing = iter(batches)
+    next(passing)
+    passing.close()
+    assert threading.active_count() == before
+    assert len(opened) <= 2 * (AHEAD + 2) < len(batches.paintings)  # those made ahead, and none after the end
+
+
+def test_pinned_where_asked(monkeypatch):
+    pinned = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda t: pinned.append(t) or t)
+    config = SEVLMConfig.preset("tiny")
+    for ask in (False, True):
+        pinned.clear()
+        (b,) = PairBatches(PAINTINGS[:3], TOKENIZER, None, config, batch_size=4, pixels=pixels, pin_memory=ask)
+        assert any(t is b.img for t in pinned) == ask
 
 
 def test_pooled_patches():

@@ -6,21 +6,19 @@ never served for another tower."""
 # %% auto #0
 __all__ = [
     "FORMAT",
-    "NAMING",
+    "RECORD",
     "DTYPES",
-    "Row",
+    "PATIENCE",
     "REMEDIES",
     "feature_bytes",
     "describe_encoder",
     "key_of",
     "digest_file",
-    "Shards",
-    "KnownImages",
-    "Store",
+    "encode_files",
+    "FeatureStore",
     "CacheReport",
     "Features",
     "keep_features",
-    "check_features",
 ]
 
 # %% ../../nbs/library/features.ipynb #fe8a2c54
@@ -31,56 +29,55 @@ import math
 import os
 import random
 import shutil
+import struct
 import zlib
 from collections import namedtuple
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import safetensors.torch
 import torch
 from filelock import FileLock
 from tqdm.auto import tqdm
 
 from ..errors import ConfigError, DataError, ImageError, did_you_mean
-from ..models.hub import fingerprint, read_json
+from ..models.hub import fingerprint
 from ..models.vision import ImageEncoder
-from ..utils import cache_folder, resolve_device, write_atomic
+from ..utils import cache_folder, check_writable, resolve_device, write_atomic
 
 # %% ../../nbs/library/features.ipynb #882d76d2
-FORMAT = 1  # of folder and files; another number makes another key
-NAMING = 80  # bytes a picture takes in the header of its shard: digest and checksum in hexadecimal digits
+FORMAT = 2  # of the files; another number makes another key
+RECORD = struct.Struct("<32sII")  # of a row: digest of its picture, checksum of the row, checksum of this record
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
 def feature_bytes(pictures: int, patches: int, width: int, dtype: str = "float16") -> int:
     "The bytes a cache will take on disk: N different pictures, P patches (after pooling) of width D."
-    return pictures * (patches * width * DTYPES[dtype].itemsize + NAMING)
+    return pictures * (patches * width * DTYPES[dtype].itemsize + RECORD.size)
 
 
 # %% ../../nbs/library/features.ipynb #2f52ee8f
 def describe_encoder(
     encoder: ImageEncoder, open_image: Callable, dtype: str = "float16", precision: str = "float32"
 ) -> dict:  # plain values, as about.json holds them
-    "Everything the numbers depend on except the picture; parameters as in `keep_features`."
+    """Everything the numbers depend on except the picture; parameters as in `keep_features`.
+
+    Raises `ConfigError` for what cannot be described, and for an unknown dtype or precision."""
     if unknown := [v for v in (dtype, precision) if v not in DTYPES]:
         raise ConfigError(
             f"{unknown[0]!r} is no dtype or precision of kept features. {did_you_mean(unknown[0], DTYPES)}"
         )
-    steps, opener = (
-        " ".join(repr(encoder.preprocess).split()),
-        f"{open_image.__module__}.{getattr(open_image, '__qualname__', '<lambda>')}",
-    )
+    steps = " ".join(repr(encoder.preprocess).split())
+    opener = f"{open_image.__module__}.{getattr(open_image, '__qualname__', '<lambda>')}"
     if vague := [text for text in (steps, opener) if " at 0x" in text or "ambda" in text]:
         raise ConfigError(
-            f"cannot describe_encoder {vague[0]}, so what depends on it cannot be kept. Give a preprocessing made by "
+            f"cannot describe {vague[0]}, so what depends on it cannot be kept. Give a preprocessing made by "
             "vision.make_preprocess, and an open_image made by `def`."
         )
-    patches, width = encoder(
-        torch.zeros(1, 3, encoder.image_size, encoder.image_size, device=next(encoder.parameters()).device)
-    )[0].shape[1:]
+    blank = torch.zeros(1, 3, encoder.image_size, encoder.image_size, device=next(encoder.parameters()).device)
+    patches, width = encoder(blank)[0].shape[1:]
     return dict(
         format=FORMAT,
         tower=encoder.name,
@@ -102,7 +99,7 @@ def key_of(about: dict) -> str:
 
 # %% ../../nbs/library/features.ipynb #a3ee61f2
 def digest_file(path: str | Path) -> bytes:
-    "SHA-256 of what is in a picture's file."
+    "SHA-256 of what is in a picture's file. Raises `ImageError` if it cannot be read."
     try:
         with open(path, "rb") as f:
             return hashlib.file_digest(f, "sha256").digest()
@@ -113,276 +110,184 @@ def digest_file(path: str | Path) -> bytes:
         ) from e
 
 
-def _in_threads(work, items, what="", progress=False):
+def _in_threads(work: Callable, items: Sequence, what: str = "", progress: bool = False) -> Iterator:
     "The results of `work`, in order, several at a time."
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         yield from tqdm(pool.map(work, items), desc=what, total=len(items), disable=not progress)
 
 
+@torch.no_grad()
+def encode_files(
+    encoder: ImageEncoder,  # on `device`
+    paths: Sequence[str | Path],  # of pictures, a batch of them
+    open_image: Callable,  # function: file -> RGB picture
+    device: torch.device | str = "cpu",
+    precision: str = "float32",  # of the tower: or 'bfloat16', 'float16'
+) -> torch.Tensor:  # grid [B, P, D] on the device, float32
+    "The patch tokens of some pictures, computed now."
+    pixels = torch.stack(list(_in_threads(lambda path: encoder.preprocess(open_image(path)), paths))).to(device)
+    with torch.autocast(pixels.device.type, DTYPES[precision], enabled=precision != "float32"):
+        return encoder(pixels)[0].float()
+
+
 # %% ../../nbs/library/features.ipynb #a34d2168
-Row = namedtuple(
-    "Row", "shard at digest check"
-)  # where the numbers of a picture lie: file, first byte; digest of the picture, checksum
+PATIENCE = 600  # seconds to wait for another process that is writing
+REMEDIES = "Make room, keep fewer bytes (dtype='float16', pool=2), choose another folder, or do without a cache."
 
 
-def _check(digest, data):
-    return zlib.crc32(data, zlib.crc32(digest))
+def _write(path, at, data):
+    "Writes at a place of a file, and waits until the disk has it."
+    path.touch()
+    with open(path, "r+b") as f:
+        f.seek(at)
+        f.write(data)
+        f.flush()
+        os.fsync(f.fileno())  # a disk on the network may report only now that it is full
 
 
-def _shard_name(head):
-    return hashlib.sha256(head).hexdigest()[:24] + ".safetensors"
-
-
-class Shards:
-    "Files whose name vouches for their header, and the header for their rows."
+class FeatureStore:
+    "The rows of one key on disk."
 
     def __init__(self, folder: str | Path, about: dict):  # folder of all keys; from `describe_encoder`
         self.about, self.folder = about, Path(folder).resolve() / key_of(about)
         self.shape, self.dtype = (about["patches"], about["width"]), DTYPES[about["dtype"]]
         self.size = math.prod(self.shape) * self.dtype.itemsize  # bytes of a row
-        self.text = json.dumps(about, indent=1).encode()  # about.json
-        self.rows: dict[str, Row] = {}  # by digest of the picture
-        self.shards: dict[str, int] = {}  # pictures of each shard
-        self.damaged: dict[str, tuple] = {}  # file -> (what is wrong, pictures lost)
-        if (path := self.folder / "about.json").exists() and path.read_bytes() != self.text:
-            raise DataError(
-                f"{path} is damaged or tells of other features. Take another folder, or delete this file: it is "
-                "written anew, and each shard is checked against its own copy."
-            )
+        self.rows: dict[bytes, tuple[int, int]] = {}  # digest of a picture -> number of its row, checksum
+        self.count = self.damaged = 0  # records read; how many records and rows were damaged
+        self.load()
 
-    def pack(self, digests: list, grids: torch.Tensor) -> tuple:  # n, [n, P, D] as stored -> file name, contents
-        "The file of some rows."
-        checks = [
-            f"{_check(d, row):08x}" for d, row in zip(digests, grids.contiguous().flatten(1).view(torch.uint8).numpy())
-        ]
-        data = safetensors.torch.save(
-            {"grids": grids},
-            {"sevlm": json.dumps(dict(about=self.about, digests=[d.hex() for d in digests], checks=checks))},
-        )
-        return _shard_name(data[: 8 + int.from_bytes(data[:8], "little")]), data
+    def _checksum(self, digest: bytes, data: Any) -> int:  # bytes of any kind
+        return zlib.crc32(data, zlib.crc32(self.folder.name.encode() + digest))
 
-    def header(self, name: str) -> list:  # of Row
-        "What a shard holds; `DataError` says what is wrong with it."
-        try:
-            with open(self.folder / name, "rb") as f:
-                size, head = os.fstat(f.fileno()).st_size, f.read(8)
-                head += f.read(min(int.from_bytes(head, "little"), size))
-            if _shard_name(head) != name:
-                raise DataError("has a damaged header: its digest is not the file's name")
-            notes = json.loads(json.loads(head[8:])["__metadata__"]["sevlm"])
-            about, rows = (
-                notes["about"],
-                list(zip(map(bytes.fromhex, notes["digests"]), [int(c, 16) for c in notes["checks"]])),
-            )
-        except (OSError, ValueError, KeyError, TypeError) as e:
-            raise DataError(f"is not a readable shard of features ({type(e).__name__})") from e
-        if about != self.about:
-            raise DataError(
-                "belongs to other features: "
-                + "; ".join(
-                    f"{k} {about.get(k)!r} instead of {v!r}" for k, v in self.about.items() if about.get(k) != v
-                )
-            )
-        if size != (right := len(head) + self.size * len(rows)):
-            raise DataError(f"has {size} bytes; {right} were written")
-        return [Row(name, len(head) + self.size * i, *row) for i, row in enumerate(rows)]
+    def _record(self, digest: bytes, check: int) -> bytes:
+        return RECORD.pack(digest, check, self._checksum(digest, check.to_bytes(4)))
 
-    def read(self, row: Row) -> bytearray | None:  # None: missing or damaged
-        "The bytes of a row, copied, then checked: what was checked is what is served."
+    def load(self) -> None:
+        "Take in the records that this or another process has added."
+        path = self.folder / "index.bin"
+        data = path.read_bytes() if path.exists() else b""
+        if len(data) < self.count * RECORD.size:  # the files were deleted meanwhile
+            self.rows, self.count = {}, 0
+        for at in range(self.count * RECORD.size, len(data) - RECORD.size + 1, RECORD.size):
+            digest, check, _ = RECORD.unpack_from(data, at)
+            if self._record(digest, check) == data[at : at + RECORD.size]:
+                self.rows[digest] = self.count, check
+            else:
+                self.damaged += 1
+            self.count += 1
+
+    def read(self, digest: bytes) -> torch.Tensor | None:  # [P, D] as stored; None: not kept, missing or damaged
+        "A row, copied, then checked: what was checked is what is served. A damaged one is forgotten."
+        number, check = self.rows.get(digest, (-1, 0))
+        if number < 0:
+            return None
         data = bytearray(self.size)
         try:
-            with open(self.folder / row.shard, "rb", buffering=0) as f:
-                whole = f.seek(row.at) == row.at and f.readinto(data) == self.size
+            with open(self.folder / "rows.bin", "rb", buffering=0) as f:
+                f.seek(number * self.size)
+                whole = f.readinto(data) == self.size
         except OSError:
-            return None
-        return data if whole and _check(row.digest, data) == row.check else None
+            whole = False
+        if whole and self._checksum(digest, data) == check:
+            return torch.frombuffer(data, dtype=self.dtype).view(self.shape)
+        self.rows.pop(digest, None)
+        self.damaged += 1
+        return None
 
-    def flaw(self, name: str) -> str | None:  # None: sound
-        "What is wrong with a shard, every byte of it read."
-        try:
-            found = [self.read(row) is None for row in self.header(name)]
-        except DataError as e:
-            return str(e)
-        return f"has {sum(found)} damaged rows of {len(found)}" if any(found) else None
-
-
-# %% ../../nbs/library/features.ipynb #4f5005ee
-class KnownImages(Shards):
-    "What is known of a folder."
-
-    def on_disk(self) -> int:
-        return sum((self.folder / name).stat().st_size for name in self.shards)
-
-    def listed(self) -> dict:  # shard -> pictures
-        "The manifest: a checksum, then a line per shard. A damaged one is logged and counts as empty."
-        try:
-            check, body = (path := self.folder / "manifest.txt").read_bytes().split(b"\n", 1)
-        except (OSError, ValueError):
-            check, body = None, b""
-        if check == b"%08x" % zlib.crc32(body):
-            return {name: int(n) for name, n in map(str.split, body.decode().splitlines())}
-        if path.exists() or any(self.folder.glob("[!.]*.safetensors")):
-            self.damaged[path.name] = "is missing or damaged; it is made anew from the shards", 0
-        return {}
-
-    def encode_images(self) -> None:
-        "Takes in what is new in the folder, forgets what is gone."
-        listed = self.listed()  # first the list, then the files: a shard is written before it is listed
-        there = {p.name for p in self.folder.glob("[!.]*.safetensors")}
-        for name in sorted(there - self.shards.keys()):
-            try:
-                found = self.header(name)
-            except DataError as e:
-                found, self.damaged[name] = [], (str(e), listed.get(name, 0))
-            self.shards[name] = len(found)
-            self.rows.update((r.digest, r) for r in found)
-        for name in sorted((self.shards.keys() | listed.keys()) - there):
-            self.lose(name, "is missing", listed.get(name, 0))
-
-    def lose(self, name: str, what: str, pictures: int = 0) -> None:
-        "Notes damage; the rows of the shard are known no more."
-        self.damaged.setdefault(name, (what, self.shards.pop(name, 0) or pictures))
-        self.rows = {d: r for d, r in self.rows.items() if r.shard != name}
-
-    def verify(self, names: Iterable[str], progress: bool = True) -> None:
-        "Reads whole shards and notes what is wrong."
-        for name, what in zip(names := sorted(names), _in_threads(self.flaw, names, "checking features", progress)):
-            if what:
-                self.lose(name, what)
-
-
-# %% ../../nbs/library/features.ipynb #5597aa9b
-REMEDIES = "Make room, keep fewer bytes (dtype='float16', pool=2), choose another folder, or do without a cache."
-
-
-class Store(KnownImages):
-    "The only hand that changes a folder of features."
-
-    @contextmanager
-    def changing(self, patience: float = 600) -> Iterator[None]:  # seconds to wait for another process that is writing
-        "Alone in the folder; at the end the manifest lists what is there. A full disk becomes a `DataError`."
+    def add(self, digests: Sequence[bytes], grids: torch.Tensor) -> None:  # n of them; [n, P, D] as stored
+        "Append rows. Raises `DataError` if the disk is full, `ConfigError` if the folder cannot be written."
+        rows = grids.contiguous().flatten(1).view(torch.uint8).numpy()
+        records = [self._record(d, self._checksum(d, row)) for d, row in zip(digests, rows)]
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(self.folder / ".lock", timeout=patience):
-                for leftover in self.folder.glob(".*-????????.*"):
-                    leftover.unlink()  # of a writer that was killed holding this lock
+            with FileLock(self.folder / ".lock", timeout=PATIENCE):
+                self.load()
                 if not (self.folder / "about.json").exists():
-                    self._write("manifest.txt", b"00000000\n")
-                    self._write("about.json", self.text)  # an empty list, rightly summed
-                yield
-                self.encode_images()
-                body = "".join(f"{name} {n}\n" for name, n in sorted(self.shards.items()) if n).encode()
-                self._write("manifest.txt", b"%08x\n%s" % (zlib.crc32(body), body))
+                    with write_atomic(self.folder / "about.json") as tmp:
+                        tmp.write_text(json.dumps(self.about, indent=1))
+                _write(self.folder / "rows.bin", self.count * self.size, rows)
+                _write(self.folder / "index.bin", self.count * RECORD.size, b"".join(records))
+                self.load()
         except OSError as e:
             if e.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
-                raise ConfigError(
-                    f"cannot write to {self.folder}: {(e.strerror or str(e)).rstrip('.')}. Choose another folder."
-                ) from e
+                why = (e.strerror or str(e)).rstrip(".")
+                raise ConfigError(f"cannot write to {self.folder}: {why}. Choose another folder.") from e
             raise DataError(
-                f"the disk of {self.folder} is full ({e.strerror}). {len(self.rows)} pictures are kept, nothing "
-                f"half-written is left. {REMEDIES} The same call then goes on from here."
+                f"the disk of {self.folder} is full ({e.strerror}). {len(self.rows)} pictures are kept. {REMEDIES} "
+                "The same call then goes on from here."
             ) from e
 
-    def _write(self, name, data):
-        with write_atomic(self.folder / name) as tmp, open(tmp, "wb") as f:
-            f.write(data)
-            f.flush()
-            os.fsync(f.fileno())  # a disk on the network may report only now that it is full
-
-    def add(self, digests: list, grids: torch.Tensor) -> None:
-        "Keeps the rows [n, P, D] of n pictures as one shard."
-        with self.changing():
-            self._write(*self.pack(digests, grids))
-        if not self.rows.keys() >= set(digests):
-            raise DataError(
-                f"what was written to {self.folder} reads otherwise: the disk is failing. Choose another folder."
-            )
-
-    def set_aside(self) -> None:
-        "Moves damaged shards to the folder `damaged`, if a second look agrees."
-        with self.changing():
-            for path in [self.folder / name for name in self.damaged if name != "manifest.txt"]:
-                self.shards.pop(path.name, None)
-                if self.flaw(path.name) and path.exists():
-                    os.renames(path, self.folder / "damaged" / path.name)
+    def on_disk(self) -> int:
+        "Bytes."
+        return sum(path.stat().st_size for path in self.folder.glob("*.bin"))
 
 
 # %% ../../nbs/library/features.ipynb #b4459b75
 class CacheReport(namedtuple("CacheReport", "folder pictures kept encoded bytes damaged")):
-    """Different pictures asked for, there before, encoded now; bytes of all shards; damage: file -> (what is wrong,
-    pictures lost)."""
+    "Different pictures asked for, kept before, encoded now; bytes on disk; rows and records found damaged."
 
     def __str__(self):
-        return "\n".join(
-            [
-                f"features {self.folder.name}: {self.pictures} pictures, {self.kept} kept, {self.encoded} encoded; "
-                f"{self.bytes / 1e6:.1f} MB in all",
-                *(f"{n:7d} pictures lost: {name} {what}" for name, (what, n) in self.damaged.items()),
-            ]
+        text = (
+            f"features {self.folder.name}: {self.pictures} pictures, {self.kept} kept, {self.encoded} encoded; "
+            f"{self.bytes / 1e6:.1f} MB in all"
         )
+        return text + f"; {self.damaged} damaged rows were not used" if self.damaged else text
 
 
 class Features:
-    "Kept patch tokens, in the order of the pictures asked for."
+    "Patch tokens in the order of the pictures asked for."
 
     many = True  # takes a list of numbers in one call
 
-    def __init__(self, store: Store, digests: list, report: CacheReport | None = None):
-        self.store, self.rows, self.report = store, [store.rows[d] for d in digests], report
+    def __init__(
+        self,
+        store: FeatureStore,
+        digests: Sequence[bytes],  # of the pictures
+        encode: Callable[[list[int]], torch.Tensor]
+        | None = None,  # numbers of pictures -> [n, P, D]; None: all are kept
+        report: CacheReport | None = None,
+    ):
+        self.store, self.digests, self.encode, self.report = store, digests, encode, report
 
     def __len__(self):
-        return len(self.rows)
+        return len(self.digests)
 
     def __getitem__(
-        self, index
-    ) -> torch.Tensor:  # number, slice, list, array or tensor of numbers -> [*index, P, D] on the CPU, float32
-        "The patch tokens of some pictures, checked."
+        self,
+        index: Any,  # number, slice, list, array or tensor of numbers
+    ) -> torch.Tensor:  # [*index, P, D] on the CPU, float32
+        "The patch tokens of some pictures. Raises `DataError` if one is missing or damaged and cannot be encoded."
         picked = np.asarray(np.arange(len(self))[index.numpy() if isinstance(index, torch.Tensor) else index])
-        out = torch.empty(picked.size, *self.store.shape)
-        for to, i in zip(out, picked.flat):
-            if (data := self.store.read(self.rows[i])) is None:
-                raise DataError(
-                    f"{self.store.folder / self.rows[i].shard} is missing or damaged: picture {i} fails its checksum "
-                    "and is not served. Call keep_features again: it sets the shard aside and encodes its pictures "
-                    "anew."
-                )
-            to.copy_(torch.frombuffer(data, dtype=self.store.dtype).view(self.store.shape))
+        rows = [self.store.read(self.digests[i]) for i in picked.flat]
+        missing = [n for n, row in enumerate(rows) if row is None]
+        if missing and self.encode is None:
+            raise DataError(
+                f"the row of picture {picked.flat[missing[0]]} in {self.store.folder} is missing or damaged and is not "
+                "served. Call keep_features again: it encodes such pictures anew."
+            )
+        out = torch.empty(len(rows), *self.store.shape)
+        for to, row in zip(out, rows):
+            if row is not None:
+                to.copy_(row)
+        if missing and self.encode is not None:
+            out[missing] = self.encode([int(picked.flat[n]) for n in missing]).cpu()
         return out.view(*picked.shape, *self.store.shape)
 
 
 # %% ../../nbs/library/features.ipynb #827b4632
-@torch.no_grad()
 def _encode(store, encoder, open_image, part, device):
-    "The rows of some pictures (digest, path), as they are kept."
-    precision, paths = DTYPES[store.about["precision"]], [path for _, path in part]
-    pixels = torch.stack(list(_in_threads(lambda path: encoder.preprocess(open_image(path)), paths))).to(device)
+    "The rows of some pictures (digest, path), as they are stored."
+    paths = [path for _, path in part]
+    grids = encode_files(encoder, paths, open_image, device, store.about["precision"])
     if changed := [path for (digest, path), now in zip(part, _in_threads(digest_file, paths)) if now != digest]:
         raise DataError(f"{changed[0]} changed while it was being encoded. Call again when no program writes to it.")
-    with torch.autocast(device.type, precision, enabled=precision != torch.float32):
-        grids = encoder(pixels)[0].float()
     rows = grids.to(store.dtype)
-    if bad := [i for i, whole in enumerate(rows.isfinite().flatten(1).all(1)) if not whole]:
+    if bad := [i for i, finite in enumerate(rows.isfinite().flatten(1).all(1)) if not finite]:
         raise DataError(
-            f"the patch tokens of {part[bad[0]][1]} reach {grids[bad[0]].abs().max():.3g}; {rows.dtype} ends at "
+            f"the patch tokens of {paths[bad[0]]} reach {grids[bad[0]].abs().max():.3g}; {rows.dtype} ends at "
             f"{torch.finfo(rows.dtype).max:.3g}. Use another dtype ('bfloat16', 'float32') or precision."
         )
     return rows.cpu()
-
-
-def _fill(store, encoder, open_image, todo, batch_size, device, progress):
-    "Encodes what is not yet kept, a shard at a time; returns how many pictures."
-    parts, done = [todo[at : at + batch_size] for at in range(0, len(todo), batch_size)], 0
-    random.SystemRandom().shuffle(parts)  # two processes rarely do the same
-    for n, part in enumerate(bar := tqdm(parts, desc="encoding paintings", unit="batch", disable=not progress)):
-        store.encode_images()  # what others have written meanwhile need not be done
-        if part := [item for item in part if item[0] not in store.rows]:
-            store.add([d for d, _ in part], _encode(store, encoder, open_image, part, device))
-        done += len(part)
-        if progress and n == min(1, len(parts) - 1):
-            bar.write(
-                f"about {bar.format_dict['elapsed'] / (n + 1) * len(parts):.0f} s for all, by the first {done} pictures"
-            )
-    return done
 
 
 def keep_features(
@@ -391,59 +296,44 @@ def keep_features(
     open_image: Callable,  # function: file -> RGB picture
     folder: str | Path | None = None,  # of all keys; None: `features` in the cache folder
     dtype: str = "float16",  # as stored: or 'bfloat16', 'float32'
-    batch_size: int = 64,  # pictures encoded at a time; they make a shard
+    batch_size: int = 64,  # pictures encoded at a time
     device: torch.device | str = "cpu",  # where the tower computes
     precision: str = "float32",  # of the tower: or 'bfloat16', 'float16'
     verify: bool = True,  # read all that is kept now, rather than find damage in the middle of training
-    progress: bool = True,  # tell what is foretold, and how it goes
+    write: bool = True,  # False: what is not kept is encoded each time it is asked for
+    progress: bool = True,  # bars, and what it will take
 ) -> Features:
-    "The patch tokens of all pictures: from disk where they are kept, encoded and kept where not."
+    """The patch tokens of all pictures: from disk where they are kept, encoded and kept where not.
+
+    Raises `DataError` if there is too little room, `ConfigError` if the folder cannot be written."""
     paths, device = list(paths), resolve_device(str(device))
-    store = Store(
-        folder or cache_folder() / "features", describe_encoder(encoder.to(device), open_image, dtype, precision)
-    )
-    wanted = dict(zip(digests := list(_in_threads(digest_file, paths, "reading pictures", progress)), paths))
-    store.encode_images()
+    about = describe_encoder(encoder.to(device), open_image, dtype, precision)
+    store = FeatureStore(folder or cache_folder() / "features", about)
+    digests = [str(path).encode() for path in paths]
+    if write or store.rows:
+        digests = list(_in_threads(digest_file, paths, "reading pictures", progress))
+    wanted = dict(zip(digests, paths))
     if verify:
-        store.verify({store.rows[d].shard for d in wanted if d in store.rows}, progress)
-    if store.damaged:
-        store.set_aside()
-    kept, encoded = sum(d in store.rows for d in wanted), 0
-    while todo := [item for item in wanted.items() if item[0] not in store.rows]:
-        with store.changing():
-            need, free = (
-                feature_bytes(len(todo), *store.shape, dtype),
-                shutil.disk_usage(store.folder).free,
-            )  # something can be written
-        told = (
-            f"{len(todo)} of {len(wanted)} pictures to encode: {need / 1e9:.3g} GB of the {free / 1e9:.3g} GB free "
-            f"at {store.folder}"
-        )
+        for _ in _in_threads(store.read, [d for d in wanted if d in store.rows], "checking features", progress):
+            pass
+    todo = [item for item in wanted.items() if item[0] not in store.rows]
+    kept, encoded = len(wanted) - len(todo), 0
+    if not write:
+        todo = []
+    if todo:
+        need, free = feature_bytes(len(todo), *store.shape, dtype), shutil.disk_usage(check_writable(store.folder)).free
+        room = f"{need / 1e9:.3g} GB of the {free / 1e9:.3g} GB free at {store.folder}"
         if need > free:
-            raise DataError(f"too little room: {told}. {REMEDIES}")
+            raise DataError(f"too little room: {len(todo)} of {len(wanted)} pictures take {room}. {REMEDIES}")
         if progress:
-            tqdm.write(told)
-        encoded += _fill(store, encoder, open_image, todo, batch_size, device, progress)
-    return Features(
-        store, digests, CacheReport(store.folder, len(wanted), kept, encoded, store.on_disk(), store.damaged)
-    )
-
-
-# %% ../../nbs/library/features.ipynb #7b9ae421
-def check_features(folder: str | Path, progress: bool = True) -> CacheReport:  # folder of one key: it holds about.json
-    "Reads every byte of a cache and tells what is wrong; changes nothing."
-    store = Store(Path(folder).resolve().parent, read_json(Path(folder) / "about.json"))
-    if store.folder != Path(folder).resolve():
-        raise DataError(
-            f"{Path(folder) / 'about.json'} is damaged or not of this folder. Delete it: keep_features writes it anew."
-        )
-    store.encode_images()
-    store.verify([name for name, n in store.shards.items() if n], progress)
-    return CacheReport(
-        store.folder,
-        sum(n for _, n in store.damaged.values()) + len(store.rows),
-        len(store.rows),
-        0,
-        store.on_disk(),
-        store.damaged,
-    )
+            tqdm.write(f"{len(todo)} of {len(wanted)} pictures to encode: {room}")
+    parts = [todo[at : at + batch_size] for at in range(0, len(todo), batch_size)]
+    random.SystemRandom().shuffle(parts)  # two processes rarely do the same
+    for part in tqdm(parts, desc="encoding paintings", unit="batch", disable=not progress or not parts):
+        store.load()  # what others have written meanwhile need not be done
+        if part := [item for item in part if item[0] not in store.rows]:
+            store.add([d for d, _ in part], _encode(store, encoder, open_image, part, device))
+            encoded += len(part)
+    report = CacheReport(store.folder, len(wanted), kept, encoded, store.on_disk(), store.damaged)
+    encode = lambda numbers: encode_files(encoder, [paths[i] for i in numbers], open_image, device, precision)
+    return Features(store, digests, None if write else encode, report)

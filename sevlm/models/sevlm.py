@@ -9,7 +9,7 @@ __all__ = ["MODEL_FILES", "Output", "SEVLM", "trainable", "own_weights", "save_m
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from huggingface_hub import ModelCard, PyTorchModelHubMixin, snapshot_download
@@ -182,8 +182,7 @@ class SEVLM(
         batch: Any,  # a `data.Batch`; its `neg_perm` says whose explanations serve as negatives
     ) -> dict[str, torch.Tensor]:  # 'con', and 'total': the same with its weight
         "The contrastive loss of a whole batch, from the means of its parts."
-        config, head = self.config, self.contrastive_head
-        assert head is not None  # `compares`
+        config, head = self.config, cast(ContrastiveHead, self.contrastive_head)
         patches, emotion, explanation = rows
         scores = contrastive_scores(head, patches, emotion, explanation, batch.neg_perm, config.lone_negative)
         con = contrastive_loss(scores, config.stable_contrast)

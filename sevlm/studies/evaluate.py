@@ -46,8 +46,10 @@ from sevlm.metrics.emotions import (
 
 from .. import __version__
 from ..config import EMOTIONS
+from ..data.features import keep_features
 from ..data.paintings import Painting
 from ..errors import ConfigError, DataError
+from ..images import open_image
 from ..metrics.bootstrap import Measure, bootstrap_weights, interval, mean_of
 from ..metrics.captions import FAMILIES, caption_scores
 from ..metrics.novelty import DistinctShare, has_simile, novelty
@@ -383,16 +385,28 @@ def evaluate(
     progress: bool = True,  # a bar
     about: dict | None = None,  # more to be stored with the scores: data, part
     generation: Generation | None = None,  # how texts are written; None: the most likely token each time
+    features: str | Path = "off",  # kept patch tokens: a folder to keep them in, or 'auto': those in the cache folder
+    dtype: str = "float16",  # of those on disk
     **options: Any,  # split, training_texts, alignment, draws: see `score`
 ) -> Evaluation:
     "Asks a model about some paintings and scores its answers. Raises `DataError` without paintings."
     if not paintings:
         raise DataError("no painting to evaluate on; expected at least one.")
-    answers = answer_all(explainer, paintings, progress=progress, generation=generation)
+    grids = None
+    if features != "off":
+        where = dict(folder=None, write=False, verify=False) if features == "auto" else dict(folder=features)
+        encoder, images = explainer.model.encoder, [p.image for p in paintings]
+        how = dict(dtype=dtype, device=explainer.device, progress=progress)
+        grids = keep_features(encoder, images, open_image, **how, **where)
+    answers = answer_all(explainer, paintings, grids, progress=progress, generation=generation)
     predictions = [
         dict(painting=p.key, emotion=a.emotion, explanation=a.explanation, probabilities=a.probabilities)
         for p, a in zip(paintings, answers)
     ]
-    written = {"generation": generation.changes()} if generation else {}
-    about = {"model": explainer.model.config.to_dict(), **written, **(about or {})}
+    about = {
+        "model": explainer.model.config.to_dict(),
+        "patch tokens": "computed" if grids is None else str(grids.report),
+        **({"generation": generation.changes()} if generation else {}),
+        **(about or {}),
+    }
     return score(predictions, paintings, synthetic, meteor=meteor, about=about, **options)

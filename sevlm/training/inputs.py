@@ -5,6 +5,7 @@
 # %% auto #0
 __all__ = [
     "MEMORY",
+    "BATCH",
     "MARGIN",
     "TrainingData",
     "tokenizer_of",
@@ -29,7 +30,7 @@ from tqdm.auto import tqdm
 
 from ..artemis.folder import open_data, truth_of
 from ..config import SEVLMConfig
-from ..data.features import Features, feature_bytes, keep_features
+from ..data.features import Features, encode_files, feature_bytes, keep_features
 from ..data.paintings import Painting
 from ..errors import DataError
 from ..images import open_image
@@ -39,7 +40,7 @@ from ..models.decoder import load_gpt2
 from ..models.hub import fetch
 from ..models.sevlm import SEVLM, save_model
 from ..models.tokenizer import Tokenizer, add_special_tokens, load_tokenizer, read_bpe, save_tokenizer
-from ..models.vision import encode_images, load_tower
+from ..models.vision import load_tower
 from ..utils import asset, cache_folder
 
 
@@ -131,6 +132,7 @@ def start_model(
 
 # %% ../../nbs/library/run_data.ipynb #ebc829e7
 MEMORY = 4 * 2**30  # bytes of patch tokens kept in memory unless another limit is given
+BATCH = 64  # pictures encoded at a time
 MARGIN = 1.05  # a disk must have at least this many times the room that is needed
 
 
@@ -148,7 +150,11 @@ def cache_features(
     "The patch tokens of all paintings, each encoded once (the image encoder is frozen)."
     images = [p.image for p in paintings]
     if folder is None:
-        return encode_images(model.encoder, map(open_image, images), len(images), device=device, progress=progress)
+        encoder, grids = model.encoder.to(device), torch.empty(len(images), model.config.patches, model.encoder.width)
+        starts = range(0, len(images), BATCH)
+        for at in tqdm(starts, desc="encoding paintings", unit="batch", disable=not progress):
+            grids[at : at + BATCH] = encode_files(encoder, images[at : at + BATCH], open_image, device)
+        return grids
     how = dict(dtype=dtype, device=device, precision=precision, progress=progress)
     features = keep_features(model.encoder, images, open_image, folder, **how)
     log(f"{part}: {features.report}" if part else str(features.report))

@@ -732,7 +732,7 @@ class ProgressCB(CB):
 
 # %% ../../nbs/library/learner.ipynb #9d4e3223
 class ValidateCB(CB):
-    "Calls `fn(model)` in eval mode every so many steps (0 = after each epoch), then the event `after_validate`."
+    "Calls `fn(model)` in eval mode and the run's precision every so many steps (0 = after each epoch)."
 
     keeps = ("due",)
 
@@ -750,7 +750,7 @@ class ValidateCB(CB):
             return
 
         def measure():
-            with evaluating(learner.model):
+            with evaluating(learner.model), learner.accelerator.autocast():
                 return {k: v.item() if hasattr(v, "item") else v for k, v in self.fn(learner.model).items()}
 
         metrics = learner.processes.from_main(measure)
@@ -821,7 +821,7 @@ class SampleCB(CB):
         self.fn = fn
 
     def after_validate(self, learner: Learner) -> None:
-        with evaluating(learner.model):
+        with evaluating(learner.model), learner.accelerator.autocast():
             self.fn(learner.model)
 
 

@@ -68,6 +68,7 @@ from sevlm.utils import (
 from ..artemis.folder import open_data
 from ..config import SEVLMConfig, TrainConfig
 from ..data.batches import PairBatches, in_rows
+from ..data.features import Features
 from ..errors import ConfigError
 from ..images import open_image
 from ..models.sevlm import SEVLM, trainable
@@ -86,14 +87,17 @@ def make_batches(
     dtype: str = "float16",  # of those on disk
     limit: int = MEMORY,  # bytes of patch tokens kept in memory at most
     progress: bool = True,
-) -> PairBatches:  # with `.storage`, the arguments of `cache_features` for further paintings
+) -> tuple[PairBatches, str]:  # and the reason for where patch tokens are stored
     "The training pairs, with cached patch tokens, or with pixels that are encoded at each step."
-    paintings = data.parts["train"]
+    paintings, device = data.parts["train"], processes.device
     shared = processes.count > 1 and features == "auto"  # several processes read what the main one has encoded
     way, folder, why = choose_storage(model, len(paintings), features, dtype, 0 if shared else limit)
     processes.log(why)
-    storage = dict(folder=folder, dtype=dtype, precision=settings.precision, log=processes.log)
-    encode = lambda: cache_features(model, paintings, processes.device, progress, part="training part", **storage)
+
+    def encode() -> torch.Tensor | Features:
+        how = dict(dtype=dtype, precision=settings.precision, log=processes.log)
+        return cache_features(model, paintings, device, progress, folder, part="training part", **how)
+
     encoded = []
     if way == "disk":  # one writes, then all read
         processes.from_main(lambda: encoded.append(encode()))
@@ -108,9 +112,10 @@ def make_batches(
         batch_size=settings.batch_size,
         grids=grids,
         pixels=pixels,
+        workers=settings.workers,
+        pin_memory=device.type == "cuda",
     )
-    batches.storage, batches.storage_report = storage, why
-    return batches.share(processes.rank, processes.count)
+    return batches.share(processes.rank, processes.count), why
 
 
 def make_optimiser(
@@ -166,7 +171,7 @@ def train_callbacks(
     processes: Processes,
     model: SEVLM,
     progress: bool,
-    storage: dict[str, Any],  # of the patch tokens: `batches.storage`
+    storage: dict[str, Any],  # of patch tokens: features, dtype, limit, precision and log of `make_validation`
     track: Sequence[str] = (),  # accelerate's trackers, such as 'tensorboard'
 ) -> tuple[list, RecorderCB]:  # the callbacks, and the one that records
     "Meters, history, validation, checkpoints. Of several processes only the main one validates and writes."
@@ -230,11 +235,12 @@ def _build_learner(
     wanted = previous.get("precision", "auto") if settings.precision == "auto" else settings.precision
     precision = resolve_precision(wanted, processes.device, processes.requested)
     how = settings.replace(precision=precision)
-    batches = make_batches(model, data, how, processes, features, dtype, memory, progress)
+    batches, why = make_batches(model, data, how, processes, features, dtype, memory, progress)
     if settings.compile:
         model.decoder.compile_blocks()
+    storage = dict(features=features, dtype=dtype, limit=memory, precision=precision, log=processes.log)
     optimiser, schedule = make_optimiser(model, settings, settings.epochs * len(batches))
-    own, recorder = train_callbacks(data, config, settings, out, processes, model, progress, batches.storage, track)
+    own, recorder = train_callbacks(data, config, settings, out, processes, model, progress, storage, track)
     learner = Learner(
         model,
         batches,
@@ -254,9 +260,9 @@ def _build_learner(
         for line in fit.why:
             processes.log(line)
     learner.accumulate, model.decoder.checkpointing = fit.parts, fit.checkpointing
-    why = previous.get("why") or [batches.storage_report, *fit.why]
+    reasons = previous.get("why") or [why, *fit.why]
     chosen = dict(device=str(processes.device), processes=processes.count, precision=precision, parts=fit.parts)
-    return learner, recorder, dict(chosen, checkpointing=fit.checkpointing, why=why)
+    return learner, recorder, dict(chosen, checkpointing=fit.checkpointing, why=reasons)
 
 
 # %% ../../nbs/course/14_training.ipynb #ea71dbfa

@@ -15,6 +15,7 @@ import torch
 from tqdm.auto import tqdm
 
 from ..config import TrainConfig
+from ..data.features import Features, encode_files
 from ..data.paintings import Painting
 from ..errors import DataError
 from ..images import open_image
@@ -24,7 +25,7 @@ from ..models.explainer import Answer, Explainer
 from ..models.sampling import Generation
 from ..models.sevlm import SEVLM
 from ..utils import write_atomic
-from .inputs import TrainingData, cache_features
+from .inputs import BATCH, MEMORY, TrainingData, cache_features, choose_storage
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -34,20 +35,23 @@ if TYPE_CHECKING:
 def answer_all(
     explainer: Explainer,
     paintings: Sequence[Painting],
-    grids: torch.Tensor | None = None,  # [N, P, D] from `cache_features`; None: from the files
-    batch_size: int = 64,
+    grids: torch.Tensor | Features | None = None,  # [N, P, D], kept; None: encoded batch by batch, and not kept
+    batch_size: int = BATCH,
     progress: bool = True,
     probabilities: bool = True,  # also the nine probabilities of the emotions
+    precision: str = "float32",  # of the image encoder, where it runs
     generation: Generation | None = None,  # how texts are written; None: the most likely token each time
 ) -> list[Answer]:  # one per painting
-    "An answer for each painting."
-    answers, how = [], dict(probabilities=probabilities, tokens=False, generation=generation)
+    "An answer for each painting. Memory for one batch is taken, and for the kept patch tokens."
+    model, answers = explainer.model, []
     for i in tqdm(range(0, len(paintings), batch_size), desc="explaining", unit="batch", disable=not progress):
         if grids is None:
-            answers += explainer([p.image for p in paintings[i : i + batch_size]], **how)
+            files = [p.image for p in paintings[i : i + batch_size]]
+            grid = encode_files(model.encoder, files, open_image, explainer.device, precision)
         else:
-            grid = explainer.model.adapt(grids[i : i + batch_size].to(explainer.device))
-            answers += explainer.explain_patches(grid, **how)
+            grid = grids[i : i + batch_size].to(explainer.device)
+        how = dict(probabilities=probabilities, tokens=False, generation=generation)
+        answers += explainer.explain_patches(model.adapt(grid), **how)
     return answers
 
 
@@ -104,17 +108,25 @@ def make_validation(
     device: torch.device | str,
     model: SEVLM,  # its image encoder computes the patch tokens
     progress: bool,
-    **storage: Any,  # of the patch tokens: see `cache_features`
+    features: str | Path = "auto",  # where patch tokens are kept: see `choose_storage`
+    dtype: str = "float16",  # of those on disk
+    limit: int = MEMORY,  # bytes of patch tokens kept in memory at most
+    precision: str = "float32",  # of the image encoder, unless its output is kept in memory
+    log: Callable[[str], Any] = tqdm.write,  # called with a line: what was found on disk
 ) -> tuple[Callable[[SEVLM], dict[str, float]], Callable[[SEVLM], None]]:
     "Two functions: one scores a model on the validation part, the other writes a sheet. Raises `DataError` if empty."
     part = data.parts["val"][: settings.val_paintings or None]
     if not part:
         raise DataError("the validation part holds no painting; give a larger data set (at least 20 paintings).")
-    grids, answers = cache_features(model, part, device, progress, part="validation part", **storage), []
+    way, folder, _ = choose_storage(model, len(part), features, dtype, limit)
+    answers: list[Answer] = []
+    grids = None
+    if way != "off":
+        grids = cache_features(model, part, device, progress, folder, dtype, precision, "validation part", log)
 
     def score(model: SEVLM) -> dict[str, float]:
         explainer = Explainer(model, data.tokenizer, data.table, device)
-        answers[:] = answer_all(explainer, part, grids, progress=False, probabilities=False)
+        answers[:] = answer_all(explainer, part, grids, progress=False, probabilities=False, precision=precision)
         return quick_scores(answers, part)
 
     def sample(model: SEVLM) -> None:
