@@ -11,7 +11,7 @@ from sevlm.config import EMOTIONS
 from sevlm.data.paintings import Painting
 from sevlm.errors import CheckpointError, ConfigError, DataError, SevlmError
 from sevlm.studies import image_emotion as ie
-from sevlm.training import classifier
+from sevlm.training.small_runs import OneLoss
 
 MINI = ie.ImageEmotionConfig.preset("mini", device="cpu", epochs=8, batch_size=8, lr=5e-3)
 RESNET = ie.ImageEmotionConfig.preset("published", image_size=32, batch_size=4, epochs=1, device="cpu")
@@ -151,52 +151,39 @@ def test_skipped_pictures_are_told(paintings, tmp_path):
         ie.train_image_emotion([paintings[0], broken], paintings[1:3], MINI, progress=False)
 
 
-def test_patience():
-    runs = {
-        (): True,
-        (1.0, 0.9): True,
-        (0.9, 1.0): True,
-        (0.9, 1.0, 1.0): False,
-        (1.0, 1.0, 0.9, 1.0): True,
-        (6, 5, 4, 3, 2, 1): False,
-    }
-    for losses, goes_on in runs.items():
-        assert classifier._continues([{"x": x} for x in losses], "x", min, 6, 2) == goes_on, losses
-
-
 def test_interrupt_then_resume_equals_unbroken(paintings, tmp_path, monkeypatch):
     train, val, s = paintings[:12], paintings[12:16], MINI.replace(epochs=4)
     whole = ie.train_image_emotion(train, val, s, progress=False)
-    one_epoch = classifier._one_epoch
+    forward, calls = OneLoss.forward, []
 
-    def broken(model, optimiser, loss_of, n, settings, epoch, *rest):
-        result = one_epoch(model, optimiser, loss_of, n, settings, epoch, *rest)
-        if epoch == 2:
+    def broken(self, batch):
+        out = forward(self, batch)
+        calls.append(batch)
+        if len(calls) == 2 * 2 + 1:  # the first of two batches of the third epoch
             raise KeyboardInterrupt
-        return result
+        return out
 
-    monkeypatch.setattr(classifier, "_one_epoch", broken)
+    monkeypatch.setattr(OneLoss, "forward", broken)
     cut = ie.train_image_emotion(train, val, s, folder=tmp_path, progress=False)
-    assert cut.interrupted and len(cut.history) == 2
+    assert cut.interrupted and cut.history == whole.history[:2]
     assert all(
         torch.equal(a, b)
         for a, b in zip(ie.load_image_emotion(tmp_path).state_dict().values(), cut.model.state_dict().values())
     )
-    monkeypatch.setattr(classifier, "_one_epoch", one_epoch)
     resumed = ie.train_image_emotion(train, val, s, folder=tmp_path, progress=False)
     assert resumed.history == whole.history and not resumed.interrupted
     assert all(
         torch.equal(a, b) for a, b in zip(resumed.model.state_dict().values(), whole.model.state_dict().values())
     )
-    with pytest.raises(CheckpointError, match="another lr"):
+    with pytest.raises(ConfigError, match="another run: lr is"):
         ie.train_image_emotion(train, val, s.replace(lr=0.1), folder=tmp_path, progress=False)
-    with pytest.raises(CheckpointError, match="another paintings"):
+    with pytest.raises(ConfigError, match="another run: paintings is"):
         ie.train_image_emotion(train[:9], val, s, folder=tmp_path, progress=False)
 
 
 def test_a_loss_that_is_not_finite(paintings, monkeypatch):
     monkeypatch.setattr(ie, "divergence", lambda log_q, h: log_q.sum() * torch.nan)
-    with pytest.raises(SevlmError, match="the loss became nan in epoch 1; lower lr"):
+    with pytest.raises(SevlmError, match="the loss became nan at step 1"):
         ie.train_image_emotion(paintings[:6], paintings[12:16], MINI, progress=False)
 
 

@@ -18,7 +18,7 @@ from sevlm.config import EMOTIONS
 from sevlm.data.paintings import Report
 from sevlm.errors import CheckpointError, ConfigError, DataError, SevlmError
 from sevlm.studies import text_emotion as te
-from sevlm.training import classifier
+from sevlm.training.small_runs import OneLoss
 
 WORDS = Vocabulary([*Vocabulary.specials, "joy", "gloom", "the", "house", "is", "full", "of"])
 TINY = te.TextEmotionConfig.preset(
@@ -238,42 +238,57 @@ def test_what_cannot_be_trained_on():
         )
 
 
+def interrupt(monkeypatch, at):
+    "Ctrl-C in the step number `at`, after its forward pass."
+    forward, calls = OneLoss.forward, []
+
+    def broken(self, batch):
+        out = forward(self, batch)
+        calls.append(batch)
+        if len(calls) == at:
+            raise KeyboardInterrupt
+        return out
+
+    monkeypatch.setattr(OneLoss, "forward", broken)
+
+
+def same_weights(a, b):
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
 def test_interrupt_then_resume_equals_unbroken(tmp_path, monkeypatch):
     whole = te.train_text_emotion(PAIRS, PAIRS[:8], WORDS, TINY, progress=False)
-    one_epoch = classifier._one_epoch
-
-    def broken(model, optimiser, loss_of, n, settings, epoch, *rest):
-        result = one_epoch(model, optimiser, loss_of, n, settings, epoch, *rest)
-        if epoch == 2:
-            raise KeyboardInterrupt  # weights are already half a step further
-        return result
-
-    monkeypatch.setattr(classifier, "_one_epoch", broken)
+    interrupt(monkeypatch, at=2 * 5 + 3)  # forty texts are five batches
     cut = te.train_text_emotion(PAIRS, PAIRS[:8], WORDS, TINY, folder=tmp_path, progress=False)
-    assert cut.interrupted and len(cut.history) == 2
-    kept = te.load_text_emotion(tmp_path)
-    assert all(torch.equal(a, b) for a, b in zip(kept.state_dict().values(), cut.model.state_dict().values()))
-    monkeypatch.setattr(classifier, "_one_epoch", one_epoch)
+    assert cut.interrupted and cut.history == whole.history[:2]
+    assert same_weights(te.load_text_emotion(tmp_path), cut.model)
     resumed = te.train_text_emotion(PAIRS, PAIRS[:8], WORDS, TINY, folder=tmp_path, progress=False)
     assert resumed.history == whole.history and not resumed.interrupted
-    assert all(
-        torch.equal(a, b) for a, b in zip(resumed.model.state_dict().values(), whole.model.state_dict().values())
-    )
+    assert same_weights(resumed.model, whole.model) and same_weights(te.load_text_emotion(tmp_path), whole.model)
     for what, kw in (("lr", dict(settings=TINY.replace(lr=0.5))), ("texts", dict(settings=TINY, train=PAIRS[:20]))):
-        with pytest.raises(CheckpointError, match=f"another {what}"):
+        with pytest.raises(ConfigError, match=f"another run: {what} is"):
             te.train_text_emotion(
                 kw.get("train", PAIRS), PAIRS[:8], WORDS, kw["settings"], folder=tmp_path, progress=False
             )
 
 
-def test_interrupt_before_anything_is_kept(monkeypatch, tmp_path):
-    def at_once(*_):
-        raise KeyboardInterrupt
+def test_other_frozen_vectors_are_another_run(tmp_path):
+    s, vectors = TINY.replace(train_embedding=False, epochs=1), torch.randn(len(WORDS), 8)
+    run = lambda v: te.train_text_emotion(PAIRS, PAIRS[:8], WORDS, s, vectors=v, folder=tmp_path, progress=False)
+    run(vectors)
+    with pytest.raises(ConfigError, match="another run: frozen weights is"):
+        run(vectors + 1)
 
-    monkeypatch.setattr(classifier, "_one_epoch", at_once)
+
+def test_interrupt_in_the_first_epoch(monkeypatch, tmp_path):
+    "There is no model to return, but a state to go on from."
+    whole = te.train_text_emotion(PAIRS, PAIRS[:8], WORDS, TINY, progress=False)
+    interrupt(monkeypatch, at=3)
     with pytest.raises(KeyboardInterrupt):
         te.train_text_emotion(PAIRS, PAIRS[:8], WORDS, TINY, folder=tmp_path, progress=False)
-    assert not list(tmp_path.iterdir())
+    assert not (tmp_path / "model.safetensors").exists()
+    resumed = te.train_text_emotion(PAIRS, PAIRS[:8], WORDS, TINY, folder=tmp_path, progress=False)
+    assert resumed.history == whole.history and same_weights(resumed.model, whole.model)
 
 
 def test_save_and_load(tmp_path):

@@ -16,17 +16,16 @@ from tqdm.auto import tqdm
 from ..config import SEVLMConfig, TrainConfig
 from ..data.paintings import Release, split_paintings
 from ..images import open_image
-from ..models.decoder import pretrain
 from ..models.explainer import Explainer
-from ..models.sevlm import load_model
 from ..models.tokenizer import Tokenizer, encode_all, save_tokenizer, special_ids, train_bpe
 from ..models.vision import ImageEncoder
 from ..studies.evaluate import Evaluation, evaluate
 from ..synthetic.dataset import make_mini, synthetic_scores
 from ..training.clip import train_clip
 from ..training.inputs import load_training_data, save_checkpoint
-from ..training.run import train_model
-from ..utils import check_writable, seed_everything, write_atomic
+from ..training.pretraining import pretrain
+from ..training.run import start_run
+from ..utils import check_writable, write_atomic
 
 
 # %% ../../nbs/library/shipped_weights.ipynb #6e02badd
@@ -48,9 +47,8 @@ def _make_first_parts(
     save_tokenizer(tokenizer, out)
     pairs = [pair for p in part for pair in zip(p.emotions, p.explanations)]
     rows = encode_all(tokenizer, pairs, config.max_tokens)
-    seed_everything(seed)
     sized = config.replace(vocab_size=len(tokenizer))
-    lm, _ = pretrain(rows, special_ids(tokenizer).pad, sized, epochs=lm_epochs, progress=progress)
+    lm, _ = pretrain(rows, special_ids(tokenizer).pad, sized, epochs=lm_epochs, seed=seed, progress=progress)
     lm.half().save_pretrained(out / "gpt2")
     encoder = ImageEncoder(config)
     bar = tqdm(part, desc="reading paintings", disable=not progress)
@@ -75,7 +73,8 @@ def make_captioner(
     folder = make_mini(work / f"captions-{seed}", n=paintings, seed=seed, progress=progress)
     data = load_training_data(folder, plain, tokenizer=out, progress=progress)
     settings = TrainConfig.preset("mini", seed=seed, epochs=epochs)
-    model = train_model(data, work / f"captioner-{seed}", plain, settings, out / "gpt2", progress=progress).model
+    place = work / f"captioner-{seed}"
+    model = start_run(data, place, plain, settings, resume=True, gpt2=out / "gpt2", progress=progress).model
     with write_atomic(out / "captioner" / "model.safetensors") as path:
         save_file({k: v.half().contiguous() for k, v in model.decoder.state_dict().items()}, path)
 
@@ -103,10 +102,9 @@ def remake(
     make_captioner(out, work, config, caption_seed, caption_paintings, caption_epochs, progress)
     folder = make_mini(work / f"data-{seed}", n=paintings, seed=seed, progress=progress)
     data = load_training_data(folder, config, tokenizer=out, progress=progress)
-    settings, run = TrainConfig.preset("mini", seed=seed), work / f"run-{seed}"
+    settings, place = TrainConfig.preset("mini", seed=seed), work / f"run-{seed}"
     settings = settings.replace(epochs=epochs or settings.epochs)
-    train_model(data, run, config, settings, out / "gpt2", progress=progress)
-    model = load_model(run / "last")
+    model = start_run(data, place, config, settings, resume=True, gpt2=out / "gpt2", progress=progress).model.eval()
     model.config = model.config.replace(tower_pretrained="mini")  # where the tower will be, once shipped
     save_checkpoint(model, data, out)
     explainer = Explainer(model, tokenizer, data.table)

@@ -23,7 +23,6 @@ __all__ = [
     "gpt2_weights",
     "find_gpt2",
     "load_gpt2",
-    "pretrain",
 ]
 
 # %% ../../nbs/course/06_decoder.ipynb #b4bace12
@@ -38,14 +37,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from tqdm.auto import tqdm
 
 from ..config import SEVLMConfig
 from ..errors import CheckpointError, ConfigError, require
 from .hub import WEIGHTS, check_tensors, fetch, read_json, read_tensors, weights_file
 
 if TYPE_CHECKING:  # heavy, or needed for its name only
-    from transformers import GPT2Config, GPT2Model
+    from transformers import GPT2Config
 
     from sevlm.models.tokenizer import Tokenizer
 
@@ -446,41 +444,3 @@ def load_gpt2(
             own[key].copy_(found[key])
         own["wte.weight"][: len(rows)][there] = words[rows[there]].to(own["wte.weight"].dtype)
     return sorted(new)
-
-
-# %% ../../nbs/course/06_decoder.ipynb #6770efa1
-def pretrain(
-    rows: list[list[int]],  # texts as token ids, unpadded
-    pad: int,  # the id of <pad>
-    config: SEVLMConfig,
-    epochs: int = 3,
-    batch_size: int = 128,  # texts
-    lr: float = 2e-3,  # AdamW, peak of a one-cycle schedule
-    progress: bool = True,  # show a progress bar
-) -> tuple["GPT2Model", list[float]]:  # the language model, and the loss of each step
-    "Train a GPT-2 without cross-attention on texts; draws from PyTorch's default generator."
-    require("transformers", extra="notebooks")
-    from transformers import GPT2LMHeadModel
-
-    lm, history = GPT2LMHeadModel(gpt2_config(config, cross_attention=False)), []
-    steps = epochs * -(-len(rows) // batch_size)
-    optimiser = torch.optim.AdamW(lm.parameters(), lr=lr, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, total_steps=max(steps, 2), pct_start=0.05)
-    bar = tqdm(total=steps, desc="language model", disable=not progress)
-    for _ in range(epochs):
-        by_length = sorted(torch.randperm(len(rows)).tolist(), key=lambda i: len(rows[i]))  # ties in random order
-        batches = [by_length[i : i + batch_size] for i in range(0, len(rows), batch_size)]
-        for k in torch.randperm(len(batches)).tolist():
-            texts = [torch.tensor(rows[i]) for i in batches[k]]
-            ids = nn.utils.rnn.pad_sequence(texts, batch_first=True, padding_value=pad)  # [S, T]
-            loss = lm(input_ids=ids, labels=ids.masked_fill(ids == pad, -100)).loss
-            optimiser.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(lm.parameters(), 1.0)
-            optimiser.step()
-            schedule.step()
-            history.append(loss.item())
-            bar.update()
-            bar.set_postfix(loss=f"{history[-1]:.2f}")
-    bar.close()
-    return lm.transformer.eval(), history

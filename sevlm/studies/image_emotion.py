@@ -36,7 +36,8 @@ from ..images import open_image
 from ..metrics.emotions import majority_ids
 from ..models.hub import check_tensors, reachable, read_json, read_tensors
 from ..models.vision import ImageEncoder, image_stats, load_tower
-from ..training.classifier import Trained, checksum, fit_classifier, save_weights, seeded
+from ..training.classifier import Trained, checksum, fit_classifier, save_weights
+from ..training.small_runs import Pair, ShuffledBatches, seeded
 from ..utils import check_writable, resolve_device, write_atomic
 
 
@@ -266,19 +267,24 @@ class _Pictures:
     def __len__(self) -> int:
         return len(self.paintings)
 
-    def log_q(self, index: torch.Tensor, device: torch.device) -> torch.Tensor:  # [B] -> [B, 9]
-        "Predicted log-probabilities of some of the paintings, with gradients."
+    def batch(self, index: torch.Tensor) -> Pair:  # [B]
+        "Features or pixels of some of the paintings, and the shares of their votes."
         if self.features is not None:
-            return self.model.emotions(self.features[index].to(device))
-        pixels = [self.model.backbone.preprocess(open_image(self.paintings[i].image)) for i in index]
-        return self.model(torch.stack(pixels).to(device))
+            return Pair(self.features[index], self.h[index])
+        pixels = [self.model.backbone.preprocess(open_image(self.paintings[i].image)) for i in index.tolist()]
+        return Pair(torch.stack(pixels), self.h[index])
+
+    def log_q(self, inputs: torch.Tensor) -> torch.Tensor:  # those of a batch -> [B, 9]
+        "Predicted log-probabilities."
+        return self.model(inputs) if self.features is None else self.model.emotions(inputs)
 
 
 @torch.no_grad()
 def _validate(model: ImageEmotion, pictures: _Pictures) -> dict[str, float]:
     "Divergence and strict accuracy."
     device = next(model.eval().parameters()).device
-    log_q = torch.cat([pictures.log_q(part, device).cpu() for part in torch.arange(len(pictures)).split(64)])
+    batches = map(pictures.batch, torch.arange(len(pictures)).split(64))
+    log_q = torch.cat([pictures.log_q(batch.inputs.to(device)).cpu() for batch in batches])
     return {
         "val divergence": divergence(log_q, pictures.h).item(),
         "val accuracy": majority_accuracy(log_q.exp().numpy(), pictures.counts)[0],
@@ -293,12 +299,12 @@ def train_image_emotion(
     imagenet: bool
     | str
     | Path = True,  # start of ResNet-34: True: ImageNet, downloaded; a path: that file; False: random
-    folder: str | Path | None = None,  # for the state of the run, and at its end the model; None: nothing is written
+    folder: str | Path | None = None,  # of the run, with the best model; None: nothing is kept
     progress: bool = True,  # bars
 ) -> Trained:
-    """Train, keep the epoch with the lowest validation divergence; an interrupted run in `folder` is resumed.
+    """Train, keep the epoch with the lowest validation divergence; an unfinished run in `folder` is resumed.
 
-    Raises `DataError` for too few pictures, `CheckpointError` if `folder` holds another run."""
+    Raises `DataError` for too few pictures, `ConfigError` if `folder` holds another run."""
     s, device, folder = settings, resolve_device(settings.device), folder and check_writable(folder)
     with seeded(s.seed):
         model = ImageEmotion(s)
@@ -309,26 +315,22 @@ def train_image_emotion(
     if len(train_part) < 2:
         raise DataError(f"{len(train_part)} training painting can be used; expected at least 2.\n{train_part.report}")
 
-    def loss_of(index: torch.Tensor) -> torch.Tensor:
-        return divergence(train_part.log_q(index, device), train_part.h[index].to(device))
-
     votes: list[Any] = [[(p.key, p.counts) for p in part.paintings] for part in (train_part, val_part)]
     trained = fit_classifier(
         model,
         s,
-        len(train_part),
-        loss_of,
+        ShuffledBatches(len(train_part), s.batch_size, train_part.batch, s.seed),
+        lambda batch: divergence(train_part.log_q(batch.inputs), batch.targets),
         lambda: _validate(model, val_part),
         "val divergence",
-        min,
+        save_image_emotion,
+        lowest=True,
         about={"start": str(bool(imagenet)), "paintings": checksum(votes)},
         patience=s.patience,
         loss_name="divergence",
         folder=folder,
         progress=progress,
     )
-    if folder:
-        save_image_emotion(model, folder)
     return trained._replace(reports=[train_part.report, val_part.report])
 
 
@@ -336,7 +338,7 @@ def train_image_emotion(
 def save_image_emotion(model: ImageEmotion, folder: str | Path) -> Path:  # the folder
     "Write model.safetensors and config.json."
     folder = check_writable(folder)
-    save_weights(model, folder / "model.safetensors")
+    save_weights(model, folder)
     model.settings.save(folder / "config.json")
     return folder
 

@@ -46,7 +46,8 @@ from ..config import EMOTIONS, POLARITY, Settings, emotion_id
 from ..data.paintings import Report
 from ..errors import CheckpointError, ConfigError, DataError
 from ..models.hub import check_tensors, read_json, read_tensors
-from ..training.classifier import Trained, checksum, fit_classifier, save_weights, seeded
+from ..training.classifier import Trained, checksum, fit_classifier, save_weights
+from ..training.small_runs import Pair, ShuffledBatches, seeded
 from ..utils import check_writable, resolve_device, write_atomic
 
 
@@ -311,13 +312,13 @@ def train_text_emotion(
     vocabulary: Vocabulary,
     settings: TextEmotionConfig = TextEmotionConfig(),
     vectors: torch.Tensor | None = None,  # [V, embed] from `read_glove`; needed if the embedding is not learnt
-    folder: str | Path | None = None,  # for the state of the run, and at its end the model; None: nothing is written
-    progress: bool = True,  # bars
+    folder: str | Path | None = None,  # of the run, with the best model; None: nothing is kept
+    progress: bool = True,  # a bar
 ) -> Trained:
-    """Train, keep the epoch with the best validation accuracy; an interrupted run in `folder` is resumed.
+    """Train, keep the epoch with the best validation accuracy; an unfinished run in `folder` is resumed.
 
-    Raises `ConfigError` if the vectors do not fit, `DataError` for too few or empty texts, `CheckpointError` if
-    `folder` holds another run."""
+    Raises `ConfigError` if the vectors do not fit or `folder` holds another run, `DataError` for too few or empty
+    texts."""
     s, device = settings, resolve_device(settings.device)
     _check_vectors(vectors, len(vocabulary.words), s)
     _check_texts(train, val)
@@ -326,31 +327,23 @@ def train_text_emotion(
     if vectors is not None:
         model.text_encoder.word_embedding[0].weight.data.copy_(vectors)
     rows = model.to(device).rows((t for t, _ in train), s.max_tokens)
-    labels = torch.tensor([emotion_id(e) for _, e in train], device=device)
+    labels = torch.tensor([emotion_id(e) for _, e in train])
     val_texts, val_emotions = [t for t, _ in val], [e for _, e in val]
-
-    def loss_of(index: torch.Tensor) -> torch.Tensor:
-        scores = model(_pad([rows[i] for i in index]).to(device))
-        return nn.functional.cross_entropy(scores, labels[index.to(device)])
-
-    def validate() -> dict[str, float]:
-        return {"val accuracy": accuracies(model.probabilities(val_texts), val_emotions)["9-way"][0]}
-
-    trained = fit_classifier(
+    return fit_classifier(
         model,
         s,
-        len(rows),
-        loss_of,
-        validate,
+        ShuffledBatches(
+            len(rows), s.batch_size, lambda i: Pair(_pad([rows[k] for k in i.tolist()]), labels[i]), s.seed
+        ),
+        lambda pair: nn.functional.cross_entropy(model(pair.inputs), pair.targets),
+        lambda: {"val accuracy": accuracies(model.probabilities(val_texts), val_emotions)["9-way"][0]},
         "val accuracy",
+        save_text_emotion,
         rate=s.rate,
         about={"texts": checksum([list(train), list(val), list(vocabulary.words)])},
         folder=folder,
         progress=progress,
     )
-    if folder:
-        save_text_emotion(model, folder)
-    return trained
 
 
 # %% ../../nbs/studies/text_emotion.ipynb #429561ef
@@ -364,7 +357,7 @@ def _load_tensors(model: TextEmotion, tensors: dict[str, torch.Tensor], source: 
 def save_text_emotion(model: TextEmotion, folder: str | Path) -> Path:  # the folder
     "Write model.safetensors and config.json."
     folder = check_writable(folder)
-    save_weights(model, folder / "model.safetensors")
+    save_weights(model, folder)
     config = {"settings": model.settings.to_dict(), "words": list(model.vocabulary.words)}
     with write_atomic(folder / "config.json") as tmp:
         tmp.write_text(json.dumps(config, ensure_ascii=False, indent=1), encoding="utf-8")

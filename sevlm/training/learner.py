@@ -459,20 +459,34 @@ class Learner(_Step, _State):
         "Forward, backward, update. Raises `SevlmError` if the loss is not finite or memory runs out for good."
         self.batch = batch.to(self.device)
         self.event("before_batch")
-        self.compute()
-        if not np.isfinite(self.losses["total"]):
-            raise SevlmError(
-                f"the loss became {self.losses['total']} at step {self.step + 1} ({self.losses}); "
-                "lower the learning rate or clip gradients."
-            )
-        self.event("after_loss")
-        self.scaler.unscale_(self.optimiser)
-        self.event("after_backward")
-        with defer_interrupts():
-            self.update()
-            self.step, self.done = self.step + 1, self.done + 1
-            self.rng, self.scale = rng_state(), self.scaler.state_dict()
-            self.event("after_step")
+        with self.running_statistics():
+            self.compute()
+            if not np.isfinite(self.losses["total"]):
+                raise SevlmError(
+                    f"the loss became {self.losses['total']} at step {self.step + 1} ({self.losses}); "
+                    "lower the learning rate or clip gradients."
+                )
+            self.event("after_loss")
+            self.scaler.unscale_(self.optimiser)
+            self.event("after_backward")
+            with defer_interrupts():
+                self.update()
+                self.step, self.done = self.step + 1, self.done + 1
+                self.rng, self.scale = rng_state(), self.scaler.state_dict()
+                self.event("after_step")
+
+    @contextmanager
+    def running_statistics(self) -> Iterator[None]:
+        "An interrupt inside the block, before the step is complete, sets back the running statistics of BatchNorm."
+        before, step = [buffer.clone() for buffer in self.running], self.step
+        try:
+            yield
+        except KeyboardInterrupt:
+            if self.step == step:
+                with defer_interrupts():
+                    for buffer, value in zip(self.running, before):
+                        buffer.copy_(value)
+            raise
 
     def one_epoch(self) -> None:
         "The steps of an epoch; a resumed epoch skips those that are done."
@@ -499,6 +513,8 @@ class Learner(_Step, _State):
         base = zlib.crc32(self.rng["torch"].numpy().tobytes()) if self.base is None else self.base
         self.base = self.processes.broadcast(base)
         self.model.train()
+        norms = [m for m in self.model.modules() if m.training and getattr(m, "running_mean", None) is not None]
+        self.running = [buffer for m in norms for buffer in m.buffers(recurse=False)]  # the forward pass changes them
 
     def fit(self, epochs: int) -> "Learner":  # itself
         "Train until `epochs` epochs are complete (those of a resumed run included), stopped or interrupted."
@@ -760,14 +776,15 @@ class ValidateCB(CB):
 
 
 # %% ../../nbs/library/learner.ipynb #f310d74f
-def _metric(metrics: dict[str, float], name: str) -> float:
+def _score(metrics: dict[str, float], name: str, lowest: bool) -> float:
+    "The value of a metric, with its sign changed if the lowest is the best."
     if name not in metrics:
         raise ConfigError(f"validation gave no metric {name!r}. {did_you_mean(name, metrics)}")
-    return float(metrics[name])
+    return -float(metrics[name]) if lowest else float(metrics[name])
 
 
 class BestCB(CB):
-    "Keeps the checkpoint with the highest value of a metric. Raises `ConfigError` if validation does not return it."
+    "Keeps the checkpoint with the best value of a metric. Raises `ConfigError` if validation does not return it."
 
     keeps, main_only = ("best", "best_step"), True
 
@@ -776,8 +793,9 @@ class BestCB(CB):
         metric: str,
         folder: str | Path,
         save_fn: Callable[[torch.nn.Module, Path], Any],  # writes the checkpoint
+        lowest: bool = False,  # the lowest value is the best, not the highest
     ):
-        self.metric, self.folder, self.save_fn = metric, Path(folder), save_fn
+        self.metric, self.folder, self.save_fn, self.lowest = metric, Path(folder), save_fn, lowest
         self.best, self.best_step = float("-inf"), 0
 
     @property
@@ -785,7 +803,7 @@ class BestCB(CB):
         return f"BestCB {self.metric}"
 
     def after_validate(self, learner: Learner) -> None:
-        value = _metric(learner.metrics, self.metric)
+        value = _score(learner.metrics, self.metric, self.lowest)
         if value > self.best:
             with saving("a checkpoint", self.folder):
                 self.save_fn(learner.model, self.folder)
@@ -797,14 +815,15 @@ class EarlyStopCB(CB):
 
     keeps = ("best", "since")
 
-    def __init__(self, metrics: Sequence[str], patience: int):
-        self.metrics, self.patience, self.best, self.since = list(metrics), patience, {}, 0
+    def __init__(self, metrics: Sequence[str], patience: int, lowest: bool = False):
+        self.metrics, self.patience, self.lowest = list(metrics), patience, lowest
+        self.best, self.since = {}, 0
 
     def before_fit(self, learner: Learner) -> None:
         learner.stopped = learner.stopped or self.since >= self.patience
 
     def after_validate(self, learner: Learner) -> None:
-        now = {m: _metric(learner.metrics, m) for m in self.metrics}
+        now = {m: _score(learner.metrics, m, self.lowest) for m in self.metrics}
         gained = [m for m, v in now.items() if v > self.best.get(m, float("-inf"))]
         self.best.update({m: now[m] for m in gained})
         self.since = 0 if gained else self.since + 1
