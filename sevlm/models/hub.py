@@ -6,6 +6,7 @@ put it."""
 
 # %% auto #0
 __all__ = [
+    "MOST_CLASSES",
     "WEIGHTS",
     "hub_address",
     "reachable",
@@ -25,6 +26,7 @@ import json
 import pickle
 import re
 import socket
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +36,7 @@ from urllib.parse import urlsplit
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
+from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from ..errors import CheckpointError
 
@@ -95,29 +98,36 @@ def fetch(
 
 
 # %% ../../nbs/library/hub.ipynb #504e3042
+MOST_CLASSES = 1_000  # different classes that a file may ask stand-ins for
+
+
 def read_pickle(
     path: str | Path,  # as `torch.save` wrote it
+    stand_in: Callable[[str], type] | None = None,  # gives a harmless class for 'module.name'; None: no classes
 ) -> Any:  # tensors, numbers, texts and containers of these
     """A PyTorch file read without running anything in it; `CheckpointError` names what it wanted to run, or says
     that it is damaged."""
     if not Path(path).is_file():
         raise CheckpointError(f"no file at {path}; expected one written by torch.save.")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as e:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as z:
+                if any(i.compress_type != zipfile.ZIP_STORED for i in z.infolist()):
+                    raise ValueError("compressed, which torch.save does not do")
+        names = get_unsafe_globals_in_checkpoint(path)[:MOST_CLASSES] if stand_in else []
+        with safe_globals([(stand_in(name), name) for name in names]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as e:  # a damaged file can end in nearly any class
         wanted = re.search(r"GLOBAL (\S+)|(?:class|function) ([\w.]+)", str(e))
-        if wanted is None:
+        if isinstance(e, pickle.UnpicklingError) and wanted:
             raise CheckpointError(
-                f"{path} is not a readable PyTorch file; it may be cut off or of another kind. Copy it again."
+                f"{path} is a pickle that asks for {wanted[1] or wanted[2]!r}, which is code; it was not run. Expected "
+                "tensors and plain values only: get the file from a source you trust, or ask its author for "
+                "safetensors."
             ) from e
         raise CheckpointError(
-            f"{path} is a pickle that asks for {wanted[1] or wanted[2]!r}, which is code; it was not run. Expected "
-            "tensors and plain values only: "
-            "get the file from a source you trust, or ask its author for safetensors."
-        ) from e
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as e:
-        raise CheckpointError(
-            f"{path} is not a readable PyTorch file ({type(e).__name__}); it may be cut off. Copy it again."
+            f"{path} is not a readable PyTorch file ({type(e).__name__}: {str(e)[:200]}); it may be cut off or of "
+            "another kind. Copy it again."
         ) from e
 
 
