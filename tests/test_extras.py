@@ -54,6 +54,7 @@ def test_a_command_names_the_extra_it_needs(line, package, extra, tmp_path):
     [
         ("from sevlm.metrics.captions import bleu_scores; bleu_scores({'a': 'x'}, {'a': ['x']})", "metrics"),
         ("from sevlm.models.vision import create_clip; create_clip('ViT-B-32')", "clip"),
+        ("from sevlm.metrics.emotions import confusion; confusion(['awe'], ['awe'])", "metrics"),
         ("import sevlm.artemis.protocol", "prepare"),
         ("import sevlm.studies.compare", "metrics"),
     ],
