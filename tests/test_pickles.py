@@ -459,22 +459,23 @@ def rezip(source, target, change):
 
 
 @pytest.mark.parametrize(
-    "change, message",
+    "change",
     [
-        (lambda n, d: None if n.endswith("data/0") else d, "data/0"),
-        (lambda n, d: d[:-4] if n.endswith("data/0") else d, "record size|not a readable"),
-        (lambda n, d: (d, zipfile.ZIP_DEFLATED) if n.endswith("data/0") else d, "compressed"),
-        (lambda n, d: None if n.endswith("data.pkl") else d, "data.pkl"),
-        (lambda n, d: d[:-5] if n.endswith("data.pkl") else d, "not a readable"),
-        (lambda n, d: d.replace(b"FloatStorage", b"ThinkStorage") if n.endswith("data.pkl") else d, "not a readable"),
-        (lambda n, d: d.replace(b"K\x03\x85", b"K\x04\x85") if n.endswith("data.pkl") else d, "not a readable"),
+        lambda n, d: None if n.endswith("data/0") else d,
+        lambda n, d: d[:-4] if n.endswith("data/0") else d,
+        lambda n, d: (d, zipfile.ZIP_DEFLATED) if n.endswith("data/0") else d,
+        lambda n, d: None if n.endswith("data.pkl") else d,
+        lambda n, d: d[:-5] if n.endswith("data.pkl") else d,
+        lambda n, d: d.replace(b"FloatStorage", b"ThinkStorage") if n.endswith("data.pkl") else d,
+        lambda n, d: d.replace(b"K\x03\x85", b"K\x04\x85") if n.endswith("data.pkl") else d,  # longer than its storage
     ],
 )
-def test_damaged_torch_files(tmp_path, change, message):
+def test_damaged_torch_files(tmp_path, change):
     torch.save({"w": torch.arange(3.0)}, tmp_path / "a.pt")
     rezip(tmp_path / "a.pt", tmp_path / "b.pt", change)
-    with pytest.raises(CheckpointError, match=message):
-        module_tensors(read_untrusted_torch(tmp_path / "b.pt"))
+    for read in (read_untrusted_torch, read_pickle):
+        with pytest.raises(CheckpointError, match="not a readable PyTorch file|was not run"):
+            read(tmp_path / "b.pt")
 
 
 def test_what_is_no_torch_file(tmp_path, net):

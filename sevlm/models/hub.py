@@ -8,8 +8,7 @@ put it."""
 __all__ = [
     "MOST_CLASSES",
     "WEIGHTS",
-    "hub_address",
-    "reachable",
+    "hub_answers",
     "offline_unless_reachable",
     "fetch",
     "read_pickle",
@@ -25,13 +24,11 @@ import hashlib
 import json
 import pickle
 import re
-import socket
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -42,36 +39,25 @@ from ..errors import CheckpointError
 
 
 # %% ../../nbs/library/hub.ipynb #4803d8ff
-def hub_address() -> tuple[str, int]:  # host and port
-    "Where the hub's library would look."
-    from huggingface_hub import constants
+def hub_answers() -> bool:
+    "Whether the hub's own client gets an answer to one request, by its own settings (address, proxy, patience)."
+    from huggingface_hub import constants, get_session
 
-    parts = urlsplit(constants.ENDPOINT)
-    return parts.hostname or "", parts.port or (80 if parts.scheme == "http" else 443)
-
-
-def reachable(
-    address: tuple[str, int],  # host and port
-    patience: float = 5.0,  # seconds
-) -> bool:
-    "Can a connection to this host be opened?"
     try:
-        socket.create_connection(address, timeout=patience).close()
-    except OSError:
+        get_session().head(constants.ENDPOINT, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+    except Exception:  # of its HTTP library, or because offline mode is set
         return False
     return True
 
 
 # %% ../../nbs/library/hub.ipynb #e792a352
 @contextmanager
-def offline_unless_reachable(
-    address: tuple[str, int] | None = None,  # host and port; None: the hub's
-) -> Iterator[None]:
-    "Inside the block the hub's library uses only its cache, if the hub cannot be reached."
+def offline_unless_reachable() -> Iterator[None]:
+    "Inside the block the hub's library uses only its cache, if the hub does not answer."
     from huggingface_hub import constants
 
     before = constants.HF_HUB_OFFLINE
-    constants.HF_HUB_OFFLINE = before or not reachable(address or hub_address())
+    constants.HF_HUB_OFFLINE = before or not hub_answers()
     try:
         yield
     finally:
@@ -92,8 +78,9 @@ def fetch(
             return load()
     except Exception as e:  # the libraries raise many kinds; all mean that it is not to be had
         raise CheckpointError(
-            f"could not get {what}: it is not in the cache {constants.HF_HOME}, and fetching it failed "
-            f"({type(e).__name__}). With a network it is downloaded on first use. Without one: {instead}"
+            f"could not get {what}: it is not in the cache {constants.HF_HOME}, and fetching it from "
+            f"{constants.ENDPOINT} failed ({type(e).__name__}). With a network it is downloaded on first use, "
+            f"by way of HTTPS_PROXY if that is set. Without one: {instead}"
         ) from e
 
 
@@ -113,7 +100,7 @@ def read_pickle(
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as z:
                 if any(i.compress_type != zipfile.ZIP_STORED for i in z.infolist()):
-                    raise ValueError("compressed, which torch.save does not do")
+                    raise RuntimeError("compressed, which torch.save does not do: it could grow without bounds")
         names = get_unsafe_globals_in_checkpoint(path)[:MOST_CLASSES] if stand_in else []
         with safe_globals([(stand_in(name), name) for name in names]):
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -126,8 +113,8 @@ def read_pickle(
                 "safetensors."
             ) from e
         raise CheckpointError(
-            f"{path} is not a readable PyTorch file ({type(e).__name__}: {str(e)[:200]}); it may be cut off or of "
-            "another kind. Copy it again."
+            f"{path} is not a readable PyTorch file ({type(e).__name__}); it may be cut off or of another kind. "
+            "Copy it again."
         ) from e
 
 
