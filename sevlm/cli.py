@@ -27,6 +27,7 @@ __all__ = [
     "command",
     "Parser",
     "parse_settings",
+    "preset_for",
     "generation_of",
     "explainer_of",
     "score_lines",
@@ -168,6 +169,25 @@ def _settings_of(preset: str, pairs: Iterable[str], **more: Any) -> tuple[SEVLMC
     config = SEVLMConfig.preset(preset if preset in SEVLMConfig.presets else "corrected", **model)
     settings = TrainConfig.preset(preset if preset in TrainConfig.presets else "paper", **{**training, **more})
     return config, settings
+
+
+def preset_for(
+    data: str | Path,  # a data folder
+) -> str:
+    """The preset of a training run that names none, which is told: the small model for synthetic paintings.
+
+    Raises `ConfigError` for real ones, `DataError` for no data folder."""
+    from sevlm.artemis.folder import open_data, provenance
+
+    open_data(data)
+    if not provenance(data)["synthetic"]:
+        raise ConfigError(
+            f"{data} holds no synthetic paintings: name the settings to start from by --preset. corrected: the paper's "
+            "model, corrected, for new training; rtx2080ti: the same within 11 GB; paper: as published; baseline: "
+            "without the three ideas; mini, tiny: small models for synthetic paintings and for tests."
+        )
+    print_message("preset: mini, the small model for synthetic paintings (--preset names another)")
+    return "mini"
 
 
 # %% ../nbs/library/command_line.ipynb #18de3bbc
@@ -725,7 +745,11 @@ def _compare(args):
         "'corrections' (each switch set back to the released code's), or 'pool' (fewer patches per picture)",
     ),
     option("--test", metavar="FOLDER", help="evaluate on all paintings of this folder (default: test part of DATA)"),
-    option("--preset", default="mini", choices=list(SEVLMConfig.presets), help="settings to start from: %(choices)s"),
+    option(
+        "--preset",
+        choices=list(SEVLMConfig.presets),
+        help="settings to start from: %(choices)s (default: mini for synthetic paintings; real ones need one)",
+    ),
     option("--gpt2", default="auto", metavar="NAME", help="decoder that all runs start from, as in `sevlm train`"),
     option("--seeds", type=int, default=5, metavar="N", help="runs per arm"),
     option("--workers", type=int, default=1, metavar="N", help="runs at the same time"),
@@ -741,7 +765,7 @@ def _ablate(args):
 
     if args.grid not in GRIDS:
         raise ConfigError(f"unknown grid {args.grid!r}. {did_you_mean(args.grid, GRIDS)}")
-    config, settings = _settings_of(args.preset, args.set)
+    config, settings = _settings_of(args.preset or preset_for(args.data), args.set)
     arms, out = GRIDS[args.grid], check_writable(args.out)
     print_result(f"{len(arms)} arms x {args.seeds} seeds = {len(arms) * args.seeds} runs in {out}: {', '.join(arms)}")
     rows = run_grid(
@@ -820,9 +844,9 @@ RESUMABLE = ("epochs", "patience", "device", "budget", "accumulate", "checkpoint
     option("--out", required=True, metavar="DIR", help="folder of the run: checkpoints, state, history"),
     option(
         "--preset",
-        default="mini",
         choices=list({**SEVLMConfig.presets, **TrainConfig.presets}),
-        help="settings to start from: %(choices)s; rtx2080ti is the paper's run, corrected, on 11 GB",
+        help="settings to start from: %(choices)s; rtx2080ti is the paper's run, corrected, on 11 GB (default: mini "
+        "for synthetic paintings; real ones need one)",
     ),
     option(
         "--budget",
@@ -875,7 +899,7 @@ def _train(args):
     from sevlm.training.run import start_run
 
     budget = {"budget": parse_bytes(args.budget) / 1e9} if args.budget else {}
-    config, settings = _settings_of(args.preset, args.set, **budget)
+    config, settings = _settings_of(args.preset or preset_for(args.data), args.set, **budget)
     learner = start_run(
         args.data,
         args.out,

@@ -23,6 +23,7 @@ import sevlm
 from sevlm.cli import main
 from sevlm.config import EMOTIONS, SEVLMConfig
 from sevlm.data.features import digest_file
+from sevlm.errors import DataError
 from sevlm.synthetic.dataset import make_mini
 from sevlm.training.inputs import load_training_data
 
@@ -658,6 +659,26 @@ def test_the_card_has_a_preset(base, tmp_path, sevlm_):
         "device=cpu",
     )
     assert code == 2 and "patches" in err  # the corrected model's sizes, of which this tower is not
+
+
+def test_the_preset_is_chosen_by_the_data(base, tmp_path, sevlm_):
+    "Synthetic paintings get the small model, and it is told; for real ones a preset has to be named."
+    from sevlm.cli import preset_for
+
+    assert preset_for(base.data) == "mini"
+    with pytest.raises(DataError):
+        preset_for(tmp_path / "nowhere")
+    code, _, err = sevlm_("train", base.data, "--out", tmp_path / "run", "--set", *base.fast, "patches=63", "--quiet")
+    assert code == 2 and "preset: mini" in err and "patches = 63" in err
+    shutil.copytree(base.data, real := tmp_path / "real", ignore=shutil.ignore_patterns("mini_truth.csv"))
+    for command in ("train", "ablate"):
+        code, _, err = sevlm_(command, real, "--out", tmp_path / "run", "--quiet")
+        assert code == 2 and all(name in err for name in ("--preset", "corrected", "rtx2080ti", "paper", "baseline")), (
+            err
+        )
+        code, _, err = sevlm_(command, real, "--out", tmp_path / "run", "--preset", "mini", "--set", "patches=63")
+        assert code == 2 and "patches = 63" in err and "preset:" not in err
+    assert not (tmp_path / "run").exists()
 
 
 def kept_options(folder):

@@ -55,6 +55,7 @@ def test_a_command_names_the_extra_it_needs(line, package, extra, tmp_path):
     [
         ("from sevlm.metrics.captions import bleu_scores; bleu_scores({'a': 'x'}, {'a': ['x']})", "metrics"),
         ("from sevlm.models.vision import create_clip; create_clip('ViT-B-32')", "clip"),
+        ("from sevlm.metrics.emotions import confusion; confusion(['awe'], ['awe'])", "metrics"),
         ("import sevlm.artemis.protocol", "prepare"),
         ("from sevlm.models.sampling import *; make_process(Generation(sample=True, top_p=0.9))", "sampling"),
         ("import sevlm.studies.compare", "metrics"),

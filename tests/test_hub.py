@@ -1,10 +1,16 @@
 """Without a network and with an empty cache, everything that is fetched fails fast and says what to bring."""
 
+import os
+import re
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
 import pytest
 
 from sevlm.config import SEVLMConfig
 from sevlm.errors import CheckpointError
-from sevlm.models import hub
 from sevlm.models.decoder import Decoder, load_gpt2
 from sevlm.models.vision import ImageEncoder, load_tower
 from sevlm.training.inputs import tokenizer_of
@@ -14,7 +20,7 @@ from sevlm.training.inputs import tokenizer_of
 def nowhere(monkeypatch, tmp_path):
     from huggingface_hub import constants
 
-    monkeypatch.setattr(hub, "reachable", lambda *_: False)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
 
 
@@ -67,13 +73,76 @@ def test_a_tower_from_a_whole_clip(tmp_path):
         load_tower(ImageEncoder(SEVLMConfig.preset("tiny")), str(tmp_path / "cut.safetensors"))
 
 
-def test_a_mirror_is_asked(monkeypatch):
-    from huggingface_hub import constants
+class Hub(BaseHTTPRequestHandler):
+    "A hub with one file in every repository, also as a proxy before any address; keeps what it was asked."
 
-    for endpoint, address in (
-        ("https://huggingface.co", ("huggingface.co", 443)),
-        ("http://127.0.0.1:8081", ("127.0.0.1", 8081)),
-        ("http://mirror.example", ("mirror.example", 80)),
-    ):
-        monkeypatch.setattr(constants, "ENDPOINT", endpoint)
-        assert hub.hub_address() == address
+    def do_HEAD(self):
+        self.server.asked.append(f"{self.command} {self.path}")
+        self.send_response(200)
+        for name, value in {"X-Repo-Commit": "c" * 40, "ETag": '"e"', "Content-Length": "5"}.items():
+            self.send_header(name, value)
+        self.end_headers()
+
+    def do_GET(self):
+        self.do_HEAD()
+        self.wfile.write(b"hello")
+
+    def do_CONNECT(self):
+        self.server.asked.append(f"CONNECT {self.path}")
+        self.send_error(502)
+
+    def log_message(self, *what):
+        pass
+
+
+class Silent(Hub):
+    "Takes a request and closes the connection without an answer."
+
+    def do_HEAD(self):
+        self.server.asked.append(f"{self.command} {self.path}")
+        self.close_connection = True
+
+
+def fetch_from(handler, tmp_path, **env):
+    "What `fetch` gives in a process of its own, whose variables may name a server of ours; what the server was asked."
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        server.asked = []
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        here = f"http://127.0.0.1:{server.server_port}"
+        code = (
+            "from pathlib import Path; from huggingface_hub import hf_hub_download; from sevlm.models.hub import fetch;"
+            "print(Path(fetch(lambda: hf_hub_download('a/b', 'f.txt'), 'the file', 'bring it.')).read_text())"
+        )
+        plain = {k: v for k, v in os.environ.items() if not re.search("proxy|^HF_", k, re.I)}
+        given = {k: v.format(here=here) for k, v in env.items()}
+        given = {"HF_HOME": str(tmp_path), "HF_HUB_DISABLE_XET": "1", **given}
+        ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**plain, **given})
+        server.shutdown()
+    return ran, server.asked
+
+
+def test_a_mirror_then_the_cache(tmp_path):
+    ran, asked = fetch_from(Hub, tmp_path, HF_ENDPOINT="{here}")
+    assert ran.stdout == "hello\n", ran.stderr
+    assert any(line.startswith("GET /a/b/resolve/main/f.txt") for line in asked)
+    for dead in (dict(HF_ENDPOINT="http://127.0.0.1:9"), dict(HF_ENDPOINT="{here}", HF_HUB_OFFLINE="1")):
+        ran, asked = fetch_from(Hub, tmp_path, **dead)
+        assert ran.stdout == "hello\n" and not asked, ran.stderr
+
+
+def test_a_proxy(tmp_path):
+    "The address has no host of its own: only the proxy that the environment names can have given the file."
+    ran, asked = fetch_from(Hub, tmp_path, HF_ENDPOINT="http://hub.invalid", HTTP_PROXY="{here}")
+    assert ran.stdout == "hello\n", ran.stderr
+    assert any(line.startswith("GET http://hub.invalid/a/b/resolve/main/f.txt") for line in asked)
+
+
+def test_a_proxy_that_reaches_nothing(tmp_path):
+    ran, asked = fetch_from(Hub, tmp_path, HF_ENDPOINT="https://hub.invalid", HTTPS_PROXY="{here}")
+    assert asked == ["CONNECT hub.invalid:443"], "asked once, and not again by each file"
+    assert ran.returncode == 1 and "could not get the file" in ran.stderr and "bring it." in ran.stderr
+
+
+def test_a_dead_hub_is_asked_once(tmp_path):
+    ran, asked = fetch_from(Silent, tmp_path, HF_ENDPOINT="{here}")
+    assert len(asked) == 1 and "could not get the file" in ran.stderr and str(tmp_path) in ran.stderr

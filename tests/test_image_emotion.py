@@ -1,6 +1,7 @@
 """The image-to-emotion baseline: what learns, what is lost, what counts, and what is refused."""
 
 import math
+from urllib.error import URLError
 
 import numpy as np
 import pytest
@@ -209,7 +210,11 @@ def test_imagenet_weights(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="resnet34"):
         ie.load_imagenet(ie.ImageEmotion(MINI), tmp_path / "resnet34.pth")
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
-    monkeypatch.setattr(ie, "reachable", lambda *_: False)
+
+    def nobody(request, timeout):
+        raise URLError("no route to host")
+
+    monkeypatch.setattr(ie, "urlopen", nobody)
     with pytest.raises(
         CheckpointError,
         match=r"Fetch https://download\.pytorch\.org/models/resnet34-\w+\.pth .*put it at .*checkpoints",

@@ -520,21 +520,31 @@ def test_unknown_rule():
         M.emotion_accuracy(["awe"], votes({"awe": 1}), "majority")
 
 
-def test_confusion_against_sklearn():
-    from sklearn.metrics import confusion_matrix, f1_score, recall_score
+@pytest.mark.parametrize("seed", range(20))
+def test_confusion_recalls_and_f1_by_their_definitions(seed):
+    "With emotions that are never true, never named, or neither, and answers that are none."
+    from sklearn.metrics import f1_score
 
-    rng = np.random.default_rng(3)
-    truth = rng.choice(EMOTIONS[:7], 200).tolist()
-    said = rng.choice([*EMOTIONS[:7], "joy"], 200).tolist()
-    counts = M.confusion(said, truth)
-    assert (counts[:, :9] == confusion_matrix(truth, said, labels=EMOTIONS + ("joy",))[:9, :9]).all()
-    assert counts[:, M.UNNAMED].sum() == said.count("joy") and counts.sum() == 200
-    assert M.macro_f1(counts) == pytest.approx(f1_score(truth, said, labels=EMOTIONS[:7], average="macro"))
-    got = M.recalls(counts)
-    assert [got[e] for e in EMOTIONS[:7]] == pytest.approx(
-        recall_score(truth, said, labels=EMOTIONS[:7], average=None).tolist()
-    )
-    assert got["sadness"] is None and got["something else"] is None
+    rng = np.random.default_rng(seed)
+    n, answers = int(rng.integers(1, 60)), np.array([*EMOTIONS, "joy", "", "unnamed"])
+    truth = rng.choice(EMOTIONS[: rng.integers(1, 10)], n).tolist()
+    said = rng.choice(answers[rng.permutation(12)[: rng.integers(1, 12)]], n).tolist()
+    pairs = list(zip(truth, said))
+    counts, recalled = M.confusion(said, truth), M.recalls(M.confusion(said, truth))
+    assert counts.shape == (9, 10) and counts.sum() == n and np.issubdtype(counts.dtype, np.integer)
+    scores = []
+    for i, e in enumerate(EMOTIONS):
+        assert counts[i].tolist() == [
+            *(pairs.count((e, other)) for other in EMOTIONS),
+            sum(t == e and p not in EMOTIONS for t, p in pairs),
+        ]
+        right, true, named = pairs.count((e, e)), truth.count(e), said.count(e)
+        assert recalled[e] == (pytest.approx(right / true) if true else None)
+        scores += [2 * right / (true + named)] if true + named else []
+    assert M.macro_f1(counts) == pytest.approx(np.mean(scores))
+    met = [e for e in EMOTIONS if e in truth + said]
+    assert M.macro_f1(counts) == pytest.approx(f1_score(truth, said, labels=met, average="macro", zero_division=0))
+    assert M.macro_f1(np.stack([counts, counts])).tolist() == [M.macro_f1(counts)] * 2
 
 
 def test_plot_takes_and_returns_axes():

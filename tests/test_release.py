@@ -296,7 +296,7 @@ def test_a_file_damaged_on_the_way(place, hub):
 def test_without_a_network_the_message_says_what_to_bring(monkeypatch, tmp_path):
     from huggingface_hub import constants
 
-    monkeypatch.setattr(sevlm.models.hub, "reachable", lambda *_: False)
+    monkeypatch.setattr(sevlm.models.hub, "hub_answers", lambda: False)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(
         CheckpointError,

@@ -47,7 +47,7 @@ from ..data.paintings import Painting, Report, find_image
 from ..errors import DataError, did_you_mean
 from ..metrics.emotions import majority_ids
 from ..utils import check_writable, write_atomic
-from .pickles import read_untrusted, to_dataframe
+from .pickles import read_untrusted, to_dataframe, type_name
 from .protocol import Vocabulary, tokens_of
 
 # %% ../../nbs/artemis/records.ipynb #862a4cfc
@@ -441,8 +441,10 @@ GROUPED_COLUMNS = (*KEY_COLUMNS, "emotion", "references_pre_vocab", "references"
 def _check_groups(path: str | Path, parts: object) -> dict[str, pd.DataFrame]:
     "Tables of grouped references, every row of which is checked."
     if not isinstance(parts, dict) or not parts or not set(parts) <= {*PARTS, "rest"}:
+        keys = ", ".join(k for k in parts if isinstance(k, str))[:80] if isinstance(parts, dict) else ""
         raise DataError(
-            f"{path}: found {str(parts)[:80]}; expected a dictionary from {', '.join(PARTS)} and rest to tables."
+            f"{path}: found a {type_name(parts)} {keys}; expected a dictionary from {', '.join(PARTS)} and rest to "
+            "tables."
         )
     for part, table in parts.items():
         for style, name, emotions, spelled, texts in zip(*_columns(table, *GROUPED_COLUMNS)):

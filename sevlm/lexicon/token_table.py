@@ -234,14 +234,14 @@ def cached_table(
     tokenizer: Any,
     lexicon: Lexicon,
     lookup: str = "word",  # as `vad_table` takes them
-    folder: Path | None = None,  # where tables are kept; None: in `cache_folder()`
+    folder: str | Path | None = None,  # where tables are kept; None: in `cache_folder()`
 ) -> VADTable:
     "`vad_table`, made once; a damaged file is made anew and told."
     about = json.dumps(
         [TABLES, lookup, version("lemminflect"), tokenizer.backend_tokenizer.to_str(), list(lexicon)]
     ).encode()
     name = hashlib.sha256(about + np.stack([lexicon[w] for w in lexicon]).tobytes()).hexdigest()[:32]
-    file = (cache_folder() / "tables" if folder is None else folder) / f"{name}.safetensors"
+    file = (cache_folder() / "tables" if folder is None else Path(folder)) / f"{name}.safetensors"
     if file.is_file():
         try:
             return VADTable.load(file)

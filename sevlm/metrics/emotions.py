@@ -36,7 +36,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..config import EMOTIONS
-from ..errors import ConfigError, DataError
+from ..errors import ConfigError, DataError, require
 from .bootstrap import Measure, bootstrap, mean_of, wilson
 
 if TYPE_CHECKING:
@@ -142,23 +142,33 @@ def confusion(
             f"Not an emotion in the truth: {', '.join(odd)}. Expected one of {', '.join(EMOTIONS)}; "
             "leave out the paintings without a majority emotion."
         )
-    counts = np.zeros((len(EMOTIONS), len(EMOTIONS) + 1), dtype=int)
-    for p, t in zip(predicted, truth):
-        counts[EMOTIONS.index(t), EMOTIONS.index(p) if p in EMOTIONS else UNNAMED] += 1
-    return counts
+    require("sklearn", "metrics")
+    from sklearn.metrics import confusion_matrix
+
+    answers = [p if p in EMOTIONS else "unnamed" for p in predicted]
+    return confusion_matrix(truth, answers, labels=[*EMOTIONS, "unnamed"])[:UNNAMED]
 
 
 def recalls(
     counts: np.ndarray,  # [9, 10] from `confusion`
 ) -> dict[str, float | None]:  # emotion -> recall, None for an emotion that is never true
     "For each emotion, the share of its paintings that were named rightly."
-    return {e: float(row[i] / row.sum()) if row.sum() else None for i, (e, row) in enumerate(zip(EMOTIONS, counts))}
+    require("sklearn", "metrics")
+    from sklearn.metrics import recall_score
+
+    truth, answers = np.indices(counts.shape).reshape(2, -1)  # of each cell, which stands for as many paintings
+    each = recall_score(
+        truth, answers, labels=range(UNNAMED), average=None, sample_weight=counts.ravel(), zero_division=np.nan
+    )
+    return {e: None if np.isnan(r) else float(r) for e, r in zip(EMOTIONS, each)}
 
 
 def macro_f1(
     counts: np.ndarray,  # [.., 9, 10] from `confusion`
 ) -> np.ndarray:  # [..]
-    "Mean F1 over the emotions that occur in truth or prediction."
+    """Mean F1 over the emotions that occur in truth or prediction.
+
+    Of any number of matrices at once, which scikit-learn's `f1_score` cannot do: an interval asks for a thousand."""
     both = counts.sum(-1) + counts[..., :UNNAMED].sum(-2)  # 2 tp + fp + fn
     f1 = 2 * np.diagonal(counts, axis1=-2, axis2=-1) / np.maximum(both, 1)
     return f1.sum(-1) / (both > 0).sum(-1)

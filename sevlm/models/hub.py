@@ -6,9 +6,9 @@ put it."""
 
 # %% auto #0
 __all__ = [
+    "MOST_CLASSES",
     "WEIGHTS",
-    "hub_address",
-    "reachable",
+    "hub_answers",
     "offline_unless_reachable",
     "fetch",
     "read_pickle",
@@ -24,51 +24,40 @@ import hashlib
 import json
 import pickle
 import re
-import socket
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
+from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from ..errors import CheckpointError
 
 
 # %% ../../nbs/library/hub.ipynb #4803d8ff
-def hub_address() -> tuple[str, int]:  # host and port
-    "Where the hub's library would look."
-    from huggingface_hub import constants
+def hub_answers() -> bool:
+    "Whether the hub's own client gets an answer to one request, by its own settings (address, proxy, patience)."
+    from huggingface_hub import constants, get_session
 
-    parts = urlsplit(constants.ENDPOINT)
-    return parts.hostname or "", parts.port or (80 if parts.scheme == "http" else 443)
-
-
-def reachable(
-    address: tuple[str, int],  # host and port
-    patience: float = 5.0,  # seconds
-) -> bool:
-    "Can a connection to this host be opened?"
     try:
-        socket.create_connection(address, timeout=patience).close()
-    except OSError:
+        get_session().head(constants.ENDPOINT, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+    except Exception:  # of its HTTP library, or because offline mode is set
         return False
     return True
 
 
 # %% ../../nbs/library/hub.ipynb #e792a352
 @contextmanager
-def offline_unless_reachable(
-    address: tuple[str, int] | None = None,  # host and port; None: the hub's
-) -> Iterator[None]:
-    "Inside the block the hub's library uses only its cache, if the hub cannot be reached."
+def offline_unless_reachable() -> Iterator[None]:
+    "Inside the block the hub's library uses only its cache, if the hub does not answer."
     from huggingface_hub import constants
 
     before = constants.HF_HUB_OFFLINE
-    constants.HF_HUB_OFFLINE = before or not reachable(address or hub_address())
+    constants.HF_HUB_OFFLINE = before or not hub_answers()
     try:
         yield
     finally:
@@ -89,35 +78,43 @@ def fetch(
             return load()
     except Exception as e:  # the libraries raise many kinds; all mean that it is not to be had
         raise CheckpointError(
-            f"could not get {what}: it is not in the cache {constants.HF_HOME}, and fetching it failed "
-            f"({type(e).__name__}). With a network it is downloaded on first use. Without one: {instead}"
+            f"could not get {what}: it is not in the cache {constants.HF_HOME}, and fetching it from "
+            f"{constants.ENDPOINT} failed ({type(e).__name__}). With a network it is downloaded on first use, "
+            f"by way of HTTPS_PROXY if that is set. Without one: {instead}"
         ) from e
 
 
 # %% ../../nbs/library/hub.ipynb #504e3042
+MOST_CLASSES = 1_000  # different classes that a file may ask stand-ins for
+
+
 def read_pickle(
     path: str | Path,  # as `torch.save` wrote it
+    stand_in: Callable[[str], type] | None = None,  # gives a harmless class for 'module.name'; None: no classes
 ) -> Any:  # tensors, numbers, texts and containers of these
     """A PyTorch file read without running anything in it; `CheckpointError` names what it wanted to run, or says
     that it is damaged."""
     if not Path(path).is_file():
         raise CheckpointError(f"no file at {path}; expected one written by torch.save.")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as e:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as z:
+                if any(i.compress_type != zipfile.ZIP_STORED for i in z.infolist()):
+                    raise RuntimeError("compressed, which torch.save does not do: it could grow without bounds")
+        names = get_unsafe_globals_in_checkpoint(path)[:MOST_CLASSES] if stand_in else []
+        with safe_globals([(stand_in(name), name) for name in names]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as e:  # a damaged file can end in nearly any class
         wanted = re.search(r"GLOBAL (\S+)|(?:class|function) ([\w.]+)", str(e))
-        if wanted is None:
+        if isinstance(e, pickle.UnpicklingError) and wanted:
             raise CheckpointError(
-                f"{path} is not a readable PyTorch file; it may be cut off or of another kind. Copy it again."
+                f"{path} is a pickle that asks for {wanted[1] or wanted[2]!r}, which is code; it was not run. Expected "
+                "tensors and plain values only: get the file from a source you trust, or ask its author for "
+                "safetensors."
             ) from e
         raise CheckpointError(
-            f"{path} is a pickle that asks for {wanted[1] or wanted[2]!r}, which is code; it was not run. Expected "
-            "tensors and plain values only: "
-            "get the file from a source you trust, or ask its author for safetensors."
-        ) from e
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as e:
-        raise CheckpointError(
-            f"{path} is not a readable PyTorch file ({type(e).__name__}); it may be cut off. Copy it again."
+            f"{path} is not a readable PyTorch file ({type(e).__name__}); it may be cut off or of another kind. "
+            "Copy it again."
         ) from e
 
 

@@ -5,6 +5,7 @@ votes."""
 
 # %% auto #0
 __all__ = [
+    "PATIENCE",
     "ImageEmotionConfig",
     "ImageEmotion",
     "load_imagenet",
@@ -22,6 +23,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
+from urllib.request import Request, urlopen
 
 import numpy as np
 import torch
@@ -34,7 +36,7 @@ from ..data.paintings import Painting, check_images
 from ..errors import CheckpointError, ConfigError, DataError, require
 from ..images import open_image
 from ..metrics.emotions import majority_ids
-from ..models.hub import check_tensors, reachable, read_json, read_tensors
+from ..models.hub import check_tensors, read_json, read_tensors
 from ..models.vision import ImageEncoder, image_stats, load_tower
 from ..training.classifier import Trained, checksum, fit_classifier, save_weights
 from ..training.small_runs import Pair, ShuffledBatches, seeded
@@ -175,10 +177,12 @@ class ImageEmotion(nn.Module):
 
 
 # %% ../../nbs/studies/image_emotion.ipynb #e17e781b
+PATIENCE = 10  # seconds until a host that does not answer counts as unreachable
+
+
 def _download(url: str, target: Path) -> None:
     try:
-        if not reachable((url.split("/")[2], 443)):
-            raise OSError("the host cannot be reached")
+        urlopen(Request(url, method="HEAD"), timeout=PATIENCE).close()  # the download itself would wait for minutes
         with write_atomic(target) as tmp:
             torch.hub.download_url_to_file(url, str(tmp), hash_prefix=target.stem.split("-")[-1])
     except (OSError, RuntimeError) as e:

@@ -37,7 +37,6 @@ from sevlm.artemis.pickles import (
     module_tensors,
     read_untrusted,
     read_untrusted_torch,
-    to_plain,
     type_name,
 )
 
@@ -394,14 +393,12 @@ def _numbered_words(value: Any) -> list[str] | None:
     """The words that a dictionary numbers from 0 without a gap, in their order.
 
     None if it holds no <pad>, [] if the numbers are others."""
-    try:
-        value, pad = to_plain(value), Vocabulary.specials[PAD]
-    except DataError:
-        return None  # an attribute of another kind
+    pad = Vocabulary.specials[PAD]
     if not isinstance(value, dict) or pad not in [*value, *(v for v in value.values() if isinstance(v, str))]:
         return None
     words = {n: w for w, n in value.items()} if pad in value and set(map(type, value.values())) == {int} else value
-    return [words[n] for n in range(len(value))] if set(words) == set(range(len(value))) else []
+    known = set(words) == set(range(len(value))) and all(isinstance(w, str) for w in words.values())
+    return [words[n] for n in range(len(value))] if known else []
 
 
 def read_vocabulary(path: str | Path) -> Vocabulary:
@@ -416,11 +413,12 @@ def read_vocabulary(path: str | Path) -> Vocabulary:
             f"{path} holds {type_name(found)!r}; expected an object with attributes, as in the vocabulary.pkl of "
             '"optas/artemis", or a vocabulary.json.'
         )
-    lists = {k: words for k, v in found.state.items() if (words := _numbered_words(v)) is not None}
+    attributes = {k: v for k, v in found.state.items() if isinstance(k, str)}
+    lists = {k: words for k, v in attributes.items() if (words := _numbered_words(v)) is not None}
     words = next(iter(lists.values()), [])
     if not words or any(w != words for w in lists.values()):
         kinds = {k: f", {len(w)} words" if w else ", its numbers not 0, 1, ..." for k, w in lists.items()}
-        seen = ", ".join(f"{k} ({type_name(v)}{kinds.get(k, '')})" for k, v in found.state.items())
+        seen = ", ".join(f"{k} ({type_name(v)}{kinds.get(k, '')})" for k, v in attributes.items())
         raise DataError(
             f"{path} holds {type_name(found)!r} with {seen or 'no attributes'}; expected dictionaries between words, "
             "<pad> among them, and their numbers from 0 without a gap, all the same. Give the vocabulary.pkl the "
