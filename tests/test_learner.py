@@ -30,6 +30,7 @@ from sevlm.training.learner import (
     ProgressCB,
     RecorderCB,
     SampleCB,
+    TrackCB,
     ValidateCB,
     evaluating,
     linear_schedule,
@@ -593,6 +594,30 @@ def test_schedule_and_random_state():
         with evaluating(toy):
             raise ValueError
     assert toy.training
+
+
+def test_a_tracker_gets_every_number(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    track = TrackCB(["tensorboard"], tmp_path, dict(lr=1e-2, name="toy"))
+    recorder, scores = RecorderCB(), iter([0.5, 0.75, 1.0])
+    learner = make(track, recorder, ValidateCB(lambda model: dict(score=next(scores)))).fit(3)
+    events = EventAccumulator(str(next(tmp_path.rglob("events.out.tfevents.*")).parent))
+    events.Reload()
+    assert {"train/lm", "train/total", "validation/score"} <= set(events.Tags()["scalars"])
+    written = [(e.step, e.value) for e in events.Scalars("train/lm")]
+    assert [step for step, _ in written] == list(range(1, 16))
+    assert np.allclose([x for _, x in written], recorder.frame().lm)
+    assert [(e.step, e.value) for e in events.Scalars("validation/score")] == [(5, 0.5), (10, 0.75), (15, 1.0)]
+    assert learner.fit(3).step == 15  # begun again, nothing to do
+
+
+@pytest.mark.parametrize(
+    "name, said", [("tensorbord", "Did you mean 'tensorboard'"), ("dvclive", "pip install dvclive")]
+)
+def test_a_tracker_that_is_not_there_is_refused(tmp_path, name, said):
+    with pytest.raises(ConfigError, match=said):
+        TrackCB([name], tmp_path, {})
 
 
 def test_a_misspelt_event_is_refused():
