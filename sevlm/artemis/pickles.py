@@ -58,7 +58,8 @@ class UntrustedObject:
 
 def placeholder(name: str) -> type[UntrustedObject]:  # name: 'module.name'
     "What stands for a name that a pickle asks for."
-    return type("UntrustedObject", (UntrustedObject,), {"what": name})
+    module, _, last = name.rpartition(".")
+    return type(last, (UntrustedObject,), {"what": name, "__module__": module, "__qualname__": last})
 
 
 def type_name(x: object) -> str:

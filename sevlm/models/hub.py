@@ -90,7 +90,7 @@ MOST_CLASSES = 1_000  # different classes that a file may ask stand-ins for
 
 def read_pickle(
     path: str | Path,  # as `torch.save` wrote it
-    stand_in: Callable[[str], type] | None = None,  # gives a harmless class for 'module.name'; None: no classes
+    stand_in: Callable[[str], type] | None = None,  # gives a harmless class of this 'module.name'; None: no classes
 ) -> Any:  # tensors, numbers, texts and containers of these
     """A PyTorch file read without running anything in it; `CheckpointError` names what it wanted to run, or says
     that it is damaged."""
@@ -101,8 +101,8 @@ def read_pickle(
             with zipfile.ZipFile(path) as z:
                 if any(i.compress_type != zipfile.ZIP_STORED for i in z.infolist()):
                     raise RuntimeError("compressed, which torch.save does not do: it could grow without bounds")
-        names = get_unsafe_globals_in_checkpoint(path)[:MOST_CLASSES] if stand_in else []
-        with safe_globals([(stand_in(name), name) for name in names]):
+        allowed = map(stand_in, get_unsafe_globals_in_checkpoint(path)[:MOST_CLASSES]) if stand_in else ()
+        with safe_globals(list(allowed)):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as e:  # a damaged file can end in nearly any class
         wanted = re.search(r"GLOBAL (\S+)|(?:class|function) ([\w.]+)", str(e))
