@@ -248,6 +248,12 @@ class ImageEncoder(nn.Module):
         img: torch.Tensor,  # [B, 3, h, w], as `preprocess` makes it
     ) -> tuple[torch.Tensor, torch.Tensor]:  # grid [B, P, D], cls [B, D]
         "Patch tokens and class token after the final norm; a tower without class token gives the mean patch."
+        if img.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+            # weights converted once per call; under autocast, attention copies its own for every picture
+            half = torch.get_autocast_dtype("cpu")
+            weights = {name: weight.to(half) for name, weight in self.named_parameters()}
+            with torch.autocast("cpu", enabled=False):
+                return torch.func.functional_call(self, weights, img.to(half))
         if isinstance(self.visual, VisionTransformer):
             tokens = self.visual.tokens(img)
             return self._pooled(tokens[:, 1:].contiguous()), tokens[:, 0]
