@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from sevlm.errors import CheckpointError, ConfigError, SevlmError
-from sevlm.training.distributed import Processes, defer_interrupts, rng_state, set_rng_state
+from sevlm.training.distributed import Processes, defer_interrupts, resolve_precision, rng_state, set_rng_state
 from sevlm.training.learner import (
     CB,
     EVENTS,
@@ -501,7 +501,7 @@ def test_a_loss_that_is_no_number_stops_in_half_precision(precision):
 
 
 def test_precision_is_checked_and_chosen():
-    assert make(precision="auto").precision == "float32"
+    assert make(precision="auto").precision == resolve_precision("auto", "cpu")
     with pytest.raises(ConfigError, match="Did you mean 'float16'"):
         make(precision="float61")
 

@@ -27,6 +27,7 @@ from sevlm.lexicon.lexicon import Lexicon
 from sevlm.lexicon.token_table import vad_table
 from sevlm.models.sevlm import SEVLM
 from sevlm.models.tokenizer import train_bpe
+from sevlm.training import distributed
 from sevlm.training.distributed import (
     Processes,
     defer_interrupts,
@@ -484,10 +485,10 @@ def test_another_precision_may_follow():
 def test_auto_asks_what_the_card_has(monkeypatch, has, chosen):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or has)
     assert resolve_precision("auto", "cuda") == resolve_precision("auto", torch.device("cuda:0")) == chosen
-    assert (
-        resolve_precision("auto", "cpu") == resolve_precision("auto", "mps") == "float32"
-        and resolve_precision("bfloat16", "cuda") == "bfloat16"
-    )
+    for units, on_cpu in ((False, "float32"), (True, "bfloat16")):
+        monkeypatch.setattr(distributed, "bfloat16_units", lambda: units)
+        assert resolve_precision("auto", "cpu") == on_cpu and resolve_precision("auto", "mps") == "float32"
+    assert resolve_precision("bfloat16", "cuda") == "bfloat16"
 
 
 def test_precision_asked_for():

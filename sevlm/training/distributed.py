@@ -31,6 +31,7 @@ from tqdm.auto import tqdm
 
 from ..config import TrainConfig
 from ..errors import ConfigError, SevlmError, did_you_mean
+from ..processor import bfloat16_units
 from ..utils import resolve_device, seed_everything
 
 if TYPE_CHECKING:
@@ -123,9 +124,10 @@ def resolve_precision(
         return requested
     if name != "auto":
         return name
-    if torch.device(device).type != "cuda":
-        return "float32"
-    return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
+    kind = torch.device(device).type
+    if kind == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
+    return "bfloat16" if kind == "cpu" and bfloat16_units() else "float32"
 
 
 # %% ../../nbs/library/distributed.ipynb #7621b758

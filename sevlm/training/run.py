@@ -72,6 +72,7 @@ from ..data.features import Features
 from ..errors import ConfigError
 from ..images import open_image
 from ..models.sevlm import SEVLM, trainable
+from ..processor import check_causal
 from .distributed import Processes, resolve_precision, start_processes
 from .memory import Fit, fit_step, measure_step, worst_batch
 from .validation import make_validation
@@ -234,6 +235,8 @@ def _build_learner(
     model = start_model(config, data.tokenizer, gpt2).to(processes.device)
     wanted = previous.get("precision", "auto") if settings.precision == "auto" else settings.precision
     precision = resolve_precision(wanted, processes.device, processes.requested)
+    if precision != "float32":
+        check_causal(processes.device, getattr(torch, precision))
     how = settings.replace(precision=precision)
     batches, why = make_batches(model, data, how, processes, features, dtype, memory, progress)
     if settings.compile:
