@@ -238,6 +238,7 @@ def test_what_is_not_understood_is_named(tmp_path):
         (np.zeros((2, 2, 2)), "_reconstruct"),
         (pd.array([1, None], dtype="Int64"), "IntegerArray"),
         (len, "the name builtins.len"),
+        (collections.OrderedDict, "the name _Dict"),
     ):
         found = read_untrusted(put(tmp_path / "a.pkl", thing))[0]
         assert name in type_name(found)
@@ -489,8 +490,10 @@ def test_what_is_no_torch_file(tmp_path, net):
     (tmp_path / "c.pt").write_bytes(whole[:-3])
     with pytest.raises(CheckpointError, match="cut off"):
         read_untrusted_torch(tmp_path / "c.pt")
-    with pytest.raises(CheckpointError, match="no tensors"):
-        module_tensors({"a": 1})
+    torch.save(collections.OrderedDict, tmp_path / "f.pt")  # a class that PyTorch allows, and no object of it
+    for thing, name in (({"a": 1}, "dict"), (read_untrusted_torch(tmp_path / "f.pt"), "the name OrderedDict")):
+        with pytest.raises(CheckpointError, match=f"'{name}'.*no tensors"):
+            module_tensors(thing)
     torch.save({"w": torch.ones(2, 2).to_sparse()}, tmp_path / "d.pt")
     many = {"w": torch.ones(1).expand(2**40)}  # four bytes that say they are four terabytes
     torch.save(many, tmp_path / "e.pt")

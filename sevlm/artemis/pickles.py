@@ -64,7 +64,9 @@ def placeholder(name: str) -> type[UntrustedObject]:  # name: 'module.name'
 
 def type_name(x: object) -> str:
     "'module.name' of a placeholder; 'the name ...' where that was asked for but not called; else the type's name."
-    return f"the name {x.what}" if isinstance(x, type) else getattr(x, "what", type(x).__name__)
+    kind = x if isinstance(x, type) else type(x)
+    name = kind.what if issubclass(kind, UntrustedObject) else kind.__name__
+    return f"the name {name}" if isinstance(x, type) else name
 
 
 class _Dict(dict):
