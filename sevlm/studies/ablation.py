@@ -61,6 +61,7 @@ CORRECTIONS = {
     "picture": ["image_stats", "resize"],
     "lookup": ["lookup"],
     "stable_contrast": ["stable_contrast"],
+    "group_by_length": ["group_by_length"],
 }  # arm -> the switches set back to the released code's
 IDEAS = {"fusion": "fusion", "vad_head": "VAD head", "contrast": "contrast"}  # idea -> its name in an arm
 
