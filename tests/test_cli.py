@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from itertools import takewhile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,13 +15,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import sevlm
 from sevlm.cli import main
 from sevlm.config import EMOTIONS, SEVLMConfig
-from sevlm.data.features import digest_file
+from sevlm.data.features import RECORD, digest_file
 from sevlm.errors import DataError
 from sevlm.synthetic.dataset import make_mini
 from sevlm.training.inputs import load_training_data
@@ -685,19 +683,18 @@ def kept_options(folder):
     return ["--features", folder, "--features-dtype", "float32", "--quiet"]
 
 
-def shards_of(folder):
-    return [p for p in folder.rglob("[!.]*.safetensors") if p.parent.name != "damaged"]
+def files_of(folder):
+    return list(folder.rglob("rows.bin"))
 
 
 def weights_of(run):
     return load_file(run / "last" / "model.safetensors")
 
 
-def told_of(part, out):
-    "The lines about the kept patch tokens of a part: how many, and below it, indented, each damaged file."
-    lines = out.splitlines()
-    (at,) = (n for n, line in enumerate(lines) if line.startswith(f"{part} part: features "))
-    return [lines[at], *takewhile(lambda line: line.startswith("  ") and " pictures lost: " in line, lines[at + 1 :])]
+def line_of(part, out):
+    "The line about the kept patch tokens of a part."
+    (line,) = (line for line in out.splitlines() if line.startswith(f"{part} part: features "))
+    return line
 
 
 @pytest.fixture(scope="module")
@@ -710,40 +707,32 @@ def kept_run(base, tmp_path_factory):
 
 
 def test_patch_tokens_are_kept_and_found_again(base, kept_run, tmp_path, sevlm_):
-    written = lambda: {p: p.stat().st_mtime_ns for p in shards_of(kept_run.features)}
+    written = lambda: {p: p.stat().st_mtime_ns for p in files_of(kept_run.features)}
     before, keep = written(), kept_options(kept_run.features)
     code, out, err = sevlm_("train", base.data, "--out", tmp_path / "run", "--set", *base.fast, *keep)
     assert code == 0 and before and written() == before  # read, not made
     for part in ("training", "validation"):
-        (line,) = told_of(part, out)
-        assert ", 0 encoded; " in line
+        assert ", 0 encoded; " in line_of(part, out)
     first, again = weights_of(kept_run.run), weights_of(tmp_path / "run")
     assert all(torch.equal(first[k], again[k]) for k in first)
 
 
 @pytest.mark.parametrize("part, other, name", [("training", "validation", "train"), ("validation", "training", "val")])
-def test_damage_to_kept_patch_tokens_is_told_and_mended(part, other, name, base, kept_run, tmp_path, sevlm_):
-    "The shard is found by the pictures that its header names: its own name depends on rounding, so on the processor."
+def test_damage_to_kept_patch_tokens_is_reported_and_mended(part, other, name, base, kept_run, tmp_path, sevlm_):
     paintings = load_training_data(base.data, SEVLMConfig.preset("mini"), progress=False).parts[name]
-    digests = {digest_file(p.image).hex() for p in paintings}
+    digests = {digest_file(p.image) for p in paintings}
     features = Path(shutil.copytree(kept_run.features, tmp_path / "features"))
-    held = {}
-    for path in shards_of(features):
-        with safe_open(path, "pt") as f:
-            held[path] = json.loads(f.metadata()["sevlm"])["digests"]
-    shard = next(path for path, ids in held.items() if digests & set(ids))
-    assert set(held[shard]) <= digests  # a part's pictures are encoded together
-    data = bytearray(shard.read_bytes())
-    data[-100] ^= 1  # in the last row
-    shard.write_bytes(data)
+    (file,) = files_of(features)
+    records = list(RECORD.iter_unpack(file.with_name("index.bin").read_bytes()))
+    row = next(n for n, (digest, *_) in enumerate(records) if digest in digests)
+    data = bytearray(file.read_bytes())
+    data[row * len(data) // len(records) + 100] ^= 1
+    file.write_bytes(data)
     code, out, err = sevlm_("train", base.data, "--out", tmp_path / "run", "--set", *base.fast, *kept_options(features))
-    n = len(held[shard])
-    line, damage = told_of(part, out)
-    assert code == 0 and f"{len(digests)} pictures, {len(digests) - n} kept, {n} encoded; " in line
-    assert damage.split() == f"{n} pictures lost: {shard.name} has 1 damaged rows of {n}".split()
-    assert len(told_of(other, out)) == 1 and ", 0 encoded; " in told_of(other, out)[0]
-    (aside,) = (shard.parent / "damaged").iterdir()
-    assert aside.name == shard.name and aside.read_bytes() == data
+    n = len(digests)
+    line = line_of(part, out)
+    assert code == 0 and f"{n} pictures, {n - 1} kept, 1 encoded; " in line and "1 damaged" in line
+    assert ", 0 encoded; " in line_of(other, out) and "damaged" not in line_of(other, out)
     first, mended = weights_of(kept_run.run), weights_of(tmp_path / "run")
     assert all(torch.allclose(first[k], mended[k], atol=1e-3) for k in first)
 

@@ -637,7 +637,9 @@ def world(tmp_path_factory):
     "The shipped model and 70 synthetic paintings: more than a batch."
     folder = make_mini(tmp_path_factory.mktemp("world") / "mini", n=70, seed=3, workers=1, progress=False)
     paintings, _ = read_artemis(folder / "artemis_dataset_release_v0.csv", folder / "wikiart")
-    return SimpleNamespace(explainer=load(device="cpu"), paintings=paintings, folder=folder)
+    explainer = load(device="cpu")
+    explainer.model.config = explainer.model.config.replace(new_tokens=8)  # for speed
+    return SimpleNamespace(explainer=explainer, paintings=paintings, folder=folder)
 
 
 @pytest.fixture
@@ -686,20 +688,6 @@ def test_validation_without_kept_features_takes_a_batch_at_a_time(world, tmp_pat
     assert (tmp_path / "cache" / "features").is_dir()  # where `auto` keeps what does not fit into memory
 
 
-def test_validation_runs_in_the_precision_of_the_run(world, tmp_path, monkeypatch):
-    seen, real = [], Explainer.explain_patches
-
-    def spy(self, grid, **how):
-        seen.append(torch.is_autocast_enabled("cpu"))
-        return real(self, grid, **how)
-
-    monkeypatch.setattr(Explainer, "explain_patches", spy)
-    for autocast in ({}, dict(autocast=lambda: torch.autocast("cpu", torch.bfloat16))):
-        scores = validate(world, tmp_path, features="memory", **autocast)(world.explainer.model)
-        assert set(scores) == {"accuracy", "bleu4"}
-    assert seen == [False, False, True, True]
-
-
 def test_evaluation_uses_kept_features(world, tmp_path, opened, monkeypatch):
     monkeypatch.setenv("SEVLM_CACHE", str(tmp_path / "cache"))
     paintings, how = world.paintings, dict(meteor="off", progress=False, draws=10, dtype="float32")
@@ -713,11 +701,10 @@ def test_evaluation_uses_kept_features(world, tmp_path, opened, monkeypatch):
     auto = ask(features="auto")
     assert opened == [6] and "70 pictures, 64 kept, 0 encoded" in auto.about["patch tokens"]
     assert before == {p: p.stat().st_size for p in (tmp_path / "cache").rglob("*.bin")}
-    kept = ask(features=tmp_path / "mine")
     opened.clear()
-    again = ask(features=tmp_path / "mine")
-    assert opened == [] and "70 kept" in again.about["patch tokens"]
-    for other in (auto, kept, again):
+    kept = ask(features=tmp_path / "mine")
+    assert sum(opened) == 70 and "0 kept, 70 encoded" in kept.about["patch tokens"]  # each once, and kept
+    for other in (auto, kept):
         assert [p["explanation"] for p in other.predictions] == [p["explanation"] for p in off.predictions]
         assert other.scores.keys() == off.scores.keys()
         for name, score in off.scores.items():
