@@ -536,6 +536,18 @@ def test_validation_and_samples_leave_no_trace():
     assert loud.model.training and set(loud.metrics) == {"accuracy"}
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_validation_runs_in_the_precision_of_the_run(precision):
+    seen = []
+
+    def look(model):
+        seen.append((torch.is_autocast_enabled("cpu"), torch.is_grad_enabled(), model.training))
+        return dict(score=1.0)
+
+    make(ValidateCB(look), SampleCB(look), precision=precision, epochs=1).fit(1)
+    assert seen == [(precision == "bfloat16", False, False)] * 2
+
+
 def test_best_and_early_stop(tmp_path):
     values = iter([0.2, 0.5, 0.4, float("nan"), 0.5, 0.9])
     saved, recorder = [], RecorderCB()

@@ -8,7 +8,7 @@ __all__ = [
     "FORMAT",
     "RECORD",
     "DTYPES",
-    "PATIENCE",
+    "LOCK_PATIENCE",
     "REMEDIES",
     "feature_bytes",
     "describe_encoder",
@@ -131,7 +131,7 @@ def encode_files(
 
 
 # %% ../../nbs/library/features.ipynb #a34d2168
-PATIENCE = 600  # seconds to wait for another process that is writing
+LOCK_PATIENCE = 600  # seconds to wait for another process that is writing
 REMEDIES = "Make room, keep fewer bytes (dtype='float16', pool=2), choose another folder, or do without a cache."
 
 
@@ -200,7 +200,7 @@ class FeatureStore:
         records = [self._record(d, self._checksum(d, row)) for d, row in zip(digests, rows)]
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(self.folder / ".lock", timeout=PATIENCE):
+            with FileLock(self.folder / ".lock", timeout=LOCK_PATIENCE):
                 self.load()
                 if not (self.folder / "about.json").exists():
                     with write_atomic(self.folder / "about.json") as tmp:
