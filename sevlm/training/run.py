@@ -56,6 +56,7 @@ from sevlm.training.learner import (
 )
 from sevlm.utils import (
     SMALL_WIDTH,
+    cache_folder,
     check_writable,
     choose_threads,
     keep_freed_memory,
@@ -91,8 +92,10 @@ def make_batches(
 ) -> tuple[PairBatches, str]:  # and the reason for where patch tokens are stored
     "The training pairs, with cached patch tokens, or with pixels that are encoded at each step."
     paintings, device = data.parts["train"], processes.device
-    shared = processes.count > 1 and features == "auto"  # several processes read what the main one has encoded
-    way, folder, why = choose_storage(model, len(paintings), features, dtype, 0 if shared else limit)
+    way, folder, why = choose_storage(model, len(paintings), features, dtype, limit)
+    if processes.count > 1 and features == "auto" and way == "memory":  # several read what the main one has encoded
+        features, dtype = cache_folder() / "features", "float32"  # as exact as in the memory of one
+        way, folder, why = choose_storage(model, len(paintings), features, dtype)
     processes.log(why)
 
     def encode() -> torch.Tensor | Features:
