@@ -11,20 +11,23 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sevlm.config import PUBLISHED, SEVLMConfig
+from sevlm.config import PUBLISHED, SEVLMConfig, TrainConfig
 from sevlm.data.batches import collate, in_rows
 from sevlm.lexicon.lexicon import Lexicon
 from sevlm.lexicon.token_table import vad_table
 from sevlm.models.sevlm import SEVLM
 from sevlm.models.tokenizer import encode_all, load_tokenizer, special_ids
+from sevlm.synthetic.dataset import make_mini
 from sevlm.training.distributed import start_processes
 from sevlm.training.learner import CB, Learner
+from sevlm.training.run import start_run
 from sevlm.utils import asset, seed_everything
 
 TOKENIZER = load_tokenizer(asset("mini"))
@@ -227,13 +230,25 @@ def program(folder):
         Path(folder, f"{processes.rank}.json").write_text(json.dumps(found))
 
 
-def test_two_processes_with_parts(tmp_path):
-    "One of them is idle where the batch has one painting."
+def whole_run(folder, parts=1):
+    "A run from files to checkpoints; without dropout, whose masks differ."
+    config = SEVLMConfig.preset("tiny", dropout=0.0)
+    settings = TrainConfig.preset("tiny", batch_size=7, val_paintings=4, accumulate=parts)
+    start_run(Path(folder, "data"), Path(folder, f"run-{parts}"), config, settings, progress=False, gpt2=None)
+
+
+def launch(folder, name):
     launcher = "--multi_gpu --num_processes=2 --num_machines=1 --mixed_precision=no --dynamo_backend=no"
     command = [sys.executable, "-m", "accelerate.commands.launch", *launcher.split(), "--main_process_port=0"]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HOME": str(tmp_path)}
-    ran = subprocess.run([*command, __file__, str(tmp_path)], env=env, capture_output=True, text=True, timeout=300)
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HOME": str(folder), "SEVLM_CACHE": str(folder / "cache")}
+    ran = subprocess.run([*command, __file__, name, str(folder)], env=env, capture_output=True, text=True, timeout=300)
     assert ran.returncode == 0, ran.stderr[-3000:]
+    return ran
+
+
+def test_two_processes_with_parts(tmp_path):
+    "One of them is idle where the batch has one painting."
+    launch(tmp_path, "program")
     main, other = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
     assert main == other  # to the last bit: they make the same update
     for (mode, B), k in zip(CASES, range(0, len(main), 3)):
@@ -243,5 +258,22 @@ def test_two_processes_with_parts(tmp_path):
             assert_same(alone, (found["losses"], found["counts"], gradients))
 
 
+def test_a_whole_run_by_two_processes_in_parts(tmp_path):
+    "Files are written once, by the main process; every step has the losses of the run of one process."
+    make_mini(tmp_path / "data", n=60, seed=3, workers=1, progress=False)
+    whole_run(tmp_path)
+    ran = launch(tmp_path, "parts")
+    one, two = (pd.read_csv(tmp_path / f"run-{parts}" / "steps.csv") for parts in (1, 3))
+    assert len(one) == len(two) > 10 and list(one) == list(two)
+    assert (one - two).abs().max(axis=None) < 1e-3  # rounding, and what training makes of it
+    assert (one - two).abs().iloc[0].max() < CLOSE
+    chosen = json.loads((tmp_path / "run-3" / "train.json").read_text())["chosen"]
+    assert (chosen["processes"], chosen["parts"]) == (2, 3) and ran.stdout.count("2 processes share") == 1
+    assert "Warning" not in ran.stderr and "Traceback" not in ran.stderr, ran.stderr[-2000:]
+
+
 if __name__ == "__main__":
-    program(sys.argv[1])
+    if sys.argv[1] == "program":
+        program(sys.argv[2])
+    else:
+        whole_run(sys.argv[2], parts=3)
