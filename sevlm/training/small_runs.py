@@ -78,10 +78,6 @@ class ShuffledBatches:
 
 
 # %% ../../nbs/library/small_runs.ipynb #71f27935
-def _examples(batch: Pair) -> int:
-    return len(batch.inputs)
-
-
 class OneLoss(nn.Module):
     "A model whose loss is a single one, as the learner takes it."
 
@@ -90,7 +86,7 @@ class OneLoss(nn.Module):
         model: nn.Module,  # what is trained
         loss_of: Callable[[Any], torch.Tensor],  # batch -> the mean loss of its examples
         name: str = "loss",
-        count_of: Callable[[Any], int] = _examples,  # batch -> how many things the loss is a mean of
+        count_of: Callable[[Any], int] = lambda batch: len(batch.inputs),  # how many things the loss is a mean of
     ):
         super().__init__()
         self.model, self.loss_of, self.name, self.count_of = model, loss_of, name, count_of
