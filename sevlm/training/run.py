@@ -295,10 +295,12 @@ def claim_folder(
     if differ:
         raise ConfigError(
             f"{out} holds another run: {'; '.join(differ[:4])}. "
-            "Choose another --out, or repeat the settings of that run."
+            "Choose another folder (--out), or repeat the settings of that run."
         )
     if has_state and not resume:
-        raise ConfigError(f"{out} holds this very run already. Go on with it by --resume, or choose another --out.")
+        raise ConfigError(
+            f"{out} holds this very run already. Go on with it by resume=True (--resume), or choose another folder (--out)."
+        )
     _write_json(file, run)
     return has_state
 
@@ -316,7 +318,7 @@ def lock_folder(
             lock.acquire(timeout=0)
         except Timeout:
             raise ConfigError(
-                f"another run is working in {out}. Wait until it has ended, or choose another --out."
+                f"another run is working in {out}. Wait until it has ended, or choose another folder (--out)."
             ) from None
 
     processes.from_main(take)
