@@ -299,7 +299,8 @@ def claim_folder(
         )
     if has_state and not resume:
         raise ConfigError(
-            f"{out} holds this very run already. Go on with it by resume=True (--resume), or choose another folder (--out)."
+            f"{out} holds this very run already. Go on with it by resume=True (--resume), or choose another folder "
+            "(--out)."
         )
     _write_json(file, run)
     return has_state
