@@ -36,6 +36,7 @@ from sevlm.images import open_image
 from sevlm.lexicon.coverage import NltkTable
 from sevlm.lexicon.lexicon import Lexicon
 from sevlm.lexicon.token_table import VADTable, vad_table
+from sevlm.processor import bfloat16_units
 
 # where in the range of lengths batches are taken, and the share of an epoch each stands for
 PLACES, SHARES = (0.1, 0.5, 0.9), (0.3, 0.4, 0.3)
@@ -157,8 +158,8 @@ def agreement(run) -> dict:
 
 
 def step(run) -> dict:
-    """A step of training: as published, ours without cache, ours with the patches kept. Counting its operations has
-    warmed each way."""
+    """A step of training: as published, ours without cache, ours with the patches kept, and this in bfloat16 on a CPU
+    that has units for it. Counting its operations has warmed each way."""
     found, B = {}, run.sizes["step"]
     for mode, s in run.modes().items():
         s.model.train()
@@ -184,11 +185,14 @@ def step(run) -> dict:
 
 
 def ways_of(s, case) -> dict:
-    return {
+    ways = {
         "plain": lambda: s.plain.step(case.rows, case.img, case.neg_perm),
         "ours": lambda: s.step(case, False),
         "ours, cached": lambda: s.step(case, True),
     }
+    if s.device.type == "cpu" and bfloat16_units():  # precisions on a card: see card.py
+        ways["ours, cached, bfloat16"] = lambda: s.step(case, True, "bfloat16")
+    return ways
 
 
 def operations(s, case) -> dict:
@@ -205,8 +209,10 @@ def operations(s, case) -> dict:
         formula[name] = step_operations(
             c, tower, 2 * B, T, images, B, sum(lengths) - 2 * B - B * (batch.alike - 1), 2 * B * T, row
         )
+    ways = ways_of(s, case)
+    formula |= dict.fromkeys(ways.keys() - formula.keys(), formula["ours, cached"])  # another precision
     return {
-        name: dict(parts=parts, formula=sum(parts.values()), counted=counted(ways_of(s, case)[name]))
+        name: dict(parts=parts, formula=sum(parts.values()), counted=counted(ways[name]))
         for name, parts in formula.items()
     }
 

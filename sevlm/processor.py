@@ -10,7 +10,7 @@ __all__ = [
     "HEADS",
     "HEAD_WIDTH",
     "CHANGE",
-    "TOLERANCE",
+    "ALLOWED_CHANGE",
     "cpu_fields",
     "onednn_is_faster",
     "bfloat16_units",
@@ -62,7 +62,7 @@ def bfloat16_units() -> bool:
 # %% ../nbs/library/processor.ipynb #30b71967
 LENGTHS = (2, 9, 30, 60)  # tokens; kernels treat short and long rows, and odd and even ones, in different ways
 HEADS, HEAD_WIDTH = 2, 64
-CHANGE, TOLERANCE = 100.0, 0.01  # added to later keys and values; allowed change of earlier outputs
+CHANGE, ALLOWED_CHANGE = 100.0, 0.01  # added to later keys and values; allowed change of earlier outputs
 
 
 @torch.no_grad()
@@ -81,7 +81,7 @@ def check_causal(
                 later = (torch.arange(T, device=device) >= first)[:, None] * CHANGE  # [T, 1]
                 after = F.scaled_dot_product_attention(q, (k + later).to(dtype), (v + later).to(dtype), **how)
                 change = float((after - before)[:, :, :first].abs().max())
-                if not change <= TOLERANCE:  # also where it is not a number
+                if not change <= ALLOWED_CHANGE:  # also where it is not a number
                     raise ConfigError(
                         f"attention with {form} in {str(dtype).removeprefix('torch.')} on {device} is not causal: of "
                         f"{T} tokens, those before token {first} changed by {change:.3g} with the later ones; expected "

@@ -22,6 +22,7 @@ import setting  # noqa: E402
 from plain import LookUp, Plain  # noqa: E402
 from ties import same_texts  # noqa: E402
 
+from sevlm.models import decoder  # noqa: E402
 from sevlm.models.tokenizer import span_masks  # noqa: E402
 
 MODES = ["corrected", "published"]
@@ -145,6 +146,29 @@ def test_formula_counts_what_pytorch_counts(settings, mode):
     assert measure.counted(lambda: s.model.encoder(case.img[:1])) == pytest.approx(
         measure.tower_operations(s.model.encoder), rel=0.01
     )
+
+
+def test_bfloat16_is_measured_where_there_are_units(settings, monkeypatch):
+    s = settings["corrected"]
+    (case,) = s.cases(2)
+    s.model.train()
+    for units in (False, True):
+        monkeypatch.setattr(parts, "bfloat16_units", lambda: units)
+        ways = parts.ways_of(s, case)
+        assert ("ours, cached, bfloat16" in ways) == units
+    found = parts.operations(s, case)
+    assert set(found) == set(ways)  # counted, and so warmed
+    assert found["ours, cached, bfloat16"] == found["ours, cached"]
+
+
+def test_products_of_onednn_are_counted(monkeypatch):
+    if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        pytest.skip("this PyTorch comes without oneDNN")
+    monkeypatch.setattr(measure, "onednn_is_faster", lambda: True)
+    x, w = torch.randn(6, 5, requires_grad=True), torch.randn(5, 7, requires_grad=True)
+    multiply = decoder.OneDNNProduct.apply
+    assert measure.counted(lambda: multiply(x, w)) == 2 * 6 * 5 * 7
+    assert measure.counted(lambda: multiply(x, w).sum().backward()) == 3 * 2 * 6 * 5 * 7
 
 
 def test_ways_are_measured_in_turn():

@@ -151,6 +151,21 @@ def test_the_encoder_hands_on_the_same_through_either_tower():
     )  # what was kept through one serves the other
 
 
+def test_half_precision_on_a_cpu_is_the_same_encoder():
+    "The weights are converted for the call: what comes out is the float32 result but for rounding, and they stay."
+    torch.manual_seed(0)
+    encoder = ImageEncoder(SEVLMConfig.preset("mini"))
+    before, img = {k: v.clone() for k, v in encoder.state_dict().items()}, torch.randn(2, 3, *[encoder.image_size] * 2)
+    whole = encoder(img)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = encoder(img)
+        assert torch.is_autocast_enabled("cpu")
+    for a, b in zip(whole, half):
+        assert b.dtype == torch.bfloat16 and torch.allclose(a, b.float(), atol=0.1, rtol=0.1)
+        assert not torch.equal(a, b.float())  # it did compute in half precision
+    assert all(torch.equal(v, before[k]) and v.dtype == before[k].dtype for k, v in encoder.state_dict().items())
+
+
 def test_gradients_equal_the_librarys():
     ours, theirs = begun("tiny")
     img = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))

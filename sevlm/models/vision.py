@@ -251,7 +251,7 @@ class ImageEncoder(nn.Module):
         if img.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
             # weights converted once per call; under autocast, attention copies its own for every picture
             half = torch.get_autocast_dtype("cpu")
-            weights = {name: weight.to(half) for name, weight in self.named_parameters()}
+            weights = {k: v.to(half) if v.is_floating_point() else v for k, v in self.state_dict().items()}
             with torch.autocast("cpu", enabled=False):
                 return torch.func.functional_call(self, weights, img.to(half))
         if isinstance(self.visual, VisionTransformer):

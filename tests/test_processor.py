@@ -1,0 +1,149 @@
+"""What a processor computes well, and whether attention is causal: by what the processor states, on any machine."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from sevlm import processor
+from sevlm.errors import ConfigError
+from sevlm.models import decoder
+
+SOUND = F.scaled_dot_product_attention
+ONEDNN = hasattr(torch.ops.mkldnn, "_linear_pointwise") and torch.backends.mkldnn.is_available()
+needs_onednn = pytest.mark.skipif(not ONEDNN, reason="this PyTorch comes without oneDNN")
+
+
+@pytest.fixture
+def cpu(monkeypatch, tmp_path):
+    "A processor that says of itself what it is given; None: a system without /proc/cpuinfo."
+
+    def say(text):
+        file = tmp_path / "cpuinfo"
+        if text is not None:
+            file.write_text(text)
+        monkeypatch.setattr(processor, "CPUINFO", file)
+        monkeypatch.setattr(processor, "cpu_fields", processor.cpu_fields.__wrapped__)
+        monkeypatch.setattr(processor, "onednn_is_faster", processor.onednn_is_faster.__wrapped__)
+
+    return say
+
+
+def info(vendor, flags):
+    one = f"processor\t: 0\nvendor_id\t: {vendor}\nmodel name\t: A: B\nflags\t\t: {flags}\npower management:\n"
+    return one + "\n" + one.replace(flags, "none")
+
+
+def test_fields_of_the_first_processor(cpu):
+    cpu(info("AuthenticAMD", "sse2 avx2"))
+    fields = processor.cpu_fields()
+    assert fields["flags"] == "sse2 avx2" and fields["model name"] == "A: B" and fields["power management"] == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "units"),
+    [
+        (info("GenuineIntel", "avx512f avx512_bf16 amx_bf16 amx_tile"), True),
+        (info("AuthenticAMD", "avx512f avx512_bf16"), False),  # converts in its vectors
+        (info("GenuineIntel", "avx512f my_amx_bf16_like"), False),
+        ("Features\t: asimd bf16\n", False),
+        (None, False),
+    ],
+)
+def test_bfloat16_units(cpu, text, units):
+    cpu(text)
+    assert processor.bfloat16_units() is units
+
+
+@pytest.mark.parametrize(
+    ("vendor", "capability", "faster"),
+    [
+        ("AuthenticAMD", "AVX512", True),
+        ("AuthenticAMD", "AVX2", False),  # also where ATEN_CPU_CAPABILITY takes AVX-512 away
+        ("GenuineIntel", "AVX512", False),  # MKL uses it there
+    ],
+)
+@needs_onednn
+def test_onednn_where_mkl_leaves_vectors_unused(cpu, monkeypatch, vendor, capability, faster):
+    cpu(info(vendor, "avx512f"))
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
+    assert processor.onednn_is_faster() is faster
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: False)  # another library: nothing is known
+    assert not processor.onednn_is_faster()
+
+
+@needs_onednn
+@pytest.mark.parametrize("tied", [False, True], ids=["[in, out]", "[out, in] transposed"])
+def test_products_by_either_library_are_equal(monkeypatch, tied):
+    random = torch.Generator().manual_seed(0)
+    x = torch.randn(7, 5, 24, generator=random, requires_grad=True)
+    stored = torch.randn(*((40, 24) if tied else (24, 40)), generator=random, requires_grad=True)
+    bias, upstream = torch.randn(40, generator=random, requires_grad=True), torch.randn(7, 5, 40, generator=random)
+    monkeypatch.setattr(decoder, "LARGE_PRODUCT", 1)
+    found = []
+    for faster in (False, True):
+        monkeypatch.setattr(decoder, "onednn_is_faster", lambda: faster)
+        out = decoder.linear(x, stored.T if tied else stored, bias)
+        grads = torch.autograd.grad(out, (x, stored, bias), upstream)
+        assert grads[1].is_contiguous()
+        found.append((out, *grads))
+    for a, b in zip(*found):
+        assert a.shape == b.shape and torch.allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+@needs_onednn
+def test_small_products_half_precision_and_fixed_inputs(monkeypatch):
+    calls, product = [], decoder._onednn
+    monkeypatch.setattr(decoder, "_onednn", lambda a, b: calls.append(1) or product(a, b))
+    monkeypatch.setattr(decoder, "onednn_is_faster", lambda: True)
+    x, w = torch.randn(8, 16), torch.randn(16, 4, requires_grad=True)
+    decoder.linear(x, w)
+    assert not calls  # too small
+    monkeypatch.setattr(decoder, "LARGE_PRODUCT", 1)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert decoder.linear(x, w).dtype == torch.bfloat16
+    decoder.linear(x.double(), w.double())
+    assert not calls
+    decoder.linear(x, w).sum().backward()
+    assert len(calls) == 2 and w.grad.shape == w.shape  # no gradient to x, so no product for it
+
+
+def test_attention_of_this_pytorch_is_causal():
+    state = torch.random.get_rng_state()
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        processor.check_causal("cpu", dtype)
+    assert torch.equal(torch.random.get_rng_state(), state)  # a run's random numbers are not touched
+
+
+def leaks(where, by=1.0):
+    "Attention in which one form lets later tokens through, wholly or in part."
+
+    def attention(q, k, v, attn_mask=None, is_causal=False):
+        right = SOUND(q, k, v, attn_mask=attn_mask, is_causal=is_causal)
+        return torch.lerp(right, SOUND(q, k, v), by) if where(q.shape[2], attn_mask, is_causal) else right
+
+    return attention
+
+
+@pytest.mark.parametrize(
+    ("where", "by", "named"),
+    [
+        (lambda T, mask, causal: causal, 1.0, "is_causal=True"),
+        (lambda T, mask, causal: mask is not None, 1.0, "a boolean mask"),
+        (lambda T, mask, causal: T >= 30, 1.0, "30 tokens"),
+        (lambda T, mask, causal: causal, 0.02, "is_causal=True"),
+    ],
+    ids=["causal flag", "mask", "long texts only", "a little"],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_a_leak_is_refused(monkeypatch, where, by, named, dtype):
+    monkeypatch.setattr(F, "scaled_dot_product_attention", leaks(where, by))
+    with pytest.raises(ConfigError, match="is not causal") as e:
+        processor.check_causal("cpu", dtype)
+    assert named in str(e.value) and "precision='float32'" in str(e.value) and torch.__version__ in str(e.value)
+
+
+def test_numbers_that_are_none_are_refused(monkeypatch):
+    monkeypatch.setattr(F, "scaled_dot_product_attention", lambda q, k, v, **_: q * float("nan"))
+    with pytest.raises(ConfigError, match="nan"):
+        processor.check_causal("cpu", torch.bfloat16)
