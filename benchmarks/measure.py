@@ -10,8 +10,7 @@ from datetime import UTC, datetime
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from sevlm.models.decoder import linear
-from sevlm.processor import bfloat16_units, cpu_fields, onednn_is_faster
+from sevlm.processor import bfloat16_units, cpu_fields, linear, onednn_is_faster
 
 FORWARD_AND_BACKWARD = 3  # a product of the forward pass has two in the backward pass: to its input and to its weight
 

@@ -6,6 +6,7 @@ clock."""
 # %% auto #0
 __all__ = [
     "CPUINFO",
+    "LARGE_PRODUCT",
     "LENGTHS",
     "HEADS",
     "HEAD_WIDTH",
@@ -13,6 +14,8 @@ __all__ = [
     "ALLOWED_CHANGE",
     "cpu_fields",
     "onednn_is_faster",
+    "OneDNNProduct",
+    "linear",
     "bfloat16_units",
     "check_causal",
 ]
@@ -20,6 +23,7 @@ __all__ = [
 # %% ../nbs/library/processor.ipynb #9078242a
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -51,6 +55,46 @@ def onednn_is_faster() -> bool:
         and torch.backends.mkldnn.is_available()
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     )
+
+
+# %% ../nbs/library/processor.ipynb #0c2da562
+LARGE_PRODUCT = 2**25  # multiplications: enough to make up for the millisecond in which oneDNN prepares for a new shape
+
+
+def _onednn(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:  # [M, N], [N, K] -> [M, K]
+    return torch.ops.mkldnn._linear_pointwise(a, b.T, None, "none", [], "")
+
+
+class OneDNNProduct(torch.autograd.Function):
+    "A matrix product and its two gradients by oneDNN, on a CPU in float32."
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:  # [N, in], [in, out] -> [N, out]
+        ctx.save_for_backward(x, weight)
+        return _onednn(x, weight)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor]:  # type: ignore[override]
+        x, weight = ctx.saved_tensors
+        for_x = _onednn(grad, weight.T) if ctx.needs_input_grad[0] else None
+        # laid out as the weight is: sums of gradients are then sums of rows
+        return for_x, _onednn(x.T, grad) if weight.is_contiguous() else _onednn(grad.T, x).T
+
+
+def linear(
+    x: torch.Tensor,  # [..., in]
+    weight: torch.Tensor,  # [in, out]
+    bias: torch.Tensor | None = None,  # [out]
+) -> torch.Tensor:  # [..., out]
+    "x W + b; large products in float32 by oneDNN on processors on which it is faster."
+    rows = x.reshape(-1, x.shape[-1])
+    plain = x.device.type != "cpu" or x.dtype != torch.float32 or torch.is_autocast_enabled("cpu")
+    if not plain and len(rows) * weight.numel() >= LARGE_PRODUCT and onednn_is_faster():
+        out = OneDNNProduct.apply(rows, weight)
+        out = out if bias is None else out + bias
+    else:
+        out = rows @ weight if bias is None else torch.addmm(bias, rows, weight)
+    return out.view(*x.shape[:-1], -1)
 
 
 # %% ../nbs/library/processor.ipynb #b167f5d2

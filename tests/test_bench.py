@@ -22,7 +22,7 @@ import setting  # noqa: E402
 from plain import LookUp, Plain  # noqa: E402
 from ties import same_texts  # noqa: E402
 
-from sevlm.models import decoder  # noqa: E402
+from sevlm import processor  # noqa: E402
 from sevlm.models.tokenizer import span_masks  # noqa: E402
 
 MODES = ["corrected", "published"]
@@ -166,7 +166,7 @@ def test_products_of_onednn_are_counted(monkeypatch):
         pytest.skip("this PyTorch comes without oneDNN")
     monkeypatch.setattr(measure, "onednn_is_faster", lambda: True)
     x, w = torch.randn(6, 5, requires_grad=True), torch.randn(5, 7, requires_grad=True)
-    multiply = decoder.OneDNNProduct.apply
+    multiply = processor.OneDNNProduct.apply
     assert measure.counted(lambda: multiply(x, w)) == 2 * 6 * 5 * 7
     assert measure.counted(lambda: multiply(x, w).sum().backward()) == 3 * 2 * 6 * 5 * 7
 

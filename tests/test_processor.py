@@ -6,7 +6,6 @@ import torch.nn.functional as F
 
 from sevlm import processor
 from sevlm.errors import ConfigError
-from sevlm.models import decoder
 
 SOUND = F.scaled_dot_product_attention
 ONEDNN = hasattr(torch.ops.mkldnn, "_linear_pointwise") and torch.backends.mkldnn.is_available()
@@ -79,11 +78,11 @@ def test_products_by_either_library_are_equal(monkeypatch, tied):
     x = torch.randn(7, 5, 24, generator=random, requires_grad=True)
     stored = torch.randn(*((40, 24) if tied else (24, 40)), generator=random, requires_grad=True)
     bias, upstream = torch.randn(40, generator=random, requires_grad=True), torch.randn(7, 5, 40, generator=random)
-    monkeypatch.setattr(decoder, "LARGE_PRODUCT", 1)
+    monkeypatch.setattr(processor, "LARGE_PRODUCT", 1)
     found = []
     for faster in (False, True):
-        monkeypatch.setattr(decoder, "onednn_is_faster", lambda: faster)
-        out = decoder.linear(x, stored.T if tied else stored, bias)
+        monkeypatch.setattr(processor, "onednn_is_faster", lambda: faster)
+        out = processor.linear(x, stored.T if tied else stored, bias)
         grads = torch.autograd.grad(out, (x, stored, bias), upstream)
         assert grads[1].is_contiguous()
         found.append((out, *grads))
@@ -93,18 +92,18 @@ def test_products_by_either_library_are_equal(monkeypatch, tied):
 
 @needs_onednn
 def test_small_products_half_precision_and_fixed_inputs(monkeypatch):
-    calls, product = [], decoder._onednn
-    monkeypatch.setattr(decoder, "_onednn", lambda a, b: calls.append(1) or product(a, b))
-    monkeypatch.setattr(decoder, "onednn_is_faster", lambda: True)
+    calls, product = [], processor._onednn
+    monkeypatch.setattr(processor, "_onednn", lambda a, b: calls.append(1) or product(a, b))
+    monkeypatch.setattr(processor, "onednn_is_faster", lambda: True)
     x, w = torch.randn(8, 16), torch.randn(16, 4, requires_grad=True)
-    decoder.linear(x, w)
+    processor.linear(x, w)
     assert not calls  # too small
-    monkeypatch.setattr(decoder, "LARGE_PRODUCT", 1)
+    monkeypatch.setattr(processor, "LARGE_PRODUCT", 1)
     with torch.autocast("cpu", torch.bfloat16):
-        assert decoder.linear(x, w).dtype == torch.bfloat16
-    decoder.linear(x.double(), w.double())
+        assert processor.linear(x, w).dtype == torch.bfloat16
+    processor.linear(x.double(), w.double())
     assert not calls
-    decoder.linear(x, w).sum().backward()
+    processor.linear(x, w).sum().backward()
     assert len(calls) == 2 and w.grad.shape == w.shape  # no gradient to x, so no product for it
 
 

@@ -4,13 +4,10 @@
 
 # %% auto #0
 __all__ = [
-    "LARGE_PRODUCT",
     "GPT2_SPREAD",
     "GPT2_WIDTH",
     "MASK",
     "shared_attention",
-    "OneDNNProduct",
-    "linear",
     "KeyValueCache",
     "DecoderCache",
     "Conv1D",
@@ -34,7 +31,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 import torch.nn.functional as F
@@ -43,7 +40,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..config import SEVLMConfig
 from ..errors import CheckpointError, ConfigError, require
-from ..processor import onednn_is_faster
+from ..processor import linear
 from .hub import WEIGHTS, check_tensors, fetch, read_json, read_tensors, weights_file
 
 if TYPE_CHECKING:  # heavy, or needed for its name only
@@ -67,46 +64,6 @@ def shared_attention(
     queries = query.view(B, -1, H, T, K).transpose(1, 2).flatten(2, 3)  # [B, H, nT, K]
     out = F.scaled_dot_product_attention(queries, key, value, dropout_p=dropout)
     return out.view(B, H, -1, T, K).transpose(1, 2).reshape(S, H, T, K)
-
-
-# %% ../../nbs/course/06_decoder.ipynb #0c2da562
-LARGE_PRODUCT = 2**25  # multiplications: enough to make up for the millisecond in which oneDNN prepares for a new shape
-
-
-def _onednn(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:  # [M, N], [N, K] -> [M, K]
-    return torch.ops.mkldnn._linear_pointwise(a, b.T, None, "none", [], "")
-
-
-class OneDNNProduct(torch.autograd.Function):
-    "A matrix product and its two gradients by oneDNN, on a CPU in float32."
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:  # [N, in], [in, out] -> [N, out]
-        ctx.save_for_backward(x, weight)
-        return _onednn(x, weight)
-
-    @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor]:  # type: ignore[override]
-        x, weight = ctx.saved_tensors
-        for_x = _onednn(grad, weight.T) if ctx.needs_input_grad[0] else None
-        # laid out as the weight is: sums of gradients are then sums of rows
-        return for_x, _onednn(x.T, grad) if weight.is_contiguous() else _onednn(grad.T, x).T
-
-
-def linear(
-    x: torch.Tensor,  # [..., in]
-    weight: torch.Tensor,  # [in, out]
-    bias: torch.Tensor | None = None,  # [out]
-) -> torch.Tensor:  # [..., out]
-    "x W + b; large products in float32 by oneDNN on processors on which it is faster."
-    rows = x.reshape(-1, x.shape[-1])
-    plain = x.device.type != "cpu" or x.dtype != torch.float32 or torch.is_autocast_enabled("cpu")
-    if not plain and len(rows) * weight.numel() >= LARGE_PRODUCT and onednn_is_faster():
-        out = OneDNNProduct.apply(rows, weight)
-        out = out if bias is None else out + bias
-    else:
-        out = rows @ weight if bias is None else torch.addmm(bias, rows, weight)
-    return out.view(*x.shape[:-1], -1)
 
 
 # %% ../../nbs/course/06_decoder.ipynb #acf42b2d
