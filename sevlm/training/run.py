@@ -7,6 +7,7 @@ sizes."""
 __all__ = [
     "make_batches",
     "make_optimiser",
+    "limit_memory",
     "fit_to_device",
     "train_callbacks",
     "chosen_before",
@@ -142,6 +143,16 @@ def make_optimiser(
 
 
 # %% ../../nbs/course/14_training.ipynb #b25dc012
+def limit_memory(
+    budget: float,  # GB (10^9 bytes); 0: no limit
+    device: torch.device,
+) -> None:
+    "Let PyTorch take no more than so much of a CUDA device; more is out of memory, as on a smaller card."
+    if budget and device.type == "cuda":
+        total = torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, budget * 1e9 / total), device)
+
+
 def fit_to_device(
     learner: Learner,  # of a run that has not begun
     settings: TrainConfig,
@@ -153,9 +164,6 @@ def fit_to_device(
     if device.type != "cuda":
         why = f"budget of {settings.budget:g} GB: not used, since memory is measured on CUDA devices only"
         return Fit(learner.accumulate, settings.checkpointing, None, (why,) if settings.budget else ())
-    total = torch.cuda.get_device_properties(device).total_memory
-    if settings.budget:
-        torch.cuda.set_per_process_memory_fraction(min(1.0, settings.budget * 1e9 / total), device)
     batch = in_rows(worst_batch(model.config, share, model.encoder, batches.grids is not None))
 
     def measure(parts: int, checkpointing: bool) -> int | None:
@@ -234,6 +242,7 @@ def _build_learner(
 ) -> tuple[Learner, RecorderCB, dict]:
     "Model, batches, optimiser and callbacks of a run, ready to be fitted or resumed; and what was chosen."
     keep_freed_memory()
+    limit_memory(settings.budget, processes.device)
     seed_everything(settings.seed)
     model = start_model(config, data.tokenizer, gpt2).to(processes.device)
     wanted = previous.get("precision", "auto") if settings.precision == "auto" else settings.precision
