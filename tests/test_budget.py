@@ -4,6 +4,7 @@ import math
 import os
 import random
 from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -25,7 +26,8 @@ from sevlm.studies.gpu_memory import (
     count_step,
     fake_tensors,
 )
-from sevlm.training.distributed import rng_state
+from sevlm.training import run
+from sevlm.training.distributed import Processes, rng_state
 from sevlm.training.learner import Learner
 from sevlm.training.memory import fit_step, measure_step, parse_bytes, worst_batch
 from sevlm.utils import seed_everything
@@ -302,6 +304,26 @@ def test_measuring_leaves_no_trace(room, monkeypatch):
     assert all(torch.equal(p, q) and p.grad is None for p, q in zip(learner.model.parameters(), before[0]))
     assert torch.equal(rng_state()["torch"], before[1]) and not learner.optimiser.state
     assert learner.processes is processes and learner.accumulate == 1
+
+
+def test_a_run_on_a_card_measures_and_on_a_processor_says_that_it_does_not(monkeypatch):
+    "The card is made up; what is measured there is the run's own share of a batch."
+    model, tried = SEVLM(SMALL), []
+    stand = SimpleNamespace(device=torch.device("cuda"), processes=Processes(), model=model, accumulate=2)
+
+    def measure(learner, batch, parts):
+        tried.append((len(batch.grid), parts, model.decoder.checkpointing))
+        return 10**9 if parts >= 4 and model.decoder.checkpointing else None
+
+    monkeypatch.setattr(run, "measure_step", measure)
+    run_settings = RUN.replace(batch_size=9, budget=3.0)
+    fit = run.fit_to_device(stand, run_settings, SimpleNamespace(grids=torch.empty(0)))
+    assert tried == [(9, 2, False), (9, 2, True), (9, 4, False), (9, 4, True)]
+    assert (fit.parts, fit.checkpointing, fit.peak) == (4, True, 10**9) and "1.00 GB at the peak" in fit.why[-1]
+    stand.device = torch.device("cpu")
+    fit = run.fit_to_device(stand, run_settings, None)
+    assert (fit.parts, fit.checkpointing) == (2, False) and "not used" in fit.why[0] and len(tried) == 4
+    assert run.fit_to_device(stand, RUN, None).why == ()
 
 
 def test_another_error_is_not_taken_for_full_memory(monkeypatch):
