@@ -442,7 +442,7 @@ def test_several_read_at_once(paths, folder, pool, tmp_path):
 
 def test_a_lock_that_stays_taken_is_reported(paths, folder, monkeypatch):
     features = keep(paths[:1], folder)
-    monkeypatch.setattr(module, "PATIENCE", 0.1)
+    monkeypatch.setattr(module, "LOCK_PATIENCE", 0.1)
     with (
         filelock.FileLock(features.report.folder / ".lock", is_singleton=False),
         pytest.raises(ConfigError, match="lock.*could not be acquired"),
