@@ -7,6 +7,7 @@ import statistics
 import time
 from datetime import UTC, datetime
 
+import psutil
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -213,3 +214,8 @@ def writing_operations(config, S: int, T: float) -> float:
     "Operations of the same step."
     D, L, P, V = config.width, config.layers, config.patches, config.vocab_size
     return S * (L * (28 * D * D + 4 * (T + P) * D) + 2 * D * V)
+
+
+def room_for_twice() -> bool:
+    "Whether the machine has twice the memory that this process holds; freed memory is kept, so it counts."
+    return 2 * psutil.Process().memory_info().rss < psutil.virtual_memory().total

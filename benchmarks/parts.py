@@ -20,6 +20,7 @@ from measure import (
     in_turn,
     memory_rate,
     product_rate,
+    room_for_twice,
     seconds,
     spread,
     step_operations,
@@ -349,8 +350,8 @@ def growth(run) -> dict:
 
 
 def largest(run) -> dict:
-    """The largest batch, doubled from the smallest, whose step with kept patches takes less than the limit; its
-    operations a second."""
+    """The largest batch, doubled from the smallest, whose step with kept patches takes less than the limit, in half of
+    the memory; its operations a second."""
     s, longest, B, found = run.corrected, run.sizes["limit"], run.sizes["step"], []
     s.model.train()
     while True:
@@ -362,8 +363,8 @@ def largest(run) -> dict:
             found.append(dict(paintings=B, out_of_memory=str(e)[:200]))
             break
         found.append(dict(paintings=B, longest=case.T, seconds=spread(took), operations=work))
-        if 2 * min(took) > longest or 2 * B > len(s.paintings):
-            break  # the next would take longer, or there are no texts for it
+        if 2 * min(took) > longest or 2 * B > len(s.paintings) or not room_for_twice():
+            break  # the next would take longer, or there are no texts or no memory for it
         B *= 2
     s.drop_moments()
     return dict(limit_seconds=longest, batches=found)

@@ -220,12 +220,14 @@ class _Step:
         return {**losses, **compared, "total": total}, whole
 
     def first_pass(self, parts):
-        "The random state before each part, its rows, and of a single part the output with its graph."
-        states, rows = [], []
+        """The random state before each part, its rows, and of a single part the output with its graph.
+
+        Gradients stay switched on: a GPU then takes the same kernels, and with them the same dropout masks, again."""
+        states, rows, out = [], [], None
         for part in parts:
             states.append(rng_state())
-            with nullcontext() if len(parts) == 1 else torch.no_grad():
-                out = self.forward(part)
+            out = None  # free the graph of the part before
+            out = self.forward(part)
             rows.append([row.detach() for row in out.rows])
         return states, rows, out if len(parts) == 1 else None
 
