@@ -7,6 +7,7 @@ clock."""
 __all__ = [
     "CPUINFO",
     "LARGE_PRODUCT",
+    "REPEATED_PRODUCT",
     "LENGTHS",
     "HEADS",
     "HEAD_WIDTH",
@@ -58,7 +59,9 @@ def onednn_is_faster() -> bool:
 
 
 # %% ../nbs/library/processor.ipynb #0c2da562
-LARGE_PRODUCT = 2**25  # multiplications: enough to make up for the millisecond in which oneDNN prepares for a new shape
+# multiplications that make up for the millisecond in which oneDNN prepares for a new shape: in training each batch has
+# its own shapes, in generation one shape serves many tokens
+LARGE_PRODUCT, REPEATED_PRODUCT = 2**25, 2**22
 
 
 def _onednn(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:  # [M, N], [N, K] -> [M, K]
@@ -89,7 +92,8 @@ def linear(
     "x W + b; large products in float32 by oneDNN on processors on which it is faster."
     rows = x.reshape(-1, x.shape[-1])
     plain = x.device.type != "cpu" or x.dtype != torch.float32 or torch.is_autocast_enabled("cpu")
-    if not plain and len(rows) * weight.numel() >= LARGE_PRODUCT and onednn_is_faster():
+    least = LARGE_PRODUCT if torch.is_grad_enabled() else REPEATED_PRODUCT
+    if not plain and len(rows) * weight.numel() >= least and onednn_is_faster():
         out = OneDNNProduct.apply(rows, weight)
         out = out if bias is None else out + bias
     else:

@@ -107,6 +107,20 @@ def test_small_products_half_precision_and_fixed_inputs(monkeypatch):
     assert len(calls) == 2 and w.grad.shape == w.shape  # no gradient to x, so no product for it
 
 
+@needs_onednn
+def test_shapes_that_repeat_need_less(monkeypatch):
+    "While texts are written the same shape serves many tokens, so that smaller products are worth preparing for."
+    calls, product = [], processor._onednn
+    monkeypatch.setattr(processor, "_onednn", lambda a, b: calls.append(1) or product(a, b))
+    monkeypatch.setattr(processor, "onednn_is_faster", lambda: True)
+    monkeypatch.setattr(processor, "REPEATED_PRODUCT", 8 * 16 * 4)
+    x, w = torch.randn(8, 16), torch.randn(16, 4, requires_grad=True)
+    plain = processor.linear(x, w)
+    assert not calls
+    with torch.no_grad():
+        assert torch.allclose(processor.linear(x, w), plain, rtol=1e-5, atol=1e-5) and len(calls) == 1
+
+
 def test_attention_of_this_pytorch_is_causal():
     state = torch.random.get_rng_state()
     for dtype in (torch.float32, torch.bfloat16, torch.float16):

@@ -314,7 +314,7 @@ class Decoder(nn.Module):
     def logits(self, hid: torch.Tensor) -> torch.Tensor:  # [..., D] -> [..., V]
         "Scores of the next word."
         if hid.dim() == 2 and not torch.is_grad_enabled():
-            return (self.wte.weight @ hid.T).T  # few rows: faster with the large matrix first
+            return linear(self.wte.weight, hid.T).T  # few rows: faster with the large matrix first
         return linear(hid, self.wte.weight.T)
 
     def compile_blocks(self) -> None:
