@@ -121,6 +121,21 @@ def test_shapes_that_repeat_need_less(monkeypatch):
         assert torch.allclose(processor.linear(x, w), plain, rtol=1e-5, atol=1e-5) and len(calls) == 1
 
 
+@needs_onednn
+def test_matrices_with_gaps_are_made_dense(monkeypatch):
+    "oneDNN would take seconds for them."
+    seen, product = [], torch.ops.mkldnn._linear_pointwise
+
+    def watch(a, b, *rest):
+        seen.extend(m.is_contiguous() or m.T.is_contiguous() for m in (a, b))
+        return product(a, b, *rest)
+
+    monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", watch)
+    a, b = torch.randn(6, 5, 8)[:, -1], torch.randn(8, 9)[:, ::2]
+    assert torch.allclose(processor._onednn(a, b), a @ b, atol=1e-5)
+    assert torch.allclose(processor._onednn(b.T, a.T), b.T @ a.T, atol=1e-5) and seen == [True] * 4
+
+
 def test_attention_of_this_pytorch_is_causal():
     state = torch.random.get_rng_state()
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
