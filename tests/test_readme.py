@@ -80,6 +80,17 @@ def test_readme_states_what_was_measured():
         assert stated == f"{mean:.1f} ± {spread:.1f}", score
 
 
+def test_readme_states_the_speed_on_file():
+    "The training step of `make bench`, its date and its machine."
+    bench = json.loads((ROOT / "nbs" / "data" / "bench_cpu.json").read_text())
+    ways = bench["parts"]["epoch"]["ways"]  # of batches of 32, as four of 8
+    kept, plain = (ways[way]["seconds_a_batch"] / 4 for way in ("ours, cached", "plain"))
+    text = " ".join((ROOT / "README.md").read_text().split())
+    assert f"takes {kept:.1f} s instead of {plain:.1f} s" in text and f"({plain / kept:.1f} x; " in text
+    machine = bench["machine"]
+    assert f"{machine['cpu']} with AVX-512, {machine['threads']} threads, {machine['date'][:10]}" in text
+
+
 def test_readme_links_and_commands_exist():
     text = (ROOT / "README.md").read_text()
     for target in re.findall(r"\]\(((?!http)[^)#]+)\)", text):
