@@ -13,6 +13,7 @@ __all__ = [
     "M_MMAP_THRESHOLD",
     "M_TRIM_THRESHOLD",
     "write_atomic",
+    "write_json",
     "check_writable",
     "normalise",
     "seed_everything",
@@ -28,6 +29,7 @@ __all__ = [
 ]
 
 # %% ../nbs/library/utils.ipynb #e2c1c029
+import json
 import os
 import random
 import time
@@ -58,6 +60,15 @@ def write_atomic(
         os.replace(tmp, path)
     finally:
         tmp.unlink(missing_ok=True)
+
+
+def write_json(
+    path: str | Path,  # the file to write; missing folders are made
+    thing: object,  # plain data
+) -> None:
+    "Write plain data as JSON, whole or not at all."
+    with write_atomic(path) as tmp:
+        tmp.write_text(json.dumps(thing, indent=1) + "\n", encoding="utf-8")
 
 
 # %% ../nbs/library/utils.ipynb #0f8e8df8

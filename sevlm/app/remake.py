@@ -6,7 +6,6 @@
 __all__ = ["make_captioner", "remake"]
 
 # %% ../../nbs/library/shipped_weights.ipynb #4e0d3caa
-import json
 from pathlib import Path
 
 import torch
@@ -25,7 +24,7 @@ from ..training.clip import train_clip
 from ..training.inputs import load_training_data, save_checkpoint
 from ..training.pretraining import pretrain
 from ..training.run import start_run
-from ..utils import check_writable, write_atomic
+from ..utils import check_writable, write_atomic, write_json
 
 
 # %% ../../nbs/library/shipped_weights.ipynb #6e02badd
@@ -109,6 +108,5 @@ def remake(
     save_checkpoint(model, data, out)
     explainer = Explainer(model, tokenizer, data.table)
     scores = evaluate(explainer, data.parts["test"], synthetic_scores(data.truth), progress=progress)
-    with write_atomic(out / "metrics.json") as path:
-        path.write_text(json.dumps(scores.scores, indent=1) + "\n")
+    write_json(out / "metrics.json", scores.scores)
     return scores

@@ -50,7 +50,7 @@ from ..models.tokenizer import encode_all, special_ids, split_answer
 from ..synthetic.words import grounded
 from ..training.inputs import TrainingData, cache_features, load_training_data
 from ..training.run import start_run
-from ..utils import check_writable, write_atomic
+from ..utils import check_writable, write_atomic, write_json
 
 # %% ../../nbs/studies/ablation.ipynb #ded70ab7
 BASE = "corrected"
@@ -215,8 +215,7 @@ def run_arm(
         score_paintings(model, training_data, paintings, grids, truth).to_csv(tmp, index=False)
     results = dict(steps=learner.step, loss_trained=loss_trained, loss_written=loss_written)
     run = {**settings_of_run, **results, **degenerate_batches(learner.batches, settings.epochs)}
-    with write_atomic(out / "scores.json") as tmp:
-        tmp.write_text(json.dumps(run, indent=1) + "\n")
+    write_json(out / "scores.json", run)
     return run
 
 

@@ -56,7 +56,7 @@ from ..metrics.novelty import DistinctShare, has_simile, novelty
 from ..models.explainer import Explainer
 from ..models.sampling import Generation
 from ..training.validation import answer_all
-from ..utils import check_writable, write_atomic
+from ..utils import check_writable, write_atomic, write_json
 
 # %% ../../nbs/library/evaluation.ipynb #3224cfa3
 ANSWER_SPLITS = ("first", "published")
@@ -305,8 +305,7 @@ class Evaluation:
     def save(self, out: str | Path) -> Path:  # the folder
         "Writes metrics.json, the scores also as a table (scores.csv), and predictions.jsonl."
         out = check_writable(out)
-        with write_atomic(out / "metrics.json") as path:
-            path.write_text(json.dumps(self.to_dict(), indent=1) + "\n")
+        write_json(out / "metrics.json", self.to_dict())
         with write_atomic(out / "scores.csv") as path, open(path, "w", encoding="utf-8", newline="") as f:
             rows = csv.writer(f, lineterminator="\n")
             rows.writerow(("score", "value", "low", "high", "n", "over"))

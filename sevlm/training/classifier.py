@@ -34,7 +34,7 @@ from sevlm.training.learner import (
 from ..config import Settings
 from ..errors import SevlmError
 from ..models.hub import read_tensors
-from ..utils import requested_threads, using_threads, write_atomic
+from ..utils import requested_threads, using_threads, write_atomic, write_json
 from .distributed import Processes
 from .run import chosen_before, claim_folder, lock_folder
 from .small_runs import OneLoss, Pair, ShuffledBatches, seeded
@@ -113,8 +113,7 @@ def fit_classifier(
         run = {**s.to_dict(), "frozen weights": frozen_checksum(model), **(about or {})}
         has_state = claim_folder(place, run, True, may_change=("name", "epochs", "patience", "device"))
         threads = requested_threads() or chosen_before(place).get("threads") or torch.get_num_threads()
-        with write_atomic(place / "train.json") as tmp:
-            tmp.write_text(json.dumps(dict(chosen=dict(threads=threads))))
+        write_json(place / "train.json", dict(chosen=dict(threads=threads)))
         stack.enter_context(using_threads(threads))
         stack.enter_context(seeded(s.seed))
         optimiser = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=s.lr)

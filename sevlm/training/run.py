@@ -64,7 +64,7 @@ from sevlm.utils import (
     requested_threads,
     seed_everything,
     using_threads,
-    write_atomic,
+    write_json,
 )
 
 from ..artemis.folder import open_data
@@ -281,11 +281,6 @@ def _build_learner(
 
 
 # %% ../../nbs/course/14_training.ipynb #ea71dbfa
-def _write_json(path: Path, thing: dict) -> None:
-    with write_atomic(path) as tmp:
-        tmp.write_text(json.dumps(thing, indent=1) + "\n", encoding="utf-8")
-
-
 def claim_folder(
     out: str | Path,  # folder of the run
     run: dict[str, Any],  # all settings that decide its course
@@ -311,7 +306,7 @@ def claim_folder(
             f"{out} holds this very run already. Go on with it by resume=True (--resume), or choose another folder "
             "(--out)."
         )
-    _write_json(file, run)
+    write_json(file, run)
     return has_state
 
 
@@ -430,7 +425,7 @@ def start_run(
                 processes,
             )
             record = dict(settings=settings.to_dict(), chosen=dict(chosen, threads=threads))
-            processes.from_main(lambda: _write_json(out / "train.json", record))
+            processes.from_main(lambda: write_json(out / "train.json", record))
             parameters = ", ".join(f"{name} {n:,}" for name, n in trainable(learner.model).items())
             for line in (learner.batches.report, f"trained parameters: {parameters}"):
                 processes.log(str(line))
