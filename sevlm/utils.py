@@ -14,6 +14,7 @@ __all__ = [
     "M_TRIM_THRESHOLD",
     "write_atomic",
     "write_json",
+    "checksum",
     "check_writable",
     "normalise",
     "seed_everything",
@@ -34,11 +35,12 @@ import os
 import random
 import time
 import uuid
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .errors import ConfigError, DataError, did_you_mean
 
@@ -69,6 +71,13 @@ def write_json(
     "Write plain data as JSON, whole or not at all."
     with write_atomic(path) as tmp:
         tmp.write_text(json.dumps(thing, indent=1) + "\n", encoding="utf-8")
+
+
+def checksum(
+    thing: Any,  # plain data: lists, texts, numbers
+) -> int:
+    "CRC-32 of plain data, to recognise that they have changed."
+    return zlib.crc32(json.dumps(thing).encode())
 
 
 # %% ../nbs/library/utils.ipynb #0f8e8df8

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from words import EMOTIONS, LEXICON, TOKENIZER, WORDS
 
 from sevlm.config import PUBLISHED, SEVLMConfig, TrainConfig
 from sevlm.data.batches import collate, in_rows
@@ -30,10 +31,6 @@ from sevlm.training.learner import CB, Learner
 from sevlm.training.run import start_run
 from sevlm.utils import asset, seed_everything
 
-TOKENIZER = load_tokenizer(asset("mini"))
-LEXICON = Lexicon({"sky": (0.5, -0.2, 0.1), "dark": (-0.5, 0.2, 0.0), "water": (0.3, -0.3, 0.2)})
-WORDS = "the sky looks so dark and calm over water".split()
-EMOTIONS = ("awe", "contentment", "fear", "something else")
 MODES = {
     "corrected": {},
     "published": PUBLISHED,

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from words import EMOTIONS, LEXICON, TOKENIZER, WORDS
 
 from sevlm.config import PUBLISHED, SEVLMConfig
 from sevlm.data.batches import AHEAD, PairBatches, collate, in_rows
@@ -18,11 +19,7 @@ from sevlm.models.tokenizer import encode_all, load_tokenizer, special_ids
 from sevlm.models.vision import ImageEncoder
 from sevlm.utils import asset, seed_everything
 
-TOKENIZER = load_tokenizer(asset("mini"))
 SPECIAL = special_ids(TOKENIZER)
-LEXICON = Lexicon({"sky": (0.5, -0.2, 0.1), "dark": (-0.5, 0.2, 0.0), "water": (0.3, -0.3, 0.2)})
-WORDS = "the sky looks so dark and calm over water".split()
-EMOTIONS = ("awe", "contentment", "fear", "something else")
 MODES = {
     "corrected": {},
     "published": PUBLISHED,

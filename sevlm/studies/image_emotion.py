@@ -38,9 +38,9 @@ from ..images import open_image
 from ..metrics.emotions import majority_ids
 from ..models.hub import check_tensors, read_json, read_tensors
 from ..models.vision import ImageEncoder, image_stats, load_tower
-from ..training.classifier import Trained, checksum, fit_classifier, save_weights
+from ..training.classifier import Trained, fit_classifier, save_weights
 from ..training.small_runs import Pair, ShuffledBatches, seeded
-from ..utils import check_writable, resolve_device, write_atomic
+from ..utils import check_writable, checksum, resolve_device, write_atomic
 
 
 # %% ../../nbs/studies/image_emotion.ipynb #2bbbb20a

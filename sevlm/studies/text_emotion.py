@@ -45,9 +45,9 @@ from ..config import EMOTIONS, POLARITY, Settings, emotion_id
 from ..data.paintings import Report
 from ..errors import CheckpointError, ConfigError, DataError
 from ..models.hub import check_tensors, read_json, read_tensors
-from ..training.classifier import Trained, checksum, fit_classifier, save_weights
+from ..training.classifier import Trained, fit_classifier, save_weights
 from ..training.small_runs import Pair, ShuffledBatches, seeded
-from ..utils import check_writable, resolve_device, write_atomic
+from ..utils import check_writable, checksum, resolve_device, write_atomic
 
 
 # %% ../../nbs/studies/text_emotion.ipynb #6a3ffcea

@@ -20,7 +20,6 @@ __all__ = [
 
 # %% ../../nbs/course/14_training.ipynb #c230063e
 import json
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -59,6 +58,7 @@ from sevlm.utils import (
     SMALL_WIDTH,
     cache_folder,
     check_writable,
+    checksum,
     choose_threads,
     keep_freed_memory,
     requested_threads,
@@ -343,7 +343,7 @@ def _sources(data: Any, lexicon: Any, tokenizer: Any) -> dict[str, Any]:
     "What identifies the data of a run: digests of files, or of what was loaded already."
     if isinstance(data, TrainingData):
         texts = [[part, p.key, *p.emotions, *p.explanations] for part in data.parts for p in data.parts[part]]
-        return dict(data=f"{zlib.crc32(json.dumps(texts).encode()):08x}", lexicon=data.table.digest())
+        return dict(data=f"{checksum(texts):08x}", lexicon=data.table.digest())
     files = open_data(data)
     return dict(
         data=_digest(files.source), lexicon=_digest(lexicon or files.lexicon), tokenizer=tokenizer and str(tokenizer)
