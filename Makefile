@@ -101,7 +101,7 @@ pool: setup  ## what handing on fewer patches costs, three seeds (about 12 minut
 	gzip -nc runs/pool/rows.csv > nbs/data/pool_rows.csv.gz
 	@echo "== now run nbs/analysis/a4_efficiency.ipynb"
 
-bench: setup  ## measure speed against the published way of working, on a quiet machine (about 25 minutes; BENCH='--device cuda' on a card)
+bench: setup  ## measure speed against the published way of working, on a quiet machine (about 15 minutes; BENCH='--device cuda' on a card)
 	$(BIN)/python benchmarks/bench.py $(BENCH)
 
 remake: setup  ## make the shipped tokenizer, tower and small model anew (about an hour)
