@@ -9,11 +9,9 @@ import pytest
 
 from sevlm.artemis.folder import Prepared, open_data, paintings_of, provenance, truth_of
 from sevlm.artemis.prepare import (
-    ENDING,
     STAMP,
     Choices,
     Inputs,
-    check_picture,
     check_wikiart,
     digest_of,
     find_pictures,
@@ -27,6 +25,7 @@ from sevlm.artemis.records import load_records
 from sevlm.cli import main
 from sevlm.config import SEVLMConfig
 from sevlm.errors import ConfigError, DataError, LexiconError
+from sevlm.images import ENDING, check_picture
 from sevlm.synthetic.dataset import make_mini
 
 MOJIBAKE = "eugène".encode().decode("latin-1").lower()  # as WikiArt's names went wrong

@@ -6,8 +6,6 @@ preparing a data set stands on."""
 # %% auto #0
 __all__ = [
     "STAMP",
-    "JPEG_END",
-    "ENDING",
     "LIBRARIES",
     "MOST_FREQUENT",
     "HISTOGRAM",
@@ -16,7 +14,6 @@ __all__ = [
     "INPUT_FILES",
     "staged",
     "check_wikiart",
-    "check_picture",
     "find_pictures",
     "digest_of",
     "file_digest",
@@ -74,7 +71,7 @@ from sevlm.artemis.records import (
 
 from ..data.paintings import Report, find_image
 from ..errors import ConfigError, DataError, ImageError
-from ..images import open_image
+from ..images import check_picture
 from ..lexicon.coverage import coverage_by_emotion
 from ..lexicon.lexicon import Lexicon, coverage
 from ..utils import check_writable, write_atomic
@@ -136,27 +133,6 @@ def check_wikiart(
         f"{images} holds no folder of a style the annotations name. Found "
         f"{', '.join(sorted(here)[:5]) or 'no folders'}; expected folders such as {', '.join(sorted(styles)[:3])}."
     )
-
-
-JPEG_END = b"\xff\xd9"
-ENDING = 64  # bytes in which a whole JPEG has its end mark; some writers pad the file
-
-
-def check_picture(
-    path: str | Path,
-    how: str,  # 'names', 'quick' or 'full'
-) -> None:
-    "Raise `ImageError` if a picture file is no picture, or was cut off."
-    if how == "names":
-        return
-    if how == "full":
-        return open_image(path)
-    with open(path, "rb") as f:
-        head = f.read(2)
-        f.seek(max(0, os.fstat(f.fileno()).st_size - ENDING))
-        if head == b"\xff\xd8" and JPEG_END in f.read():
-            return
-    open_image(path)  # no JPEG, or an odd one: Pillow decides
 
 
 def find_pictures(
