@@ -115,7 +115,7 @@ def to_8_bits(
     return (scaled.round() if values.dtype.kind == "f" else scaled).clip(0, 255).astype(np.uint8)
 
 
-# %% ../nbs/library/images.ipynb #b860c792
+# %% ../nbs/library/images.ipynb #4c2422bd
 ORIENTATION = 0x0112  # the EXIF entry that says how the camera was held
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -188,7 +188,7 @@ def image_of_array(
     return Image.fromarray(array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array)
 
 
-# %% ../nbs/library/images.ipynb #56423f40
+# %% ../nbs/library/images.ipynb #699fb904
 MAX_PIXELS = 100_000_000  # decoded at most; RGB takes 3 bytes per pixel, and a copy or two
 MAX_JPEG_PIXELS = 1_000_000_000  # of a JPEG in the file; decoded small
 MAX_PROGRESSIVE_PIXELS = 250_000_000  # of a progressive JPEG, all of which is kept in memory until its end
@@ -247,7 +247,7 @@ def _open_file(file: IO[bytes]) -> Image.Image:
     return image
 
 
-# %% ../nbs/library/images.ipynb #d08f03db
+# %% ../nbs/library/images.ipynb #db109b23
 STARTS = {  # the first bytes of what is no picture -> what it is, and what to do
     b"version https://git-lfs": ("is a pointer of Git LFS, not the picture", "Fetch the files: `git lfs pull`."),
     b"/annex/objects": ("is a pointer of git-annex, not the picture", "Fetch the files: `git annex get .`"),
@@ -313,7 +313,7 @@ def what_is_wrong(
     return f"cannot be opened: the {kind} is damaged ({error}). {AGAIN}"
 
 
-# %% ../nbs/library/images.ipynb #66e795e6
+# %% ../nbs/library/images.ipynb #894bd267
 @contextmanager
 def _binary(source: str | Path | bytes | BinaryIO) -> Iterator[IO[bytes]]:
     "A file to read from its start."
@@ -375,8 +375,8 @@ RESTARTS = re.compile(rb"\xff[\xd0-\xd7]")
 SMALL = dict(min_height=1, min_width=1, min_factor=8)  # decode at an eighth of the size: quick, with the same warnings
 CUT = 0.06  # a file that misses a larger share of its picture was cut off
 SHARP, CLEAR = 8, 2  # with less, a seam counts if it is so many grey levels sharp, and twice as sharp as any other
-STEP, STEP_CLEAR = 30, 4  # a step is so many grey levels sharp, and so many times as sharp as the rows it leaves
-STEP_MARGIN = 8  # it lies further from either side than this part of the width
+STEP, STEP_CLEAR = 24, 4  # a step is so many grey levels sharp, and so many times as sharp as the rows it leaves
+STEP_MARGIN = 2  # blocks between it and either side
 LARGEST_SIDE = 65_500  # pixels that libjpeg decodes
 
 
@@ -506,7 +506,7 @@ def _has_step(
     such that their number still fits; a picture has such edges by chance only."""
     jumps = _jumps(pixels, block)
     columns = jumps.shape[1]
-    at = np.arange(columns // STEP_MARGIN + 1, columns - columns // STEP_MARGIN)  # where the seam changes its row
+    at = np.arange(STEP_MARGIN, columns - STEP_MARGIN + 1)  # where the seam changes its row
     if len(jumps) < 2 or not len(at):
         return False
     total = jumps.cumsum(1)
@@ -598,7 +598,7 @@ def find_damage(
 ) -> Damage | None:  # None: none found
     """Damage to pixels that Pillow passes without a word, in a JPEG or TIFF. Other kinds either raise when opened (PNG,
     GIF), or hold nothing by which damage could be seen. Nor is all damage to a JPEG seen: bytes may be altered such
-    that nothing is left over and no step is left behind (`_has_step`): about one in twenty."""
+    that nothing is left over and no step is left behind (`_has_step`): about one in twenty, if 200 bytes are."""
     if isinstance(source, ImageFile.ImageFile):
         source = source.filename
     if isinstance(source, Image.Image | np.ndarray) or source == "":
@@ -637,7 +637,7 @@ def check_picture(
         raise ImageError(f"{path} {damage}. {AGAIN}")
 
 
-# %% ../nbs/library/images.ipynb #492e940c
+# %% ../nbs/library/images.ipynb #50ad13cb
 LONGEST = 4  # times as long as wide; a longer picture is worth a notice
 FITS = ("squash", "pad")
 PADDING = (128, 128, 128)  # grey
