@@ -22,15 +22,18 @@ __all__ = [
     "KINDS",
     "WEB_PAGE",
     "AGAIN",
-    "JPEG_END",
     "START_OF_SCAN",
+    "COLOURS",
+    "NOTES",
+    "PNG_START",
+    "PNG_PARTS",
+    "JPEG_END",
     "RESTART_INTERVAL",
     "FRAMES",
     "SEQUENTIAL",
     "BLOCK",
     "HARMLESS",
     "PADDED",
-    "NOTES",
     "END_OF_SCAN",
     "RESTARTS",
     "SMALL",
@@ -79,7 +82,7 @@ import os
 import re
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -304,10 +307,10 @@ def what_is_wrong(
     kind = next((kind for start, kind in KINDS.items() if head.startswith(start)), None)
     if head[4:8] == b"ftyp":
         kind = "AVIF" if b"avif" in head[8:32] else "HEIC"
+    if re.search("truncated|premature|unexpected end", str(error), re.I):
+        return f"cannot be opened: the {kind or 'picture'} is cut off. {AGAIN}"
     if kind is None:
         return f"is not a picture: it starts with {head[:12]!r}. Expected a JPEG or PNG, or another kind Pillow reads."
-    if re.search("truncated|premature|unexpected end", str(error), re.I):
-        return f"cannot be opened: the {kind} is cut off. {AGAIN}"
     if isinstance(error, UnidentifiedImageError | SyntaxError):
         return (
             f"cannot be opened: the {kind} is damaged or cut off, or of a kind that Pillow {PILLOW} cannot read. Fetch "
@@ -340,6 +343,55 @@ def _head(source: str | Path | bytes | BinaryIO) -> bytes:
         return b""
 
 
+START_OF_SCAN, COLOURS = 0xDA, 0xEE  # markers of a JPEG; the second says which colours its channels are
+NOTES = (*range(0xE0, 0xF0), 0xFE)  # markers of a JPEG: descriptions and comments
+PNG_START, PNG_PARTS = b"\x89PNG\r\n\x1a\n", (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
+
+
+def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:  # marker, where it starts, where it ends
+    "The parts of a JPEG up to and with the header of its first scan."
+    at = len(JPEG_START)
+    while at + 4 <= len(data) and data[at] == 0xFF:
+        marker, end = data[at + 1], at + 2 + int.from_bytes(data[at + 2 : at + 4])
+        if marker == 0xFF:  # padding
+            at += 1
+            continue
+        yield marker, at, end
+        if marker == START_OF_SCAN:
+            return
+        at = end
+
+
+def _without_notes(
+    data: bytes,
+    notes: Collection[int],  # markers of a JPEG to leave out
+) -> bytes:
+    "A JPEG or PNG with no more than what its pixels need; other data as they are."
+    if data.startswith(JPEG_START):
+        segments = list(_segments(data))
+        kept = [data[at:end] for marker, at, end in segments if marker not in notes]
+        return JPEG_START + b"".join(kept) + data[segments[-1][2] :] if segments else data
+    if data.startswith(PNG_START):
+        kept, at = [], len(PNG_START)
+        while at + 12 <= len(data):  # length, name and checksum of a chunk
+            end = at + 12 + int.from_bytes(data[at : at + 4])
+            kept += [data[at:end]] if data[at + 4 : at + 8] in PNG_PARTS else []
+            at = end
+        return PNG_START + b"".join(kept)
+    return data
+
+
+def _open_bare(source: str | Path | bytes | BinaryIO) -> Image.Image | None:
+    "A picture whose description is broken, read without it; None if that does not help."
+    try:
+        with _binary(source) as file:
+            bare = _without_notes(file.read(), {*NOTES} - {COLOURS})
+        with _open_file(io.BytesIO(bare)) as image:
+            return to_rgb(image)
+    except Exception:  # the pixels are broken, too, which the first attempt has said
+        return None
+
+
 def open_image(
     source: str | Path | bytes | BinaryIO | Image.Image | np.ndarray,  # a file, its content, a PIL image, or an array
     name: str | None = None,  # what messages call it; None: its path, if it has one
@@ -361,6 +413,9 @@ def open_image(
     except Exception as e:  # Pillow's many decoders raise many classes on a damaged file
         if isinstance(source, Image.Image):
             raise ImageError(f"{name} cannot be opened ({e}). Expected a whole picture, its file still open.") from e
+        if KINDS.get(_head(source)[:4]) == "PNG" or _head(source).startswith(JPEG_START):
+            if (image := _open_bare(source)) is not None:
+                return image
         raise ImageError(f"{name} {what_is_wrong(_head(source), e)}") from e
 
 
@@ -374,13 +429,12 @@ def mode_of(
 
 # %% ../nbs/library/images.ipynb #405ba9fa
 JPEG_END = b"\xff\xd9"
-START_OF_SCAN, RESTART_INTERVAL = 0xDA, 0xDD  # markers of a JPEG
+RESTART_INTERVAL = 0xDD  # a marker of a JPEG
 FRAMES = (*range(0xC0, 0xC4), *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0))  # markers: a frame's header
 SEQUENTIAL = (0xC0, 0xC1)  # of them: no progressive, lossless or arithmetic coding
 BLOCK = {"Gray": (8, 8), "444": (8, 8), "422": (8, 16), "420": (16, 16), "440": (16, 8), "411": (8, 32), "441": (32, 8)}
 HARMLESS = re.compile("JFIF|Adobe")  # in warnings about a JPEG's description, not its pixels
 PADDED = re.compile("before marker 0xd9|Premature end")  # in warnings that zeros before the end mark lead to, too
-NOTES = (*range(0xE0, 0xF0), 0xFE)  # markers: descriptions and comments
 END_OF_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 RESTARTS = re.compile(rb"\xff[\xd0-\xd7]")
 SMALL = dict(min_height=1, min_width=1, min_factor=8)  # decode at an eighth of the size: quick, with the same warnings
@@ -418,20 +472,6 @@ def _warning(data: bytes) -> str | None:
     except ValueError:
         return None  # a kind it does not know (lossless, 12 bits): Pillow decides
     return warning
-
-
-def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:  # marker, where it starts, where it ends
-    "The parts of a JPEG up to and with the header of its first scan."
-    at = len(JPEG_START)
-    while at + 4 <= len(data) and data[at] == 0xFF:
-        marker, end = data[at + 1], at + 2 + int.from_bytes(data[at + 2 : at + 4])
-        if marker == 0xFF:  # padding
-            at += 1
-            continue
-        yield marker, at, end
-        if marker == START_OF_SCAN:
-            return
-        at = end
 
 
 class _Layout(NamedTuple):
@@ -557,8 +597,7 @@ def _damage_of_jpeg(data: bytes) -> Damage | None:
     warning = _warning(data) if height * width <= MAX_JPEG_PIXELS else None
     segments = list(_segments(data)) if warning else []
     if warning and HARMLESS.search(warning):
-        kept = [data[at:end] for marker, at, end in segments if marker not in NOTES]
-        data = JPEG_START + b"".join(kept) + data[segments[-1][2] :]
+        data = _without_notes(data, NOTES)
         warning, segments = _warning(data), list(_segments(data))
     layout = _layout(data) if height * width <= MAX_PIXELS else None
     if warning is None:
