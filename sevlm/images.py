@@ -307,7 +307,7 @@ def what_is_wrong(
     kind = next((kind for start, kind in KINDS.items() if head.startswith(start)), None)
     if head[4:8] == b"ftyp":
         kind = "AVIF" if b"avif" in head[8:32] else "HEIC"
-    if re.search("truncated|premature|unexpected end", str(error), re.I):
+    if re.search("truncated|premature|unexpected end|cannot load this image", str(error), re.I):
         return f"cannot be opened: the {kind or 'picture'} is cut off. {AGAIN}"
     if kind is None:
         return f"is not a picture: it starts with {head[:12]!r}. Expected a JPEG or PNG, or another kind Pillow reads."
@@ -383,13 +383,15 @@ def _without_notes(
 
 def _open_bare(source: str | Path | bytes | BinaryIO) -> Image.Image | None:
     "A picture whose description is broken, read without it; None if that does not help."
-    try:
-        with _binary(source) as file:
-            bare = _without_notes(file.read(), {*NOTES} - {COLOURS})
-        with _open_file(io.BytesIO(bare)) as image:
-            return to_rgb(image)
-    except Exception:  # the pixels are broken, too, which the first attempt has said
-        return None
+    for notes in ({*NOTES} - {COLOURS}, NOTES):
+        try:
+            with _binary(source) as file:
+                bare = _without_notes(file.read(), notes)
+            with _open_file(io.BytesIO(bare)) as image:
+                return to_rgb(image)
+        except Exception:  # the pixels are broken, too, which the first attempt has said
+            continue
+    return None
 
 
 def open_image(

@@ -8,6 +8,7 @@ import logging
 import os
 import struct
 import sys
+import zlib
 from datetime import datetime
 from pathlib import Path
 
@@ -278,6 +279,46 @@ def test_broken_exif_never_refuses_an_intact_picture(name, picture):
         assert open_image(data).tobytes() == expected.tobytes(), kind
         assert open_image(Image.open(io.BytesIO(data))).tobytes() == expected.tobytes()
         assert find_damage(data) is None
+
+
+def png_chunk(name, body, right=True):
+    checksum = zlib.crc32(name + body) ^ (not right)
+    return struct.pack(">L", len(body)) + name + body + struct.pack(">L", checksum)
+
+
+def test_a_broken_description_never_refuses_an_intact_picture(picture, tmp_path):
+    "Texts with wrong checksums, notes cut short: the pixels are read without them."
+    png = coded(picture, "PNG")
+    after_header = 8 + 25
+    for chunk in (
+        png_chunk(b"tEXt", b"Title\0by whom?", right=False),
+        png_chunk(b"zTXt", b"Title\0\0" + zlib.compress(bytes(20_000_000))),
+        png_chunk(b"iCCP", b"profile\0\0no zlib"),
+        png_chunk(b"pHYs", b"1"),
+        png_chunk(b"gAMA", b""),
+        png_chunk(b"eXIf", b"II"),
+    ):
+        data = png[:after_header] + chunk + png[after_header:]
+        assert open_image(data).tobytes() == picture.tobytes(), chunk[:20]
+    data = png[:after_header] + png_chunk(b"tEXt", b"Title\0x", right=False) + png[after_header:-400]
+    assert "PNG" in message_of(data)  # cut off, too
+    jpeg = coded(picture, exif=exif_block([(ORIENTATION, SHORT, 1, 6)]))
+    plain = open_image(coded(picture))
+    for marker in (0xE0, 0xE1, 0xE2, 0xED, 0xEE):
+        for body in (
+            b"",
+            b"JFIF",
+            b"Exif\0\0",
+            b"MPF\0II*\0" + bytes(3),
+            b"ICC_PROFILE\0\1",
+            b"Photoshop 3.0\0",
+            b"Adobe",
+        ):
+            note = bytes((0xFF, marker)) + struct.pack(">H", len(body) + 2) + body
+            data = coded(picture)[:2] + note + coded(picture)[2:]
+            assert open_image(data).tobytes() == plain.tobytes(), (marker, body)
+            assert find_damage(data) is None
+    assert open_image(jpeg).size == (224, 304)
 
 
 @pytest.mark.filterwarnings("ignore")
