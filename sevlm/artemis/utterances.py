@@ -48,7 +48,8 @@ class Tables:
     tokens: dict = field(default_factory=dict)  # token -> text of no, one or several tokens
 
 
-SEEN = Tables(tokens={"colours": "colors"})  # all that is known of the authors' tables
+# all that is known of the authors' tables (docs/facts/protocol.md 2.4 g)
+SEEN = Tables(tokens={"colours": "colors", "im": "i am", "thats": "that is"})
 
 
 def read_tables(
@@ -155,12 +156,24 @@ _WHOLE = re.compile(r"""["\x1c-\x1f]|'\S*'""")  # what NLTK's rules see otherwis
 PIECES = 1 << 17  # different pieces remembered
 
 
+_OPENING = re.compile(r"(')(?!re|ve|ll|m|t|s|d|n)(\w)\b", re.IGNORECASE)  # an apostrophe before a single letter
+_DASH = "\u2015"
+
+
 @lru_cache(1)
 def _nltk():
+    """NLTK's word tokenizer with its rules of before 3.10, whichever version is installed.
+
+    Source: docs/facts/protocol.md 2.4 f."""
     require("nltk", extra="prepare")
     from nltk.tokenize import NLTKWordTokenizer
 
-    return NLTKWordTokenizer().tokenize
+    class EarlierTokenizer(NLTKWordTokenizer):
+        STARTING_QUOTES = [*NLTKWordTokenizer.STARTING_QUOTES[:-1], (_OPENING, r"\1 \2")]
+        # without the rule of 3.9.3 that cuts at dashes
+        PUNCTUATION = [(rule, to) for rule, to in NLTKWordTokenizer.PUNCTUATION if rule.sub(to, _DASH) == _DASH]
+
+    return EarlierTokenizer().tokenize
 
 
 @lru_cache(PIECES)
@@ -171,7 +184,7 @@ def _cut(piece):
 def cut(
     text: str,
 ) -> list:  # tokens
-    "What NLTK's word tokenizer makes of a text, remembered piece by piece."
+    "What NLTK's word tokenizer makes of a text by its rules of before 3.10, remembered piece by piece."
     if _WHOLE.search(text):
         return _nltk()(text)
     return [token for piece in text.split() for token in _cut(piece)]
