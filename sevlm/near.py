@@ -298,6 +298,7 @@ def _undo_code_page(text: str) -> str:
 
 def _undo_raw_bytes(text: str) -> str:
     "A name of bytes that are no UTF-8 (surrogates stand for them), by the first code page that gives Latin letters."
+    text = re.sub("[\ud800-\udc7f\udd00-\udfff]", "\ufffd", text)  # such a surrogate stands for no byte
     data = text.encode("utf-8", "surrogateescape")
     for page in ("cp1252", "cp437", "cp850"):
         try:
@@ -462,7 +463,7 @@ def near_files(path: str | Path) -> str:
     folder, name = Path(path).parent, Path(path).name
     while not folder.is_dir() and folder != folder.parent:
         folder, name = folder.parent, folder.name
-    missing = "" if folder == Path(path).parent else f" There is no {folder / name}."
+    missing = "" if folder == Path(path).parent else f" There is no folder {folder / name}."
     try:
         names = sorted(os.listdir(folder))
     except OSError:
