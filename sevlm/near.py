@@ -134,8 +134,6 @@ def _zip_kind(path: str | Path) -> str:
 
 def _kind_by_head(path: str | Path, head: bytes) -> str | None:
     "What the first bytes say, and what to do; None: nothing known."
-    if not head:
-        return f"an empty file. {AGAIN}; was the download interrupted?"
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")):
         return _zip_kind(path)
     if _PAGE.match(head.removeprefix(b"\xef\xbb\xbf")):
@@ -204,9 +202,12 @@ def what_is(
     if Path(path).is_dir():
         return f"a folder that holds {some_of(sorted(os.listdir(path))) or 'nothing'}. Give a file in it"
     try:
-        fault = _text_fault(path, Path(path).read_bytes() if data is None else data)
+        data = Path(path).read_bytes() if data is None else data
     except OSError:
         return None
+    if not data:
+        return f"an empty file. {AGAIN}: was the download interrupted?"
+    fault = _text_fault(path, data)
     return fault[1] if fault else None
 
 
@@ -472,9 +473,13 @@ def near_files(path: str | Path) -> str:
     return missing + (f" Near it: {', '.join(shown(folder / n) for n in near)}." if near else "")
 
 
-def unreadable(path: str | Path, error: OSError) -> str:
+def unreadable(
+    path: str | Path,
+    error: OSError,
+    what: str = "",  # the file should be, such as "the lexicon "
+) -> str:
     "That a file cannot be read, why, and what is near."
     if Path(path).is_dir():
-        return f"cannot read {path}: it is {what_is(path)}."
+        return f"cannot read {what}{path}: it is {what_is(path)}."
     near = near_files(path) if isinstance(error, (FileNotFoundError, NotADirectoryError)) else ""
-    return f"cannot read {path}: {error.strerror}.{near}"
+    return f"cannot read {what}{path}: {error.strerror}.{near}"

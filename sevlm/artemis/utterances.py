@@ -8,6 +8,7 @@ __all__ = [
     "SEEN",
     "CONTRACTIONS",
     "PIECES",
+    "RULES",
     "DICTIONARY",
     "ENTRIES",
     "PREFIX",
@@ -36,6 +37,7 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from ..errors import ConfigError, DataError, did_you_mean, require
+from ..near import read_text
 from ..utils import PUNCTUATION
 
 
@@ -57,16 +59,11 @@ def read_tables(
 ) -> Tables:  # these and no others
     "Read replacement tables of one's own."
     names = ("utterances", "tokens")
+    expected = f"a JSON file: an object with the tables {' and '.join(names)}"
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as e:
-        raise DataError(
-            f"cannot read {path}: {e.strerror}. Give the path of a JSON file with the tables {' and '.join(names)}."
-        ) from e
-    except ValueError as e:
-        raise DataError(
-            f"{path} is not JSON in UTF-8: {e}. Expected an object with the tables {' and '.join(names)}."
-        ) from e
+        found = json.loads(read_text(path, expected))
+    except (ValueError, RecursionError) as e:
+        raise DataError(f"{path} is not JSON in UTF-8: {e}. Expected {expected}.") from e
     if not isinstance(found, dict):
         raise DataError(
             f"{path} holds a {type(found).__name__}, expected an object with the tables {' and '.join(names)}."
@@ -154,6 +151,7 @@ def expand(
 _BLANK = str.maketrans(dict.fromkeys(PUNCTUATION, " "))
 _WHOLE = re.compile(r"""["\x1c-\x1f]|'\S*'""")  # what NLTK's rules see otherwise in a text than in its pieces
 PIECES = 1 << 17  # different pieces remembered
+RULES = 2  # which rules these are: what was kept under other rules is made anew (2: NLTK's opening apostrophes, `SEEN`)
 
 
 _OPENING = re.compile(r"(')(?!re|ve|ll|m|t|s|d|n)(\w)\b", re.IGNORECASE)  # an apostrophe before a single letter
@@ -217,22 +215,11 @@ def read_known_words(
     "Words the spelling step leaves alone."
     known = set()
     for path in paths:
-        try:
-            lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
-        except OSError as e:
-            raise DataError(
-                f"cannot read {path}: {e.strerror}. Give the path of a word list, one word per line."
-            ) from e
-        except UnicodeDecodeError as e:
-            raise DataError(
-                f"{path} is not UTF-8 ({e.reason} at byte {e.start}). Expected a word list, one word per line."
-            ) from e
-        for i, line in enumerate(lines, 1):
+        for i, line in enumerate(read_text(path, "a word list, one word per line").split("\n"), 1):
             if len(words := line.split()) > 1:
                 raise DataError(
-                    f"{path}, line {i}: found {len(words)} fields ({line[:40]!r}); expected one word per line. Give "
-                    "the "
-                    "list of words, not of vectors or counts."
+                    f"{path}, line {i}: found {len(words)} fields ({line[:40]!r}); expected one word per line. "
+                    "Give the list of words, not of vectors or counts."
                 )
             known.update(words)
     if not known:

@@ -458,7 +458,8 @@ def _find(path: Path) -> tuple[Path, list[str]]:
     chosen, notes = _choose(names, lambda n: _head(path / n), f"the folder {path}")
     if chosen is None:
         raise LexiconError(
-            f"the folder {path} holds no lexicon: found {some_of(names) or 'no files'}. Expected {EXPECTED}."
+            f"cannot read the lexicon in the folder {path}: it holds none. Found {some_of(names) or 'no files'}; "
+            f"expected {EXPECTED}."
         )
     return path / chosen, notes
 
@@ -475,7 +476,7 @@ def _read_bytes(path: str | Path) -> tuple[bytes, Path, list[str]]:
     try:
         data = file.read_bytes()
     except OSError as e:
-        raise LexiconError(f"{unreadable(file, e)} Expected a lexicon: {EXPECTED}.") from e
+        raise LexiconError(f"{unreadable(file, e, 'the lexicon ')} Expected {EXPECTED}.") from e
     if data and (encoding := text_encoding(file, EXPECTED, LexiconError)) != "utf-8-sig":
         notes = [*notes, f"encoding: {encoding.upper()}, as its byte-order mark says"]
     return data, file, notes
