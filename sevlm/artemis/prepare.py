@@ -90,7 +90,7 @@ from ..lexicon.files import find_lexicon
 from ..lexicon.lexicon import Lexicon, coverage
 from ..near import match_names, near_files, unreadable, what_is
 from ..utils import check_writable, write_atomic
-from .utterances import RULES, Speller, Tables, read_known_words, read_tables, spell_utterances
+from .utterances import TEXT_RULES, Speller, Tables, read_known_words, read_tables, spell_utterances
 
 # %% ../../nbs/artemis/prepare.ipynb #d22190f8
 STAMP = "prepared.json"  # in every folder made here: what went in, what was chosen, what came out
@@ -254,7 +254,7 @@ class Texts:
             len(distinct),
             notes={"spelling step": "on" if self.known_words else "off: no known words were given"},
         )
-        name = digest_of(*self.given, *(f"{p} {version(p)}" for p in LIBRARIES[:3]), RULES, *distinct)
+        name = digest_of(*self.given, *(f"{p} {version(p)}" for p in LIBRARIES[:3]), TEXT_RULES, *distinct)
         kept, log = self.cache / f"{name}.txt", self.cache / f"{name}.json"
         if not (kept.is_file() and log.is_file()):
             self._make(distinct, kept, log, progress)
@@ -638,7 +638,7 @@ def _given(inputs, choices):
     return {
         "choices": asdict(choices),
         "inputs": checksums(inputs),
-        "versions": {p: version(p) for p in LIBRARIES} | {"rules for texts": str(RULES)},
+        "versions": {p: version(p) for p in LIBRARIES} | {"rules for texts": str(TEXT_RULES)},
     }
 
 

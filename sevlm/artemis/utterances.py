@@ -8,7 +8,7 @@ __all__ = [
     "SEEN",
     "CONTRACTIONS",
     "PIECES",
-    "RULES",
+    "TEXT_RULES",
     "DICTIONARY",
     "ENTRIES",
     "PREFIX",
@@ -151,7 +151,9 @@ def expand(
 _BLANK = str.maketrans(dict.fromkeys(PUNCTUATION, " "))
 _WHOLE = re.compile(r"""["\x1c-\x1f]|'\S*'""")  # what NLTK's rules see otherwise in a text than in its pieces
 PIECES = 1 << 17  # different pieces remembered
-RULES = 2  # which rules these are: what was kept under other rules is made anew (2: NLTK's opening apostrophes, `SEEN`)
+TEXT_RULES = (
+    2  # which rules these are: what was kept under other rules is made anew (2: NLTK's opening apostrophes, `SEEN`)
+)
 
 
 _OPENING = re.compile(r"(')(?!re|ve|ll|m|t|s|d|n)(\w)\b", re.IGNORECASE)  # an apostrophe before a single letter

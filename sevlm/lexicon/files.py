@@ -22,6 +22,7 @@ __all__ = [
     "PublishedLexicon",
     "recognise",
     "find_lexicon",
+    "holds_lexicon",
     "LexiconFile",
     "read_lexicon_file",
     "terms",
@@ -480,6 +481,14 @@ def _read_bytes(path: str | Path) -> tuple[bytes, Path, list[str]]:
     if data and (encoding := text_encoding(file, EXPECTED, LexiconError)) != "utf-8-sig":
         notes = [*notes, f"encoding: {encoding.upper()}, as its byte-order mark says"]
     return data, file, notes
+
+
+def holds_lexicon(folder: str | Path) -> bool:
+    "Whether a folder is a lexicon as its authors hand it out."
+    try:
+        return Path(folder).is_dir() and find_lexicon(folder).is_file()
+    except LexiconError:
+        return False
 
 
 # %% ../../nbs/library/lexicon_files.ipynb #d774b173
