@@ -129,7 +129,8 @@ def _zip_kind(path: str | Path) -> str:
     for start, what, remedy in _PARTS:
         if any(n.startswith(start) for n in names):
             return f"{what}. {remedy}"
-    return f"a zip archive that holds {some_of(names) or 'nothing'}. Unpack it: unzip {shlex.quote(str(path))}"
+    into = "" if Path(path).parent == Path() else f" -d {shlex.quote(str(Path(path).parent))}"
+    return f"a zip archive that holds {some_of(names) or 'nothing'}. Unpack it: unzip {shlex.quote(str(path))}{into}"
 
 
 def _kind_by_head(path: str | Path, head: bytes) -> str | None:
@@ -146,7 +147,7 @@ def _kind_by_head(path: str | Path, head: bytes) -> str | None:
 
 # %% ../nbs/library/near.ipynb #968c7b62
 _MARKS = ((b"\xff\xfe\0\0", "utf-32"), (b"\0\0\xfe\xff", "utf-32"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
-MOSTLY = 0.3  # share of zero bytes from which a file is text of two bytes per letter
+MOSTLY = 0.8  # share of plain letters from which bytes are text in UTF-16
 
 
 def _encoding_of(head: bytes) -> str:
@@ -164,9 +165,9 @@ def _encoding_fault(path: str | Path, data: bytes, error: UnicodeDecodeError) ->
     "Of bytes that are not the text they should be: the first wrong line, where lines mean something; what they are."
     if _encoding_of(data) != "utf-8-sig":
         return None, f"text in {_encoding_of(data).upper()} that is cut short or damaged. {AGAIN}"
-    even, odd = (data[i:HEAD:2].count(0) / max(1, len(data[i:HEAD:2])) for i in (0, 1))
-    if max(even, odd) > MOSTLY and min(even, odd) < MOSTLY / 3:
-        encoding = "UTF-16BE" if even > odd else "UTF-16LE"
+    encoding = "UTF-16BE" if data[:HEAD:2].count(0) > data[1:HEAD:2].count(0) else "UTF-16LE"
+    letters = data[:HEAD].decode(encoding, "replace")
+    if sum(c.isprintable() and c.isascii() or c.isspace() for c in letters) > MOSTLY * len(letters):
         return None, f"text in {encoding} without a byte-order mark. {_convert(path, encoding)}"
     if b"\0" in data:
         return None, f"a binary file. {AGAIN}"
@@ -258,6 +259,7 @@ def text_encoding(
 _CODES = re.compile(r"#[Uu]([0-9a-fA-F]{4})")
 _MORE_CODES = re.compile(r"(?:\\u|%u)([0-9a-fA-F]{4})|#L([0-9a-fA-F]{6})")
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_NO_LETTERS = "\u00aa\u00b5\u00ba"  # signs that count as letters in Unicode: the two ordinals and micro
 CODE_PAGES = ("cp437", "cp850", "cp852", "cp866", "cp1250", "cp1251", "mac_roman")
 ROUNDS = 4  # garbled more often than that is not undone
 
@@ -283,13 +285,14 @@ def _western_bytes(text: str) -> bytes | None:
 def _undo_code_page(text: str) -> str:
     "UTF-8 that was read as another encoding, read again as UTF-8; other texts as they are."
     raised = "".join(c.upper() if "\u00e0" <= c <= "\u00fe" else c for c in text)  # it was made lower case afterwards
-    for version in (text, raised):
+    odd = any(not c.isascii() and (not c.isalpha() or c in _NO_LETTERS) for c in text)  # words have letters only
+    for version in (text, raised) if odd else (text,):
         if (data := _western_bytes(version)) is not None:
             try:
                 return data.decode("utf-8")
             except UnicodeDecodeError:
                 pass
-    for page in CODE_PAGES:
+    for page in CODE_PAGES if odd else ():
         try:
             return text.encode(page).decode("utf-8")
         except UnicodeError:
@@ -353,7 +356,8 @@ def _bare(text: str) -> str:
 @lru_cache(1 << 18)
 def plain_name(name: str) -> str:
     "A repaired name without case, accents, separators and the ending of a picture file."
-    text = unicodedata.normalize("NFKD", _ENDING.sub("", repaired_name(name)).casefold())
+    text = unicodedata.normalize("NFKD", _ENDING.sub("", repaired_name(name)))
+    text = unicodedata.normalize("NFKD", text.casefold())
     return _bare("".join(c for c in text if not unicodedata.combining(c)).translate(_LETTERS))
 
 

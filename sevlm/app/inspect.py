@@ -237,8 +237,9 @@ def inspect_path(
     if look is None:
         kind = f": it is {found}" if (found := what_is(path)) else ""
         raise DataError(
-            f"{path} is nothing sevlm knows{kind}. "
-            "Expected a CSV of annotations, a lexicon (.txt, .tsv: word, V, A, D), a picture, weights (.safetensors, .bin), or a folder: a release (CSV, wikiart, lexicon), what "
+            f"{path} is nothing sevlm knows{kind}. Expected a CSV of annotations, "
+            "a lexicon (.txt, .tsv: word, V, A, D; or the folder or zip it came in), "
+            "a picture, weights (.safetensors, .bin), or a folder: a release (CSV, wikiart, lexicon), what "
             "`sevlm prepare` made of one, pictures, a checkpoint (model.safetensors, config.json, or the layout of "
             "jing5566/SEVLM) or a training run."
         )

@@ -49,7 +49,7 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -424,6 +424,7 @@ def checksums(
     ]
     if inputs.records:
         files += [(f"records of {part}", Path(inputs.records) / f"artEmisX_{part}.json") for part in PARTS]
+    files = [(k, find_lexicon(f) if k == "lexicon" else f) for k, f in files]
     return {k: {"file": Path(f).name, "sha256": file_digest(f)} for k, f in files} | {
         "wikiart": {"file": Path(inputs.wikiart).name, "sha256": listing_digest(inputs.wikiart)}
     }
@@ -433,8 +434,9 @@ def _lexicon(out, inputs, records):
     "Copies the lexicon into the folder, and measures how much of the training texts it knows."
     if not inputs.lexicon:
         return None, {}
-    lexicon, name = Lexicon.read(inputs.lexicon), "vad_lexicon" + (Path(inputs.lexicon).suffix or ".txt")
-    shutil.copyfile(inputs.lexicon, out / name)
+    lexicon, file = Lexicon.read(inputs.lexicon), find_lexicon(inputs.lexicon)
+    name = "vad_lexicon" + (file.suffix or ".txt")
+    shutil.copyfile(file, out / name)
     emotions, said = zip(
         *((e, text) for r in records["train"].values() for e, text in zip(r["emotions"], r["explanations"]))
     )
@@ -555,7 +557,8 @@ def _lines_of(report):
         "",
     ]
     for rule, total in report["dropped_over_splits"].items():
-        parts = {why: n for why, n in report["dropped"].items() if without_split(why) == rule}
+        reasons = [rule, *(f"{rule}, {split}" for split in SPLITS)]
+        parts = {why: report["dropped"][why] for why in reasons if why in report["dropped"]}
         by_split = ", ".join(f"{why.removeprefix(rule + ', ')} {n:,}" for why, n in parts.items())
         examples = "; ".join([e for why in parts for e in report["examples"][why]][:EXAMPLES])
         of_them = f"{by_split}; " if [*parts] != [rule] else ""
@@ -649,7 +652,6 @@ def prepare(
     progress: bool = True,
 ) -> dict:  # 'v1', 'v2' -> what its stamp says
     "Make the data folders of some releases, or find that they are made already."
-    inputs = replace(inputs, lexicon=find_lexicon(inputs.lexicon)) if inputs.lexicon else inputs
     out, done, given = Path(out), {}, _given(inputs, choices)
     known = () if choices.spelling == "off" else tuple(inputs.known_words)
     decisive = tuple(

@@ -146,14 +146,14 @@ class PictureSearch:
         "What a report says about names: only what there is to say."
         notes: dict[str, object] = {}
         if respelled := self.respelled:
-            some = list(respelled.items())[:EXAMPLES]
+            examples = [f"'{shown(p)}' for {s}/{n}" for (s, n), p in respelled.items()]
             notes["pictures under another spelling"] = len(respelled)
-            notes["other spellings, for instance"] = "; ".join(f"{shown(p)!r} for {s}/{n}" for (s, n), p in some)
+            notes["other spellings, for instance"] = "; ".join(examples[:EXAMPLES])
         if self.ambiguous:
             notes["paintings for which no picture is taken, since the name is not the only one"] = len(self.ambiguous)
         if self.near:
-            some = [f"{s}/{n}: {', '.join(map(shown, names))}?" for (s, n), names in self.near.items()]
-            notes["near names of paintings without a picture"] = "; ".join(some[:EXAMPLES])
+            examples = [f"{s}/{n}: {', '.join(map(shown, names))}?" for (s, n), names in self.near.items()]
+            notes["near names of paintings without a picture"] = "; ".join(examples[:EXAMPLES])
         if self.hint:
             notes["folder of the pictures"] = self.hint
         return notes

@@ -199,7 +199,7 @@ EXPECTED = "a text file in UTF-8 with word, valence, arousal, dominance on each 
 FIRST_BYTES = 1 << 16  # of a file, from which it is judged
 
 
-def _split_lines(data: bytes, path: object) -> tuple[list[tuple[int, list[str]]], str]:
+def _split_lines(data: bytes, path: str | Path) -> tuple[list[tuple[int, list[str]]], str]:
     "The numbered lines of a lexicon file as lists of fields, and what separates them."
     text = decode_text(data, path, EXPECTED, LexiconError)
     lines = [(n, line) for n, line in enumerate(re.split("\r\n|\r|\n", text), 1) if line.strip()]
@@ -255,7 +255,7 @@ class _Table(NamedTuple):
     notes: list[str]
 
 
-def _read_table(data: bytes, path: object) -> _Table:
+def _read_table(data: bytes, path: str | Path) -> _Table:
     "The entries of a lexicon file. Raises `LexiconError` with the number of the first line that is not one."
     lines, form = _split_lines(data, path)
     head = _find_columns(lines[0][1], f"{path}, line {lines[0][0]}") if lines else None

@@ -45,7 +45,7 @@ from ..config import EMOTIONS, POLARITY, Settings, emotion_id
 from ..data.paintings import Report
 from ..errors import CheckpointError, ConfigError, DataError
 from ..models.hub import check_tensors, read_json, read_tensors
-from ..near import text_encoding, unreadable
+from ..near import text_encoding, unreadable, what_is
 from ..training.classifier import Trained, fit_classifier, save_weights
 from ..training.small_runs import Pair, ShuffledBatches, seeded
 from ..utils import check_writable, checksum, resolve_device, write_atomic
@@ -274,7 +274,8 @@ def read_glove(
         raise DataError(f"{unreadable(path, e)} Expected {expected}.") from e
     except ValueError as e:
         raise DataError(
-            f"{path} is not a file of word vectors ({e}). Expected a word and {embed} numbers per line, UTF-8."
+            f"{path} is not a file of word vectors ({what_is(path) or e}). Expected a word "
+            f"and {embed} numbers per line, UTF-8."
         ) from e
     vectors[PAD] = 0
     report = Report(f"words in {Path(path).name}", "words", len(ids))
