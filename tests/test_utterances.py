@@ -292,7 +292,7 @@ def test_no_quotes_in_none_out_and_idempotent(text):
 
 
 def test_where_a_second_pass_does_change():
-    assert spelled("d'ye") == "d 'ye" and spelled("d 'ye") != "d 'ye"
+    assert spelled('so "very sad"') == "so `` very sad ''" and spelled("so `` very sad ''") == "so `` very sad ``"
     assert Speller({"x"})("gonnna") == "gonna" and spelled("gonna") == "gon na"
 
 
@@ -300,10 +300,8 @@ def test_where_a_second_pass_does_change():
 @given(typed | st.text("'' sdmatn`(&.", max_size=12))
 @example("he's'.")
 def test_cutting_by_piece_is_what_nltk_does(text):
-    from nltk.tokenize import NLTKWordTokenizer
-
     text = text.translate(module._BLANK)  # in `tokenise` the marks are gone by then
-    assert cut(text) == NLTKWordTokenizer().tokenize(text)
+    assert cut(text) == module._nltk()(text)
 
 
 @pytest.mark.parametrize("bad", [None, float("nan"), 3, b"dog", ["dog"]])
@@ -430,7 +428,7 @@ def test_distance(monkeypatch):
         (b"the\nof\t12\n", "line 2: found 2 fields"),
         (b"", "no word in"),
         (b"\n\n", "no word in"),
-        (b"\xff\xfed\0", "not UTF-8"),
+        (b"d\xe9\n", "line 1: found bytes that are not UTF-8"),
     ],
 )
 def test_bad_word_lists(content, part, tmp_path):

@@ -41,7 +41,8 @@ BAD = {  # name: content, parts of the message
     "blank lines": ("\n \n", ["holds no entries"]),
     "header only": ("w\tv\ta\td\n", ["holds no entries"]),
     "latin-1": ((OK + "café\t0\t0\t0\n").encode("latin-1"), ["line 2", "not UTF-8"]),
-    "utf-16": (OK.encode("utf-16"), ["not UTF-8"]),
+    "utf-16, without its mark": (OK.encode("utf-16-le"), ["UTF-16LE", "iconv -f UTF-16LE"]),
+    "utf-16, cut": (OK.encode("utf-16")[:-1], ["UTF-16", "cut short"]),
     "zeros": (b"\0" * 64, ["binary file"]),
 }
 

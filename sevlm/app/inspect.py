@@ -12,6 +12,8 @@ from pathlib import Path
 
 from ..config import EMOTIONS, SEVLMConfig
 from ..errors import DataError, ImageError, SevlmError
+from ..lexicon.files import holds_lexicon, is_lexicon
+from ..near import near_files, what_is
 
 
 # %% ../../nbs/library/inspect.ipynb #1f0eae62
@@ -55,7 +57,6 @@ def _each(found: dict, looks: dict) -> dict:
 
 def _csv(path, images=None):
     from sevlm.data.paintings import read_artemis
-    from sevlm.lexicon.files import is_lexicon
 
     if images is None and is_lexicon(path):
         return _lexicon(path)  # norms come as CSV, too
@@ -78,7 +79,7 @@ def _csv(path, images=None):
 def _lexicon(path):
     from sevlm.lexicon.lexicon import Lexicon
 
-    lexicon = Lexicon.read(path)
+    lexicon = Lexicon.read(path)  # also of a folder or zip, as its authors hand it out
     ends = {
         name: f"{v.min():.3f} to {v.max():.3f}, mean {v.mean():.3f}"
         for name, v in zip(("valence", "arousal", "dominance"), lexicon.vad.T)
@@ -204,13 +205,14 @@ def inspect_path(
 
     path = Path(path)
     if not path.exists():
-        raise DataError(f"nothing at {path}. Is the path right, and does it start where you are?")
+        raise DataError(f"nothing at {path}.{near_files(path)} Is the path right, and does it start where you are?")
     look = {
         ".csv": _csv,
         ".txt": _lexicon,
         ".tsv": _lexicon,
         ".safetensors": _weights,
         ".bin": _weights,
+        ".zip": _lexicon,
         **dict.fromkeys(PICTURES, _pictures),
     }.get(path.suffix.lower())
     if path.is_dir():
@@ -224,7 +226,10 @@ def inspect_path(
         elif any(path.glob("prepared.json")) or any(path.glob("*/prepared.json")):
             look = _prepared
         else:
-            look = _release if any(path.glob("*.csv")) else _pictures if picture_files(path) else None
+            annotations = [p for p in path.glob("*.csv") if not is_lexicon(p)]
+            look = _release if annotations else _pictures if picture_files(path) else None
+            if look is None and holds_lexicon(path):
+                look = _lexicon
     if look is None and path.is_file():
         try:
             open_image(path)
@@ -233,8 +238,10 @@ def inspect_path(
         else:
             look = _pictures
     if look is None:
+        kind = f": it is {found}" if (found := what_is(path)) else ""
         raise DataError(
-            f"{path} is nothing sevlm knows. Expected a CSV of annotations, a lexicon (.txt, .tsv: word, V, A, D), "
+            f"{path} is nothing sevlm knows{kind}. Expected a CSV of annotations, "
+            "a lexicon (.txt, .tsv: word, V, A, D; or the folder or zip it came in), "
             "a picture, weights (.safetensors, .bin), or a folder: a release (CSV, wikiart, lexicon), what "
             "`sevlm prepare` made of one, pictures, a checkpoint (model.safetensors, config.json, or the layout of "
             "jing5566/SEVLM) or a training run."

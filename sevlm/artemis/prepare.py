@@ -12,6 +12,9 @@ __all__ = [
     "GROUPED",
     "PART",
     "INPUT_FILES",
+    "PICTURE_NAMES",
+    "RELEASE_LOG",
+    "EXAMPLES",
     "staged",
     "check_wikiart",
     "find_pictures",
@@ -25,12 +28,18 @@ __all__ = [
     "make_v2",
     "make_given",
     "checksums",
+    "without_split",
+    "over_splits",
+    "report_dict",
+    "comparison",
+    "write_picture_names",
     "page_of",
     "up_to_date",
     "prepare",
 ]
 
 # %% ../../nbs/artemis/prepare.ipynb #564259a8
+import csv
 import hashlib
 import json
 import os
@@ -44,6 +53,7 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from sevlm.artemis.protocol import (
+    SPLITS,
     Protocol,
     combine,
     parts,
@@ -69,13 +79,15 @@ from sevlm.artemis.records import (
     write_records,
 )
 
-from ..data.paintings import Report, find_image
+from ..data.paintings import PictureSearch, Report, find_images
 from ..errors import ConfigError, DataError, ImageError
 from ..images import check_picture
 from ..lexicon.coverage import coverage_by_emotion
+from ..lexicon.files import find_lexicon
 from ..lexicon.lexicon import Lexicon, coverage
+from ..near import match_names, near_files, unreadable, what_is
 from ..utils import check_writable, write_atomic
-from .utterances import Speller, Tables, read_known_words, read_tables, spell_utterances
+from .utterances import TEXT_RULES, Speller, Tables, read_known_words, read_tables, spell_utterances
 
 # %% ../../nbs/artemis/prepare.ipynb #d22190f8
 STAMP = "prepared.json"  # in every folder made here: what went in, what was chosen, what came out
@@ -117,10 +129,11 @@ def check_wikiart(
     images = Path(images)
     if not images.is_dir():
         raise DataError(
-            f"no folder {images}. Expected the folder that holds one folder for each art style, such as {min(styles)}."
+            f"no folder {images}.{near_files(images)} "
+            f"Expected the folder that holds one folder for each art style, such as {min(styles)}."
         )
     here = {p.name for p in images.iterdir() if p.is_dir()}
-    if here & set(styles) or not any(images.iterdir()):
+    if match_names(styles, here).found or not any(images.iterdir()):
         return  # an empty folder: the pictures may come later, and are reported missing
     if images.name in styles:
         raise DataError(
@@ -129,8 +142,9 @@ def check_wikiart(
     below = [p for p in images.iterdir() if p.is_dir() and any((p / s).is_dir() for s in styles)]
     if below:
         raise DataError(f"{images} is one level too high. Give the folder of the style folders: {below[0]}")
+    packed = [f" {p.name} is {what_is(p)}." for p in sorted(images.iterdir()) if p.suffix.lower() == ".zip"]
     raise DataError(
-        f"{images} holds no folder of a style the annotations name. Found "
+        f"{images} holds no folder of a style the annotations name.{''.join(packed[:1])} Found "
         f"{', '.join(sorted(here)[:5]) or 'no folders'}; expected folders such as {', '.join(sorted(styles)[:3])}."
     )
 
@@ -142,12 +156,14 @@ def find_pictures(
     progress: bool = True,
 ) -> tuple:  # 'style/name' -> path below `images`, Report
     "The picture of each painting, and which are missing or damaged."
-    keys, index, found = list(keys), {}, {}
+    keys, found = list(keys), {}
     check_wikiart(images, {style for style, _ in keys})
-    report = Report("pictures", "paintings", len(keys))
+    search = find_images(images, keys)
+    report = Report("pictures", "paintings", len(keys), notes=search.notes())
     for style, name in tqdm(keys, desc="pictures", unit="img", disable=not progress):
-        if (path := find_image(images, style, name, index)) is None:
-            report.drop("no picture", f"{style}/{name}")
+        if (path := search.paths.get((style, name))) is None:
+            why, example = search.fault(style, name)
+            report.drop(why.removesuffix(" for the painting"), example)  # paintings are what is counted here
             continue
         try:
             check_picture(path, how)
@@ -155,10 +171,6 @@ def find_pictures(
             report.drop("picture cannot be opened", path.name)
         else:
             found[f"{style}/{name}"] = path.relative_to(images).as_posix()
-            if path.name != f"{name}.jpg":
-                report.notes["pictures under another spelling"] = (
-                    report.notes.get("pictures under another spelling", 0) + 1
-                )
     return found, report
 
 
@@ -178,7 +190,7 @@ def file_digest(path: str | Path) -> str:
         with open(path, "rb") as f:
             return hashlib.file_digest(f, "sha256").hexdigest()
     except OSError as e:
-        raise DataError(f"cannot read {path}: {e.strerror}. Give the path of a file.") from e
+        raise DataError(f"{unreadable(path, e)} Give the path of a file.") from e
 
 
 def listing_digest(folder: str | Path) -> str:
@@ -218,7 +230,7 @@ class Texts:
             len(distinct),
             notes={"spelling step": "on" if self.known_words else "off: no known words were given"},
         )
-        name = digest_of(*self.given, *(f"{p} {version(p)}" for p in LIBRARIES[:3]), *distinct)
+        name = digest_of(*self.given, *(f"{p} {version(p)}" for p in LIBRARIES[:3]), TEXT_RULES, *distinct)
         kept, log = self.cache / f"{name}.txt", self.cache / f"{name}.json"
         if not (kept.is_file() and log.is_file()):
             self._make(distinct, kept, log, progress)
@@ -388,6 +400,7 @@ def checksums(
     ]
     if inputs.records:
         files += [(f"records of {part}", Path(inputs.records) / f"artEmisX_{part}.json") for part in PARTS]
+    files = [(k, find_lexicon(f) if k == "lexicon" else f) for k, f in files]
     return {k: {"file": Path(f).name, "sha256": file_digest(f)} for k, f in files} | {
         "wikiart": {"file": Path(inputs.wikiart).name, "sha256": listing_digest(inputs.wikiart)}
     }
@@ -397,8 +410,9 @@ def _lexicon(out, inputs, records):
     "Copies the lexicon into the folder, and measures how much of the training texts it knows."
     if not inputs.lexicon:
         return None, {}
-    lexicon, name = Lexicon.read(inputs.lexicon), "vad_lexicon" + (Path(inputs.lexicon).suffix or ".txt")
-    shutil.copyfile(inputs.lexicon, out / name)
+    lexicon, file = Lexicon.read(inputs.lexicon), find_lexicon(inputs.lexicon)
+    name = "vad_lexicon" + (file.suffix or ".txt")
+    shutil.copyfile(file, out / name)
     emotions, said = zip(
         *((e, text) for r in records["train"].values() for e, text in zip(r["emotions"], r["explanations"]))
     )
@@ -417,6 +431,7 @@ def _finish(out, title, inputs, choices, made, given, progress):
         {tuple(r["image_name"].rsplit(".", 1)[0].split("/", 1)) for part in records.values() for r in part.values()}
     )
     found, pictures = find_pictures(inputs.wikiart, keys, choices.pictures, progress)
+    write_picture_names(out / PICTURE_NAMES, find_images(inputs.wikiart, keys))
     (out / "missing_pictures.txt").write_text(
         "".join(f"{style}/{name}\n" for style, name in keys if f"{style}/{name}" not in found), encoding="utf-8"
     )
@@ -434,14 +449,82 @@ def _finish(out, title, inputs, choices, made, given, progress):
         "lexicon": lexicon,
         **given,
         "paintings": {name: len(part) for name, part in records.items()},
-        "reports": [r.to_dict() for r in (*reports, pictures)],
+        "reports": [report_dict(r) for r in (*reports, pictures)],
         "coverage": known,
         "files": {p.relative_to(out).as_posix(): p.stat().st_size for p in sorted(out.rglob("*")) if p.is_file()},
     }
     (out / STAMP).write_text(json.dumps(stamp, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+# %% ../../nbs/artemis/prepare.ipynb #b18f6d44
+PICTURE_NAMES = "picture_names.csv"  # which pictures were taken under another name, and what could not be decided
+RELEASE_LOG = {  # docs/facts/data.md 2.8: what the published deep-nets run read, dropped and kept
+    "rows read": 454_684,
+    "fewer than 5 tokens": 3_057,
+    "most tokens allowed": 30,
+    "more tokens": 22_196,
+    "rows kept": 429_431,
+    "words, with four signs": 14_469,
+}
+
+
+def without_split(
+    reason: str,  # "fewer than 5 tokens, train"
+) -> str:
+    "A reason without the split it was counted in."
+    rule, _, split = reason.rpartition(", ")
+    return rule if split in SPLITS else reason
+
+
+def over_splits(
+    dropped: dict[str, int],  # reason -> number
+) -> dict[str, int]:  # the same, reasons that differ only in the split added up
+    "Sum over the splits."
+    sums: dict[str, int] = {}
+    for reason, number in dropped.items():
+        rule = without_split(reason)
+        sums[rule] = sums.get(rule, 0) + number
+    return sums
+
+
+def report_dict(report: Report) -> dict:
+    "A report as plain values, with what was dropped over all splits."
+    return {**report.to_dict(), "dropped_over_splits": over_splits(report.dropped)}
+
+
+def comparison(
+    stamp: dict,  # what `prepare` says of a folder
+) -> list[str]:  # lines of Markdown; [] for other data than ArtEmis's own release
+    "The deep-nets run of the release beside the published log of it."
+    read, deep = stamp["reports"][:1], [r for r in stamp["reports"] if r["title"].endswith(", deep run")]
+    if stamp["synthetic"] or not deep or read[0]["read"] != RELEASE_LOG["rows read"]:
+        return []
+    notes, sums = deep[0]["notes"], deep[0]["dropped_over_splits"]
+    threshold = notes["most tokens allowed"]
+    found = {
+        "rows read": read[0]["read"],
+        "fewer than 5 tokens": sums.get("fewer than 5 tokens", 0),
+        "most tokens allowed": threshold,
+        "more tokens": sums.get(f"more than {threshold:g} tokens", 0),
+        "rows kept": deep[0]["kept"],
+        "words, with four signs": notes["words, with four signs"],
+    }
+    lines = ["**Beside the published log** (deep-nets run)", "", "| | here | published |", "| --- | ---: | ---: |"]
+    return [*lines, *(f"| {what} | {n:,g} | {RELEASE_LOG[what]:,} |" for what, n in found.items()), ""]
+
+
+def write_picture_names(path: str | Path, search: PictureSearch) -> None:
+    "Write which pictures were taken under another name, what could not be decided, and near names, as CSV."
+    with open(path, "w", encoding="utf-8", newline="") as f:
+        table = csv.writer(f, lineterminator="\n")
+        table.writerow(("painting", "what", "files"))
+        table.writerows(search.rows())
+
+
 # %% ../../nbs/artemis/prepare.ipynb #718604fb
+EXAMPLES = 3  # of a reason, shown
+
+
 def _lines_of(report):
     "A report as Markdown."
     lines = [
@@ -449,10 +532,13 @@ def _lines_of(report):
         f"{report['read'] - report['kept']:,} dropped.",
         "",
     ]
-    lines += [
-        f"- dropped, {why}: {n:,} (for instance {'; '.join(report['examples'][why])})"
-        for why, n in report["dropped"].items()
-    ]
+    for rule, total in report["dropped_over_splits"].items():
+        reasons = [rule, *(f"{rule}, {split}" for split in SPLITS)]
+        parts = {why: report["dropped"][why] for why in reasons if why in report["dropped"]}
+        by_split = ", ".join(f"{why.removeprefix(rule + ', ')} {n:,}" for why, n in parts.items())
+        examples = "; ".join([e for why in parts for e in report["examples"][why]][:EXAMPLES])
+        of_them = f"{by_split}; " if [*parts] != [rule] else ""
+        lines.append(f"- dropped, {rule}: {total:,} ({of_them}for instance {examples})")
     return (
         lines
         + [f"- {what}: {f'{value:,}' if isinstance(value, int) else value}" for what, value in report["notes"].items()]
@@ -484,6 +570,7 @@ def page_of(
         ]
         for report in s["reports"]:
             lines += _lines_of(report)
+        lines += comparison(s)
         if s["coverage"]:
             lines += ["**The lexicon**", "", *(f"- {k}: {_plain(v)}" for k, v in s["coverage"].items() if v), ""]
         lines += [
@@ -517,7 +604,8 @@ def _given(inputs, choices):
     "What decides the content of all folders, looked at before anything slow begins."
     if not Path(inputs.wikiart).is_dir():
         raise DataError(
-            f"no folder {inputs.wikiart}. Expected WikiArt: a folder that holds one folder for each art style."
+            f"no folder {inputs.wikiart}.{near_files(inputs.wikiart)} "
+            "Expected WikiArt: a folder that holds one folder for each art style."
         )
     if choices.spelling == "on" and not inputs.known_words:
         raise ConfigError(
@@ -526,7 +614,11 @@ def _given(inputs, choices):
         )
     if inputs.lexicon:
         Lexicon.read(inputs.lexicon)
-    return {"choices": asdict(choices), "inputs": checksums(inputs), "versions": {p: version(p) for p in LIBRARIES}}
+    return {
+        "choices": asdict(choices),
+        "inputs": checksums(inputs),
+        "versions": {p: version(p) for p in LIBRARIES} | {"rules for texts": str(TEXT_RULES)},
+    }
 
 
 def prepare(

@@ -49,6 +49,7 @@ from tqdm.auto import tqdm
 from ..config import EMOTIONS, Settings
 from ..data.paintings import COLUMNS, Report
 from ..errors import DataError, did_you_mean, require
+from ..near import decode_text, text_encoding, unreadable
 from ..utils import check_writable, write_atomic
 
 
@@ -135,14 +136,13 @@ def _check_header(path, header, version):
 # %% ../../nbs/artemis/protocol.ipynb #bde71c2a
 def _unreadable(path, error, expected, where=""):
     "What is wrong with a file, and where."
-    if isinstance(error, UnicodeDecodeError):
-        good = re.split("[\udc80-\udcff]", Path(path).read_bytes().decode(errors="surrogateescape"), maxsplit=1)[
-            0
-        ]  # up to the first bad byte
-        return DataError(
-            f"{path}, line {1 + good.count(chr(10))}: found bytes that are not UTF-8. Expected {expected}."
-        )
-    return DataError(f"cannot read {path}{where}: {getattr(error, 'strerror', None) or error}. Expected {expected}.")
+    try:
+        decode_text(Path(path).read_bytes(), path, expected)  # raises if it is no text
+    except DataError as e:
+        return e
+    except OSError as e:
+        return DataError(f"{unreadable(path, e)} Expected {expected}.")
+    return DataError(f"cannot read {path}{where}: {error}. Expected {expected}.")
 
 
 def _fault(row, header):
@@ -160,8 +160,10 @@ def _fault(row, header):
 def _columns(path, version, report):
     "The columns of a raw file as lists, without the rows that cannot be used."
     cells, shared, start = {c: [] for c in RAW[version]}, {}, 1
+    expected = f"{SOURCE_FILES[version]}, as it was handed out"
+    encoding = text_encoding(path, expected)
     try:
-        with open(path, encoding="utf-8-sig", newline="") as f:
+        with open(path, encoding=encoding, newline="") as f:
             reader = csv.reader(f, strict=True)
             _check_header(path, header := [h.strip() for h in next(reader, [])], version)
             at, start = {c: header.index(c) for c in cells}, reader.line_num + 1
@@ -179,9 +181,11 @@ def _columns(path, version, report):
                         cells[c].append(row[i] if c == "utterance" else shared.setdefault(row[i], row[i]))
                 start = reader.line_num + 1
     except (OSError, UnicodeDecodeError) as e:
-        raise _unreadable(path, e, f"{SOURCE_FILES[version]}, as it was handed out") from e
+        raise _unreadable(path, e, expected) from e
     except csv.Error as e:
         raise _unreadable(path, e, "a CSV file whose every quote is closed", f", row starting in line {start}") from e
+    if encoding != "utf-8-sig":
+        report.notes["encoding"] = f"{encoding.upper()}, as its byte-order mark says"
     if extra := [c for c in header if c not in cells]:
         report.notes["columns ignored"] = ", ".join(extra)
     return cells
@@ -417,10 +421,9 @@ def read_preprocessed(
 ) -> pd.DataFrame:  # the rows
     "Read preprocessed rows and check what is relied on."
     whole, skip = ("repetition", "tokens_len", "emotion_label"), () if lists else ("tokens", "tokens_encoded")
+    encoding = text_encoding(path, "an artemis_preprocessed.csv")
     try:
-        frame = pd.read_csv(
-            path, dtype=str, keep_default_na=False, usecols=lambda c: c not in skip, encoding="utf-8-sig"
-        )
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False, usecols=lambda c: c not in skip, encoding=encoding)
     except (OSError, ValueError) as e:
         raise _unreadable(path, e, "an artemis_preprocessed.csv") from e  # pandas's parser errors are ValueErrors
     if missing := [c for c in (*COLUMNS, *MADE) if c not in (*frame, *skip)]:

@@ -43,9 +43,11 @@ from pathlib import Path
 import pandas as pd
 
 from ..config import EMOTIONS
-from ..data.paintings import Painting, Report, find_image
+from ..data.paintings import Painting, PictureSearch, Report, find_images
 from ..errors import DataError, did_you_mean
+from ..images import PICTURES
 from ..metrics.emotions import majority_ids
+from ..near import near_files, read_text, text_encoding
 from ..utils import check_writable, write_atomic
 from .pickles import read_untrusted, to_dataframe, type_name
 from .protocol import Vocabulary, tokens_of
@@ -100,12 +102,14 @@ def _are_votes(values: object) -> bool:
 
 def read_histograms(path: str | Path) -> pd.DataFrame:  # columns of `emotion_histograms`
     "Read image-emotion-histogram.csv, ArtEmis's or ours. Raises `DataError` if it is none."
+    expected = "an image-emotion-histogram.csv"
+    encoding = text_encoding(path, expected)
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding=encoding)
+    except UnicodeDecodeError:
+        raise DataError(read_text(path, expected)) from None  # says which line is not UTF-8, and what the file is
     except (OSError, ValueError) as e:
-        raise DataError(
-            f"cannot read {path}: {getattr(e, 'strerror', None) or e}. Expected an image-emotion-histogram.csv."
-        ) from e
+        raise DataError(f"cannot read {path}: {getattr(e, 'strerror', None) or e}. Expected {expected}.") from e
     lists = []
     for row, text in enumerate(_columns(table, *KEY_COLUMNS, "emotion_histogram")[2]):
         try:
@@ -326,7 +330,7 @@ def _fault(i: str, r: object) -> str | None:
         return f"unknown emotion {bad[0]!r}. {did_you_mean(bad[0], EMOTIONS)}"
     if not all(isinstance(t, str) for t in texts):
         return "an explanation is no text"
-    is_name = isinstance(name, str) and re.fullmatch(r"[^/]+/[^/]+\.(jpe?g|png)", name, re.I)
+    is_name = isinstance(name, str) and re.fullmatch(r"[^/]+/[^/]+\.\w+", name) and name.lower().endswith(PICTURES)
     if not is_name or _has_bad_name(*name.split("/")):
         return f"image_name is {str(name)[:60]!r}, not style/painting.jpg"
     if not _are_votes(shares) or abs(sum(shares) - 1) > 1e-3:
@@ -349,7 +353,7 @@ def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 def _read_json(path: str | Path, expected: str) -> dict:
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8-sig"), object_pairs_hook=_unique_keys)
+        found = json.loads(read_text(path, expected), object_pairs_hook=_unique_keys)
     except (OSError, ValueError, RecursionError) as e:
         raise DataError(f"cannot read {path}: {getattr(e, 'strerror', None) or e}. Expected {expected}.") from e
     if not isinstance(found, dict) or not found:
@@ -374,23 +378,46 @@ def load_records(path: str | Path) -> dict[str, dict]:  # id -> record
 def read_records(
     path: str | Path,  # artEmisX_*.json
     images: str | Path | None = None,  # folder of style folders; None: paintings without images
-    index: dict[str, dict[str, Path]] | None = None,  # see `find_image`
 ) -> tuple[list[Painting], Report]:  # sorted by key
     "The paintings of a file of records. Raises `DataError` if a record is wrong or no painting can be used."
-    if images is not None and not Path(images).is_dir():
-        raise DataError(f"no folder {images}. Expected a folder that holds one folder for each art style.")
-    records, index = load_records(path), {} if index is None else index
+    records = load_records(path)
+    search = None if images is None else _search(images, records)
+    paintings, report = _paintings_of(path, records, search)
+    report.notes |= search.notes() if search else {}
+    return paintings, report
+
+
+def _key_of(record: dict) -> tuple[str, str]:
+    "Style and name of a record's painting."
+    style, name = record["image_name"].rsplit(".", 1)[0].split("/")
+    return style, name
+
+
+def _search(images: str | Path, *parts: dict[str, dict]) -> PictureSearch:
+    "The pictures of the records of all parts."
+    if not Path(images).is_dir():
+        raise DataError(
+            f"no folder {images}.{near_files(images)} Expected a folder that holds one folder for each art style."
+        )
+    return find_images(images, (_key_of(r) for records in parts for r in records.values()))
+
+
+def _paintings_of(
+    path: str | Path,  # of the file
+    records: dict[str, dict],  # its records
+    search: PictureSearch | None,  # their pictures; None: paintings without images
+) -> tuple[list[Painting], Report]:  # sorted by key
     annotations = sum(len(r["emotions"]) for r in records.values())
     report = Report(f"annotations in {Path(path).name}", "annotations", annotations)
     paintings: list[Painting] = []
     for r in records.values():
-        style, name = r["image_name"].rsplit(".", 1)[0].split("/")
+        style, name = _key_of(r)
         pairs = [(e, t.strip()) for e, t in zip(r["emotions"], r["explanations"]) if t.strip()]
         if empty := len(r["emotions"]) - len(pairs):
             report.drop("empty explanation", f"{style}/{name}", empty)
-        image = None if images is None else find_image(images, style, name, index)
-        if images is not None and image is None:
-            report.drop("no picture for the painting", f"{style}/{name}", len(pairs))
+        image = search.paths.get((style, name)) if search else None
+        if search and image is None:
+            report.drop(*search.fault(style, name), len(pairs))
         elif pairs:
             emotions, texts = zip(*pairs)
             votes = tuple(r.get("votes") or r["origin_emotion_distribution"])
@@ -398,6 +425,7 @@ def read_records(
     report.notes["paintings"] = f"{len(paintings)} of {len(records)}"
     report.notes["with a majority emotion"] = _count_majorities([p.counts for p in paintings])
     if not paintings:
+        report.notes |= search.notes() if search else {}
         raise DataError(f"none of the {len(records)} records of {path} can be used.\n{report}")
     return sorted(paintings, key=lambda p: p.key), report
 
@@ -420,17 +448,19 @@ class RecordFolder:
         images: str | Path | None = None,  # folder of style folders; None: paintings without images
     ) -> tuple[dict[str, list[Painting]], list[Report]]:  # 'train', 'val', 'test' -> paintings; a report for each
         "The paintings of each split. Raises `DataError` if a painting is in two."
-        index: dict[str, dict[str, Path]] = {}
+        records = {part: load_records(file) for part, file in self.files.items()}
+        search = None if images is None else _search(images, *records.values())
         first: dict[str, str] = {}  # painting -> the split it was first met in
         parts, reports = {}, []
         for part, file in self.files.items():
-            parts[part], report = read_records(file, images, index)
+            parts[part], report = _paintings_of(file, records[part], search)
             reports.append(report)
             for p in parts[part]:
                 if (other := first.setdefault(nfc(p.key), part)) != part:
                     raise DataError(
                         f"{p.key} is in the records of {other} and of {part}; expected each painting in one split."
                     )
+        reports[-1].notes |= search.notes() if search else {}
         return parts, reports
 
 

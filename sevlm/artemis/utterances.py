@@ -8,6 +8,7 @@ __all__ = [
     "SEEN",
     "CONTRACTIONS",
     "PIECES",
+    "TEXT_RULES",
     "DICTIONARY",
     "ENTRIES",
     "PREFIX",
@@ -36,6 +37,7 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from ..errors import ConfigError, DataError, did_you_mean, require
+from ..near import read_text
 from ..utils import PUNCTUATION
 
 
@@ -48,7 +50,8 @@ class Tables:
     tokens: dict = field(default_factory=dict)  # token -> text of no, one or several tokens
 
 
-SEEN = Tables(tokens={"colours": "colors"})  # all that is known of the authors' tables
+# all that is known of the authors' tables (docs/facts/protocol.md 2.4 g)
+SEEN = Tables(tokens={"colours": "colors", "im": "i am", "thats": "that is"})
 
 
 def read_tables(
@@ -56,16 +59,11 @@ def read_tables(
 ) -> Tables:  # these and no others
     "Read replacement tables of one's own."
     names = ("utterances", "tokens")
+    expected = f"a JSON file: an object with the tables {' and '.join(names)}"
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as e:
-        raise DataError(
-            f"cannot read {path}: {e.strerror}. Give the path of a JSON file with the tables {' and '.join(names)}."
-        ) from e
-    except ValueError as e:
-        raise DataError(
-            f"{path} is not JSON in UTF-8: {e}. Expected an object with the tables {' and '.join(names)}."
-        ) from e
+        found = json.loads(read_text(path, expected))
+    except (ValueError, RecursionError) as e:
+        raise DataError(f"{path} is not JSON in UTF-8: {e}. Expected {expected}.") from e
     if not isinstance(found, dict):
         raise DataError(
             f"{path} holds a {type(found).__name__}, expected an object with the tables {' and '.join(names)}."
@@ -153,14 +151,29 @@ def expand(
 _BLANK = str.maketrans(dict.fromkeys(PUNCTUATION, " "))
 _WHOLE = re.compile(r"""["\x1c-\x1f]|'\S*'""")  # what NLTK's rules see otherwise in a text than in its pieces
 PIECES = 1 << 17  # different pieces remembered
+TEXT_RULES = (
+    2  # which rules these are: what was kept under other rules is made anew (2: NLTK's opening apostrophes, `SEEN`)
+)
+
+
+_OPENING = re.compile(r"(')(?!re|ve|ll|m|t|s|d|n)(\w)\b", re.IGNORECASE)  # an apostrophe before a single letter
+_DASH = "\u2015"
 
 
 @lru_cache(1)
 def _nltk():
+    """NLTK's word tokenizer with its rules of before 3.10, whichever version is installed.
+
+    Source: docs/facts/protocol.md 2.4 f."""
     require("nltk", extra="prepare")
     from nltk.tokenize import NLTKWordTokenizer
 
-    return NLTKWordTokenizer().tokenize
+    class EarlierTokenizer(NLTKWordTokenizer):
+        STARTING_QUOTES = [*NLTKWordTokenizer.STARTING_QUOTES[:-1], (_OPENING, r"\1 \2")]
+        # without the rule of 3.9.3 that cuts at dashes
+        PUNCTUATION = [(rule, to) for rule, to in NLTKWordTokenizer.PUNCTUATION if rule.sub(to, _DASH) == _DASH]
+
+    return EarlierTokenizer().tokenize
 
 
 @lru_cache(PIECES)
@@ -171,7 +184,7 @@ def _cut(piece):
 def cut(
     text: str,
 ) -> list:  # tokens
-    "What NLTK's word tokenizer makes of a text, remembered piece by piece."
+    "What NLTK's word tokenizer makes of a text by its rules of before 3.10, remembered piece by piece."
     if _WHOLE.search(text):
         return _nltk()(text)
     return [token for piece in text.split() for token in _cut(piece)]
@@ -204,22 +217,11 @@ def read_known_words(
     "Words the spelling step leaves alone."
     known = set()
     for path in paths:
-        try:
-            lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
-        except OSError as e:
-            raise DataError(
-                f"cannot read {path}: {e.strerror}. Give the path of a word list, one word per line."
-            ) from e
-        except UnicodeDecodeError as e:
-            raise DataError(
-                f"{path} is not UTF-8 ({e.reason} at byte {e.start}). Expected a word list, one word per line."
-            ) from e
-        for i, line in enumerate(lines, 1):
+        for i, line in enumerate(read_text(path, "a word list, one word per line").split("\n"), 1):
             if len(words := line.split()) > 1:
                 raise DataError(
-                    f"{path}, line {i}: found {len(words)} fields ({line[:40]!r}); expected one word per line. Give "
-                    "the "
-                    "list of words, not of vectors or counts."
+                    f"{path}, line {i}: found {len(words)} fields ({line[:40]!r}); expected one word per line. "
+                    "Give the list of words, not of vectors or counts."
                 )
             known.update(words)
     if not known:

@@ -8,13 +8,21 @@ __all__ = [
     "SEVEN",
     "DIMENSIONS",
     "COLUMN_NAMES",
+    "EXPECTED",
+    "FIRST_BYTES",
     "PUBLISHED_LEXICONS",
+    "TEXTS",
+    "LARGEST",
+    "DEEPEST",
+    "MOST_FILES",
     "scale_range",
     "to_bipolar",
     "find_scale",
     "is_lexicon",
     "PublishedLexicon",
     "recognise",
+    "find_lexicon",
+    "holds_lexicon",
     "LexiconFile",
     "read_lexicon_file",
     "terms",
@@ -26,16 +34,20 @@ import csv
 import hashlib
 import io
 import math
+import os
 import re
+import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..errors import LexiconError
+from ..near import decode_text, some_of, text_encoding, unreadable, zip_members
 
 # %% ../../nbs/library/lexicon_files.ipynb #2c725c61
 SCALES = {"unit": (0.0, 1.0), "bipolar": (-1.0, 1.0), "nine": (1.0, 9.0)}  # name -> lowest and highest value
@@ -183,17 +195,13 @@ def _find_columns(cells: Sequence[str], where: object) -> _Columns | None:
 
 
 # %% ../../nbs/library/lexicon_files.ipynb #67b7fb48
-def _split_lines(data: bytes, path: object) -> tuple[list[tuple[int, list[str]]], str]:
+EXPECTED = "a text file in UTF-8 with word, valence, arousal, dominance on each line"
+FIRST_BYTES = 1 << 16  # of a file, from which it is judged
+
+
+def _split_lines(data: bytes, path: str | Path) -> tuple[list[tuple[int, list[str]]], str]:
     "The numbered lines of a lexicon file as lists of fields, and what separates them."
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as e:
-        raise LexiconError(
-            f"{path}, line {1 + data[: e.start].count(10)}: found bytes that are not UTF-8. "
-            "Save the lexicon as UTF-8 text."
-        ) from e
-    if "\0" in text:
-        raise LexiconError(f"{path}: found a binary file. Expected UTF-8 text with word, V, A, D on each line.")
+    text = decode_text(data, path, EXPECTED, LexiconError)
     lines = [(n, line) for n, line in enumerate(re.split("\r\n|\r|\n", text), 1) if line.strip()]
     first = lines[0][1] if lines else ""
     if "\t" in first or "," not in first or _find_columns(next(csv.reader([first])), path) is None:
@@ -207,15 +215,32 @@ def _split_lines(data: bytes, path: object) -> tuple[list[tuple[int, list[str]]]
         ) from e
 
 
+def _first_lines(data: bytes) -> list[list[str]]:
+    "The fields of the first lines of a file; [] if it is no text. Raises `LexiconError` if columns are missing."
+    whole = data if len(data) < FIRST_BYTES else data[: data.rfind(b"\n")]
+    return [cells for _, cells in _split_lines(whole, "the file")[0][:2]]
+
+
 def is_lexicon(
     path: str | Path,
 ) -> bool:
     "Whether the first line of a file names word, valence, arousal and dominance."
     try:
-        lines, _ = _split_lines(Path(path).read_bytes(), path)
-        return bool(lines) and _find_columns(lines[0][1], path) is not None
+        with open(path, "rb") as f:
+            lines = _first_lines(f.read(FIRST_BYTES))
+        return bool(lines) and _find_columns(lines[0], path) is not None
     except (LexiconError, OSError):
         return False
+
+
+def _is_list(data: bytes) -> bool:
+    "Whether the first bytes of a file are entries of a lexicon, with or without names of the columns."
+    try:
+        lines = _first_lines(data)
+        named = bool(lines) and _find_columns(lines[0], "the file") is not None
+    except LexiconError:
+        return False
+    return named or (len(lines) > 0 and all(len(c) == 4 and None not in map(_number, c[1:]) for c in lines))
 
 
 class _Table(NamedTuple):
@@ -230,7 +255,7 @@ class _Table(NamedTuple):
     notes: list[str]
 
 
-def _read_table(data: bytes, path: object) -> _Table:
+def _read_table(data: bytes, path: str | Path) -> _Table:
     "The entries of a lexicon file. Raises `LexiconError` with the number of the first line that is not one."
     lines, form = _split_lines(data, path)
     head = _find_columns(lines[0][1], f"{path}, line {lines[0][0]}") if lines else None
@@ -355,11 +380,115 @@ def recognise(
     for lexicon in PUBLISHED_LEXICONS:
         if np.abs(to_bipolar(values, lexicon.scale)).max() > 1:
             continue
-        if re.fullmatch(lexicon.file, Path(path).name) and names[: len(lexicon.columns)] in (lexicon.columns, ()):
+        if re.fullmatch(lexicon.file, Path(path).name, re.IGNORECASE) and names[: len(lexicon.columns)] in (
+            lexicon.columns,
+            (),
+        ):
             return lexicon, "its name"
         if "v.mean.sum" in names and lexicon.scale == "nine":
             return lexicon, "the names of its columns"
     return None, ""
+
+
+# %% ../../nbs/library/lexicon_files.ipynb #0a3dd01e
+TEXTS = (".txt", ".tsv", ".csv")
+LARGEST = 1 << 28  # bytes of a file that is read from an archive
+DEEPEST, MOST_FILES = 4, 1000  # folders below each other, and files, that are looked at
+
+
+def _choose(
+    names: Sequence[str],  # of files, with folders
+    head: Callable[[str], bytes],  # the first bytes of a file
+    where: object,
+) -> tuple[str | None, list[str]]:  # the lexicon, or None; the notes
+    "The lexicon among files: the only one that lies highest. Raises `LexiconError` if there are several."
+    texts = [n for n in names if n.lower().endswith(TEXTS)]
+    lists = sorted((n for n in texts if _is_list(head(n))), key=lambda n: (n.count("/"), n))
+    top = [n for n in lists if n.count("/") == lists[0].count("/")]
+    named = [n for n in top if any(re.fullmatch(p.file, n.split("/")[-1], re.IGNORECASE) for p in PUBLISHED_LEXICONS)]
+    if len(named or top) > 1:
+        raise LexiconError(f"{where} holds several lexicons: {some_of(named or top)}. Give one of them.")
+    if not lists:
+        return None, []
+    chosen = (named or top)[0]
+    others = [n for n in lists if n != chosen]
+    beside = f"; beside it {some_of(others)}" if others else ""
+    return chosen, [f"file: {chosen}, found in {where}{beside}"]
+
+
+def _files_in(folder: Path) -> list[str]:
+    "The files in a folder and those below it, with their folders, relative to it."
+    found: list[str] = []
+    for place, folders, names in os.walk(folder):
+        inside = Path(place).relative_to(folder)
+        folders[:] = sorted(f for f in folders if not f.startswith((".", "__MACOSX")) and len(inside.parts) < DEEPEST)
+        found += [(inside / n).as_posix() for n in sorted(names) if not n.startswith(".")]
+        if len(found) >= MOST_FILES:
+            break
+    return found[:MOST_FILES]
+
+
+def _head(path: Path) -> bytes:
+    try:
+        with open(path, "rb") as f:
+            return f.read(FIRST_BYTES)
+    except OSError:
+        return b""
+
+
+def _member(path: Path, name: str, size: int) -> bytes:
+    "The first bytes of a file in a zip archive; b'' if it cannot be read."
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open(name) as f:
+            return f.read(size)
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, RuntimeError, EOFError, zlib.error):
+        return b""
+
+
+def find_lexicon(
+    path: str | Path,  # a lexicon file, a zip archive, or a folder
+) -> Path:  # the file; a zip archive that holds a lexicon is one itself
+    "The file of a lexicon. Raises `LexiconError` for a folder without one, or with several."
+    return _find(Path(path))[0]
+
+
+def _find(path: Path) -> tuple[Path, list[str]]:
+    if not path.is_dir():
+        return path, []
+    names = _files_in(path)
+    chosen, notes = _choose(names, lambda n: _head(path / n), f"the folder {path}")
+    if chosen is None:
+        raise LexiconError(
+            f"cannot read the lexicon in the folder {path}: it holds none. Found {some_of(names) or 'no files'}; "
+            f"expected {EXPECTED}."
+        )
+    return path / chosen, notes
+
+
+def _read_bytes(path: str | Path) -> tuple[bytes, Path, list[str]]:
+    "The content of a lexicon file, its path (in a zip archive: with the name in it), and where it was found."
+    file, notes = _find(Path(path))
+    if members := _head(file).startswith(b"PK") and zip_members(file):
+        chosen, notes = _choose(members, lambda n: _member(file, n, FIRST_BYTES), f"the archive {file}")
+        if chosen is not None:
+            if len(data := _member(file, chosen, LARGEST)) == LARGEST:
+                raise LexiconError(f"{chosen} in {file} is larger than {LARGEST >> 20} MB. Expected {EXPECTED}.")
+            return data, file / PurePosixPath(chosen).name, notes
+    try:
+        data = file.read_bytes()
+    except OSError as e:
+        raise LexiconError(f"{unreadable(file, e, 'the lexicon ')} Expected {EXPECTED}.") from e
+    if data and (encoding := text_encoding(file, EXPECTED, LexiconError)) != "utf-8-sig":
+        notes = [*notes, f"encoding: {encoding.upper()}, as its byte-order mark says"]
+    return data, file, notes
+
+
+def holds_lexicon(folder: str | Path) -> bool:
+    "Whether a folder is a lexicon as its authors hand it out."
+    try:
+        return Path(folder).is_dir() and find_lexicon(folder).is_file()
+    except LexiconError:
+        return False
 
 
 # %% ../../nbs/library/lexicon_files.ipynb #d774b173
@@ -400,17 +529,14 @@ def _merge_repeats(table: _Table, path: object) -> tuple[dict[str, tuple[float, 
 
 
 def read_lexicon_file(
-    path: str | Path,  # text: word, V, A, D between tabs, or columns named in the first line between tabs or commas
+    # text: word, V, A, D between tabs, or columns named in the first line between tabs or commas; or the folder or zip
+    # archive that holds it, as its authors hand it out
+    path: str | Path,
     scale: str | None = None,  # insist on it; None: as the file is known for, as it states, or as the values show
 ) -> LexiconFile:
     "Read a lexicon file in any of the forms of docs/facts/data.md, section 7. Raises `LexiconError`."
     scale = scale and _scale_name(scale)
-    try:
-        data = Path(path).read_bytes()
-    except OSError as e:
-        raise LexiconError(
-            f"cannot read the lexicon {path}: {e.strerror}. Expected a text file with word, V, A, D on each line."
-        ) from e
+    data, path, found = _read_bytes(path)
     table = _read_table(data, path)
     published, by = recognise(path, data, table.columns, table.values)
     stated = table.scale and _scale_name(table.scale)
@@ -422,7 +548,7 @@ def read_lexicon_file(
         named, reason = published.scale, f"{published.name} is published on it"
     entry_name = lambda i: f"{path}, line {table.lines[i]} ({table.words[i]!r})"
     scale, reason, doubt = find_scale(table.values, entry_name, named, reason)
-    notes, rows = list(table.notes), len(table.words)
+    notes, rows = [*found, *table.notes], len(table.words)
     if doubt and not (published and rows == published.rows):
         notes.append(f"scale: {doubt}")
     if stated and stated != scale:

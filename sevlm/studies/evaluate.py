@@ -55,6 +55,7 @@ from ..metrics.captions import FAMILIES, caption_scores
 from ..metrics.novelty import DistinctShare, has_simile, novelty
 from ..models.explainer import Explainer
 from ..models.sampling import Generation
+from ..near import near_files, what_is
 from ..training.validation import answer_all
 from ..utils import check_writable, write_atomic, write_json
 
@@ -127,7 +128,7 @@ def read_predictions(
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as e:
         raise DataError(
-            f"cannot read predictions from {path}: {e}. "
+            f"cannot read predictions from {path}: {what_is(path) or e}.{near_files(path)} "
             "Expected predictions.jsonl, as `sevlm evaluate --out` writes it."
         ) from e
     if text.lstrip().startswith("["):

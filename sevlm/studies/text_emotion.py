@@ -45,6 +45,7 @@ from ..config import EMOTIONS, POLARITY, Settings, emotion_id
 from ..data.paintings import Report
 from ..errors import CheckpointError, ConfigError, DataError
 from ..models.hub import check_tensors, read_json, read_tensors
+from ..near import text_encoding, unreadable, what_is
 from ..training.classifier import Trained, fit_classifier, save_weights
 from ..training.small_runs import Pair, ShuffledBatches, seeded
 from ..utils import check_writable, checksum, resolve_device, write_atomic
@@ -253,8 +254,13 @@ def read_glove(
     Raises `DataError` for a file of another form. Source: docs/facts/data.md, section 10."""
     ids = {w: i for i, w in enumerate(vocabulary.words)}
     vectors, missing = torch.randn(len(ids), embed, generator=torch.Generator().manual_seed(seed)), dict(ids)
+    expected = (
+        "a word and its numbers per line: get glove.6B.zip from https://nlp.stanford.edu/projects/glove and give its "
+        f"file of {embed} numbers per word"
+    )
+    encoding = text_encoding(path, expected)
     try:
-        with open(path, encoding="utf-8") as f:
+        with open(path, encoding=encoding) as f:
             for line, text in enumerate(f, 1):
                 word, *values = text.rstrip("\n").split(" ")
                 if len(values) != embed:
@@ -265,13 +271,11 @@ def read_glove(
                 if word in missing:
                     vectors[missing.pop(word)] = torch.tensor([float(v) for v in values])
     except OSError as e:
-        raise DataError(
-            f"cannot read {path}: {e.strerror}. Get glove.6B.zip from https://nlp.stanford.edu/projects/glove and give "
-            f"its file of {embed} numbers per word."
-        ) from e
+        raise DataError(f"{unreadable(path, e)} Expected {expected}.") from e
     except ValueError as e:
         raise DataError(
-            f"{path} is not a file of word vectors ({e}). Expected a word and {embed} numbers per line, UTF-8."
+            f"{path} is not a file of word vectors ({what_is(path) or e}). Expected a word "
+            f"and {embed} numbers per line, UTF-8."
         ) from e
     vectors[PAD] = 0
     report = Report(f"words in {Path(path).name}", "words", len(ids))

@@ -73,6 +73,7 @@ from ..data.batches import PairBatches, in_rows
 from ..data.features import Features
 from ..errors import ConfigError
 from ..images import open_image
+from ..lexicon.files import find_lexicon
 from ..models.sevlm import SEVLM, trainable
 from ..processor import check_causal
 from .distributed import Processes, resolve_precision, start_processes
@@ -333,10 +334,14 @@ def lock_folder(
         lock.release()
 
 
-def _digest(path: Path | None) -> str | None:
+def _digest(path: str | Path | None) -> str | None:
     from sevlm.artemis.prepare import file_digest
 
     return file_digest(path)[:12] if path else None
+
+
+def _lexicon_digest(path: str | Path | None) -> str | None:
+    return _digest(find_lexicon(path)) if path else None
 
 
 def _sources(data: Any, lexicon: Any, tokenizer: Any) -> dict[str, Any]:
@@ -346,7 +351,9 @@ def _sources(data: Any, lexicon: Any, tokenizer: Any) -> dict[str, Any]:
         return dict(data=f"{checksum(texts):08x}", lexicon=data.table.digest())
     files = open_data(data)
     return dict(
-        data=_digest(files.source), lexicon=_digest(lexicon or files.lexicon), tokenizer=tokenizer and str(tokenizer)
+        data=_digest(files.source),
+        lexicon=_lexicon_digest(lexicon or files.lexicon),
+        tokenizer=tokenizer and str(tokenizer),
     )
 
 
