@@ -52,14 +52,17 @@ class Checked:
     how: str  # one of `CHECKS`
     fault: str  # what is wrong with it; '': nothing
 
+    def same(self, other: "Checked") -> bool:
+        "Whether the file has kept its size and its time."
+        return (self.size, self.mtime_ns) == (other.size, other.mtime_ns)
+
     def tells(
         self,
         now: "Checked",  # the same file as it is now, not checked
         how: str,  # the check that is wanted
     ) -> bool:
         "Whether the wanted check is done already. A file that failed a lesser check need not be checked further."
-        same = (self.size, self.mtime_ns) == (now.size, now.mtime_ns)
-        return same and (bool(self.fault) or CHECKS.index(self.how) >= CHECKS.index(how))
+        return self.same(now) and (bool(self.fault) or CHECKS.index(self.how) >= CHECKS.index(how))
 
 
 def look_at(path: str | Path | None) -> Checked:
