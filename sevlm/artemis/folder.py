@@ -72,7 +72,8 @@ class Prepared:
         "How many pictures are others than when the folder was prepared, and what they are now."
         if not known:
             return ""
-        missing = set((self.folder / MISSING_PICTURES).read_text(encoding="utf-8").split("\n"))
+        file = self.folder / MISSING_PICTURES
+        missing = set(file.read_text(encoding="utf-8", errors="replace").split("\n")) if file.is_file() else set()
         changed = Counter(
             now.fault or "usable"
             for p, now in zip(paintings, checks)
