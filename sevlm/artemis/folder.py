@@ -10,7 +10,7 @@ __all__ = ["Prepared", "open_data", "paintings_of", "truth_of", "provenance"]
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from ..data.paintings import Painting, Release, Report, locate_images, lost_pictures, usable_images
@@ -119,14 +119,24 @@ def open_data(
     return Release(folder)
 
 
+def _with_answered(usable: list[Painting], paintings: list[Painting], answered: Collection[str]) -> list[Painting]:
+    "The paintings with a usable picture and those that were answered, sorted by key."
+    have = {p.key for p in usable}
+    more = [p for p in paintings if p.key in answered and p.key not in have]
+    return sorted([*usable, *more], key=lambda p: p.key)
+
+
 def paintings_of(
     data: Release | Prepared,  # from `open_data`
     part: str = "test",  # 'train', 'val', 'test', 'all'; or a further test set, such as 'test_all' of v2.0
     progress: bool = False,
+    answered: Collection[str] = (),  # keys of paintings that need no picture any more, since a model has seen it
 ) -> tuple[list[Painting], list[str], list[Report]]:  # its paintings; the training texts; the reports
-    "One part of the data."
+    "One part of the data: its paintings with a usable picture, and those that were answered already."
     parts, reports = data.parts(progress=progress)
     texts = [t for p in parts["train"] for t in p.explanations]
+    for name, some in data.parts(images=False)[0].items() if answered else ():
+        parts[name] = _with_answered(parts[name], some, answered)
     further = {
         f.stem.removeprefix("artEmisX_"): f
         for f in data.folder.glob("artEmisX_test_*.json")
@@ -139,8 +149,8 @@ def paintings_of(
     if part not in further:
         raise DataError(f"{data.folder} has no part {part!r}. Valid: {', '.join([*parts, 'all', *sorted(further)])}.")
     paintings, report = read_records(further[part])
-    paintings, found = data.with_images(paintings, progress)
-    return paintings, texts, [*reports, report, found]
+    usable, found = data.with_images(paintings, progress)
+    return _with_answered(usable, paintings, answered), texts, [*reports, report, found]
 
 
 def truth_of(

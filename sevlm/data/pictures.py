@@ -8,7 +8,7 @@ __all__ = [
     "CHECKS",
     "MISSING",
     "UNREADABLE",
-    "THREADS",
+    "MOST_THREADS",
     "COLUMNS_OF_CHECKS",
     "Checked",
     "look_at",
@@ -35,7 +35,7 @@ from PIL import UnidentifiedImageError
 from tqdm.auto import tqdm
 
 from ..errors import ImageError
-from ..images import JPEG_START, check_picture, open_image
+from ..images import ENDING, JPEG_END, JPEG_START, check_picture, open_image
 from ..utils import cache_folder, write_atomic
 
 # %% ../../nbs/library/picture_checks.ipynb #dce7b299
@@ -75,31 +75,37 @@ def look_at(path: str | Path | None) -> Checked:
     return Checked(found.st_size, found.st_mtime_ns, "names", fault)
 
 
-def _fault(path: str | Path, error: Exception) -> str:
+def _fault(path: str | Path, error: BaseException) -> str:
     "The kind of what `check_picture` has met."
-    cause = error if isinstance(error, OSError) else error.__cause__
-    if isinstance(cause, MemoryError) or (isinstance(cause, OSError) and cause.errno):  # Pillow's own have no number
+    while error.__cause__ is not None:
+        error = error.__cause__
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno):  # Pillow's own have no number
         return UNREADABLE
     if os.path.getsize(path) == 0:
         return "empty file"
-    if isinstance(cause, UnidentifiedImageError):
+    if isinstance(error, UnidentifiedImageError):
         return "not a picture"
+    if "truncated" in str(error) or _has_no_end(path):
+        return "picture cut off"
+    if isinstance(error, OSError) or _opens(path):
+        return "damaged pixels"
+    return "picture cannot be opened"
+
+
+def _has_no_end(path: str | Path) -> bool:
+    "Whether a file begins as a JPEG and lacks its end mark."
+    with open(path, "rb") as f:
+        is_jpeg = f.read(len(JPEG_START)) == JPEG_START
+        f.seek(max(0, os.path.getsize(path) - ENDING))
+        return is_jpeg and JPEG_END not in f.read()
+
+
+def _opens(path: str | Path) -> bool:
     try:
         open_image(path)
     except ImageError:
-        with open(path, "rb") as f:
-            is_jpeg = f.read(len(JPEG_START)) == JPEG_START
-        return "picture cut off" if is_jpeg and _is_cut_off(path) else "picture cannot be opened"
-    return "damaged pixels"
-
-
-def _is_cut_off(path: str | Path) -> bool:
-    "Whether a JPEG has no end mark."
-    try:
-        check_picture(path, "quick")  # passes what has one, whatever is between
-    except ImageError:
-        return True
-    return False
+        return False
+    return True
 
 
 def check_file(
@@ -120,7 +126,7 @@ def check_file(
 
 # %% ../../nbs/library/picture_checks.ipynb #5ed05ef6
 _log = logging.getLogger(__name__)
-THREADS = 8  # at most; a picture each
+MOST_THREADS = 8  # at most; a picture each
 
 
 def in_threads(
@@ -130,7 +136,7 @@ def in_threads(
     progress: bool = False,
 ) -> Iterator[Any]:
     "The results of `work`, in order, several at a time."
-    with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1)) as pool:
         yield from tqdm(pool.map(work, items), desc=what, total=len(items), disable=not progress)
 
 
