@@ -2,8 +2,11 @@
 damaged in eight ways, before and after it is prepared, and during a run."""
 
 import json
+import random
 import re
 import shutil
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,14 +30,15 @@ from sevlm.data.pictures import (
     write_checks,
 )
 from sevlm.errors import DataError, ImageError
-from sevlm.images import JPEG_END, PICTURES
+from sevlm.images import JPEG_END
+from sevlm.studies.ablation import RUN_COLUMNS, read_grid
 from sevlm.synthetic.dataset import make_mini
 from sevlm.training.inputs import load_training_data
 from sevlm.training.learner import CB
 from sevlm.training.run import start_run
 
 PAINTINGS = 300
-GARBAGE = bytes(range(40, 240))  # 200 bytes in which no marker of JPEG begins
+GARBAGE = random.Random(0).randbytes(200)
 TINY = ("epochs=1", "batch_size=64", "val_paintings=6", "device=cpu")
 
 
@@ -245,9 +249,11 @@ def test_changes_after_preparing_are_found_before_the_first_step(prepared, comma
     assert sorted(changed.split(", ")) == sorted(changes.split(", "))
     assert f"{len(prepared.parts['train']) - 5} train" in out
     code, out, _ = command("inspect", prepared.folder)
-    assert (
-        code == 1 and "2 paintings are left out, no picture: " in out and "changed since the folder was prepared" in out
-    )
+    assert code == 1 and "2 paintings are left out, no picture: " in out
+    assert "changed since the folder was prepared" in out
+    argv = [sys.executable, "-m", "sevlm", "inspect", str(prepared.folder), "--json"]  # what is logged is on the screen
+    shown = subprocess.run(argv, capture_output=True, text=True)
+    assert json.loads(shown.stdout) and f"5 of {PAINTINGS} paintings have no usable picture (" in shown.stderr
 
 
 def test_a_picture_that_comes_back_is_used(prepared):
@@ -458,3 +464,20 @@ def test_each_damage_has_its_name(whole, tmp_path, name):
         assert check_file(copy).fault == ""
         damage(copy)
         assert check_file(copy).fault == fault
+
+
+@pytest.mark.parametrize("name", ["cut_at_half_then_end_mark", "middle_garbled"])
+def test_pictures_from_real_life(name):
+    path = Path(__file__).parent / "cases" / "images" / f"{name}.jpg"
+    assert check_file(path, "quick").fault == "" and check_file(path).fault == "damaged pixels"
+
+
+def test_a_grid_is_compared_over_the_paintings_of_all_its_runs(tmp_path, caplog):
+    columns = dict.fromkeys(RUN_COLUMNS, 1)
+    for seed, answered in enumerate((["a", "b", "c"], ["a", "c", "d"])):
+        folder = tmp_path / "paper" / f"seed-{seed}"
+        folder.mkdir(parents=True)
+        (folder / "scores.json").write_text(json.dumps(columns))
+        (folder / "paintings.csv").write_text("painting,right,grounded\n" + "".join(f"{key},1,\n" for key in answered))
+    assert list(read_grid(tmp_path, ["paper"], 2).painting) == ["a", "c"] * 2
+    assert "2 of 4 test paintings were not answered in every run" in caplog.text
