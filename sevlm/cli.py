@@ -38,10 +38,12 @@ __all__ = [
 
 # %% ../nbs/library/command_line.ipynb #879c76b1
 import argparse
+import itertools
 import json
 import os
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -55,6 +57,8 @@ from .errors import ConfigError, ImageError, SevlmError, did_you_mean
 from .utils import asset, check_writable, choose_threads, requested_threads, using_threads
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from sevlm.models.explainer import Explainer
     from sevlm.models.sampling import Generation
 
@@ -317,12 +321,44 @@ def _print_stream(
     return text
 
 
+def _open_pictures(
+    files: Iterable[Path],
+    fit: str,
+    counts: Counter[str],  # is added to: 'failed', 'damaged'
+) -> Iterator[tuple[str, "Image.Image"]]:  # name, picture
+    "Opens pictures one by one; prints and counts what is wrong with them."
+    from sevlm.images import open_and_check
+
+    for file in files:
+        try:
+            opened = open_and_check(file, fit)
+        except ImageError as e:
+            print_message(e)
+            counts["failed"] += 1
+            continue
+        for notice in opened.notices:
+            print_message(notice)
+        counts["damaged"] += opened.damage is not None
+        yield str(file), opened.image
+
+
+def _note_names(
+    pictures: Iterable[tuple[str, "Image.Image"]],  # name, picture
+    names: list[str],  # is added to
+) -> Iterator["Image.Image"]:
+    "The pictures one by one, so that no more than one is in memory at full size."
+    for name, picture in pictures:
+        names.append(name)
+        yield picture
+
+
 @command(
     "an emotion and its reason for any picture",
     option("images", nargs="+", metavar="IMAGE", help="pictures, or folders of pictures"),
     *MODEL_OPTIONS,
     option("--emotion", metavar="NAME", help=f"explain this emotion instead of the likeliest: {', '.join(EMOTIONS)}"),
     *GENERATION_OPTIONS,
+    option("--fit", default="squash", choices=["squash", "pad"], help="how a picture becomes a square; pad: with grey"),
     option("--stream", action="store_true", help="print each text as it is written, without probabilities"),
     JSON,
     examples="explain painting.jpg\n"
@@ -338,35 +374,31 @@ def _explain(args):
     generation = generation_of(args)
     if args.stream and args.json:
         raise ConfigError("--stream prints texts as they are written, --json all at the end; give one of them.")
-    from sevlm.images import open_image, picture_files
+    from sevlm.images import other_files_notice, picture_files
 
     explainer = explainer_of(args)
     threads = choose_threads(explainer.model.config.width, 1)
-    files, found, failed = [], [], 0
+    files, found, counts = [], [], Counter()
     for path in args.images:
         inside = picture_files(path)
         if not inside:
             print_message(f"no picture in {path}")
-            failed += 1
+            counts["failed"] += 1
+        if passed_over := other_files_notice(path):
+            print_message(passed_over)
         files += inside
-    for start in range(0, len(files), EXPLAIN_BATCH):
-        names, pictures = [], []
-        for file in files[start : start + EXPLAIN_BATCH]:
-            try:
-                pictures.append(open_image(file))
-                names.append(str(file))
-            except ImageError as e:
-                print_message(e)
-                failed += 1
-        if not pictures:
-            continue
-        if args.stream:
+    pictures = _open_pictures(files, args.fit, counts)
+    if args.stream:
+        for name, picture in pictures:
             with using_threads(threads):
-                for name, picture in zip(names, pictures):
-                    found.append(_print_stream(name, explainer.stream(picture, args.emotion, generation)))
-            continue
+                pieces = explainer.stream_patches(explainer.encode_images([picture]), args.emotion, generation)
+                found.append(_print_stream(name, pieces))
+    while not args.stream and (first := next(pictures, None)):
+        names: list[str] = []
+        batch = itertools.chain([first], itertools.islice(pictures, EXPLAIN_BATCH - 1))
         with using_threads(threads):
-            answers = explainer(pictures, args.emotion, generation=generation, tokens=False)
+            patches = explainer.encode_images(_note_names(batch, names))
+            answers = explainer.explain_patches(patches, args.emotion, generation=generation, tokens=False)
         for name, a in zip(names, answers):
             found.append(dict(image=name, emotion=a.emotion, explanation=a.explanation, probabilities=a.probabilities))
             if not args.json:
@@ -374,8 +406,11 @@ def _explain(args):
                 print_result(name, sentence, *("    " + line for line in text_bars(a.probabilities, top=3)))
     if args.json:
         print_result(json.dumps(found, indent=1))
+    failed, damaged, n = counts["failed"], counts["damaged"], len(found) + counts["failed"]
     if failed:
-        print_message(f"{failed} of {len(found) + failed} could not be explained")
+        print_message(f"{failed} of {n} could not be opened, and were not explained")
+    if damaged:
+        print_message(f"{damaged} of {n} damaged, and explained from what is left")
     return _exit_code(found, failed)
 
 

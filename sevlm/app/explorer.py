@@ -22,6 +22,7 @@ __all__ = [
     "first_felt",
     "explorer_figure",
     "open_upload",
+    "upload_notices",
     "Explorer",
 ]
 
@@ -41,7 +42,7 @@ from PIL import Image, ImageOps
 
 from ..config import EMOTIONS
 from ..errors import ImageError, SevlmError
-from ..images import open_image
+from ..images import find_damage, open_image, shape_notice
 from ..lexicon.token_table import VADTable
 from ..models.decoder import cross_attention
 from ..models.explainer import Answer, Explainer, load
@@ -220,15 +221,27 @@ def explorer_figure(
 
 
 # %% ../../nbs/course/15_explorer.ipynb #1676b366
+def _name_of(content: bytes) -> str:
+    return f"the upload ({len(content)} bytes)"
+
+
 def open_upload(content: bytes) -> Image.Image:  # RGB
-    "A picture from the bytes of an uploaded file."
+    "A picture from the bytes of an uploaded file. Raises `ImageError` if it cannot be read."
+    content = bytes(content)
     try:
-        return open_image(io.BytesIO(content := bytes(content)))
+        return open_image(content, _name_of(content))
     except ImageError as e:
-        raise ImageError(
-            f"the upload ({len(content)} bytes, starting {content[:12]!r}) is not a picture that can be opened. "
-            "Expected a whole JPEG or PNG file: choose another one, or save it as PNG first."
-        ) from e
+        raise ImageError(f"{e} Expected a whole JPEG or PNG file: choose another one.") from e
+
+
+def upload_notices(
+    content: bytes,  # of an uploaded file
+    image: Image.Image,  # as `open_upload` gives it
+) -> tuple[str, ...]:  # sentences without a full stop
+    "What is to be said of an uploaded picture: that it is damaged, or very long."
+    content = bytes(content)
+    said = (find_damage(content), shape_notice(image))
+    return tuple(f"{_name_of(content)} {what}" for what in said if what is not None)
 
 
 # %% ../../nbs/course/15_explorer.ipynb #a25c5a27
@@ -272,7 +285,7 @@ class Explorer:
             widgets.HTML(),
             widgets.Image(format="png", layout={"width": "100%", "max_width": "990px"}),
         )
-        self.uploaded, self.reading, self._quiet = None, None, False
+        self.uploaded, self.notices, self.reading, self._quiet = None, (), None, False
         actions = {"picture": self._choose, "upload": self._receive, "emotion": self._read, "word": self._draw}
         for name, control in self.controls.items():
             control.observe(partial(self._answer, actions.get(name, partial(self._read, OWN))), "value")
@@ -317,8 +330,15 @@ class Explorer:
         self._read()
 
     def _receive(self):
-        "A picture was uploaded."
-        self.uploaded = open_upload(self.controls["upload"].value[0]["content"])
+        "A picture was uploaded, or the upload was cleared."
+        if not (files := self.controls["upload"].value):
+            self.uploaded, self.notices = None, ()
+            if self.controls["picture"].value == UPLOADED:
+                raise ImageError("the upload was cleared. Upload a picture, or choose a painting.")
+            return
+        content = files[0]["content"]
+        self.uploaded = open_upload(content)
+        self.notices = upload_notices(content, self.uploaded)
         self._read(UPLOADED)
 
     def _image(self):
@@ -339,7 +359,8 @@ class Explorer:
         with self._silently() as c:
             c["word"].options = [(w.text, i) for i, w in enumerate(self.reading.words)] or [(NONE, 0)]
             c["word"].value = first_felt(self.reading)
-        self.message.value = ""
+        notices = self.notices if self.controls["picture"].value == UPLOADED else ()
+        self.message.value = "<br>".join(html.escape(f"{notice}.") for notice in notices)
         self._draw()
 
     def _draw(self):

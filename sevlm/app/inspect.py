@@ -88,19 +88,18 @@ def _lexicon(path):
 
 # %% ../../nbs/library/inspect.ipynb #05d0466e
 def _pictures(path):
-    from PIL import Image
+    from sevlm.images import PICTURES, find_damage, mode_of, open_image, other_files, picture_files
 
-    from sevlm.images import PICTURES, open_image, picture_files
-
-    files, modes, sizes, bad = picture_files(path), Counter(), [], []
+    files, modes, sizes, bad, damaged = picture_files(path), Counter(), [], [], []
     for file in files:
         try:
             sizes.append(open_image(file).size)
         except ImageError as e:
             bad.append(str(e))
             continue
-        with Image.open(file) as im:
-            modes[im.mode] += 1
+        if damage := find_damage(file):
+            damaged.append(f"{file} {damage}")
+        modes[mode_of(file)] += 1
     if not sizes:
         raise ImageError(bad[0] if bad else f"no picture in {path}. Expected files ending in {', '.join(PICTURES)}.")
     ends = {side: f"{min(s)} to {max(s)} pixels" for side, s in zip(("width", "height"), zip(*sizes))}
@@ -108,9 +107,11 @@ def _pictures(path):
         "kind": "pictures",
         "files": len(files),
         "readable": len(sizes),
+        "damaged": len(damaged),
         **ends,
         "colour modes": dict(modes),
-        "problems": bad,
+        "other files": dict(other_files(path)),
+        "problems": bad + damaged,
     }
 
 
@@ -199,7 +200,7 @@ def inspect_path(
     path: str | Path,  # file or folder
 ) -> dict[str, object]:  # 'kind' and what was found; 'problems' where there are any
     "What a file or folder is, as the readers of this project see it. Raises `DataError` if it is nothing known."
-    from sevlm.images import PICTURES, picture_files
+    from sevlm.images import PICTURES, open_image, picture_files
 
     path = Path(path)
     if not path.exists():
@@ -224,6 +225,13 @@ def inspect_path(
             look = _prepared
         else:
             look = _release if any(path.glob("*.csv")) else _pictures if picture_files(path) else None
+    if look is None and path.is_file():
+        try:
+            open_image(path)
+        except ImageError:
+            pass  # no picture under another name, either
+        else:
+            look = _pictures
     if look is None:
         raise DataError(
             f"{path} is nothing sevlm knows. Expected a CSV of annotations, a lexicon (.txt, .tsv: word, V, A, D), "

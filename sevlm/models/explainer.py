@@ -6,6 +6,7 @@
 __all__ = ["Token", "Answer", "list_images", "Explainer", "checkpoint_of", "load"]
 
 # %% ../../nbs/library/explainer.ipynb #00022db7
+import logging
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -32,7 +33,7 @@ from sevlm.models.tokenizer import (
 
 from ..config import EMOTIONS, emotion_id
 from ..errors import CheckpointError, ConfigError, ImageError, LexiconError
-from ..images import PICTURES, open_image, picture_files
+from ..images import PICTURES, open_and_check, other_files_notice, picture_files
 from ..lexicon.lexicon import Lexicon
 from ..lexicon.token_table import VADTable, cached_table
 from ..utils import asset, resolve_device
@@ -75,6 +76,9 @@ class Answer:
 
 
 # %% ../../nbs/library/explainer.ipynb #cd13a8b5
+_log = logging.getLogger(__name__)
+
+
 def list_images(
     images: object,  # what a user hands in
 ) -> tuple[list, bool]:  # sources that `open_image` takes; whether it was a single picture
@@ -85,6 +89,8 @@ def list_images(
         sources = picture_files(images)
         if not sources:
             raise ImageError(f"no picture in {images}. Expected files ending in {', '.join(PICTURES)}.")
+        if passed_over := other_files_notice(images):
+            _log.info(passed_over)
         return sources, not Path(images).is_dir()
     if isinstance(images, Image.Image | np.ndarray):
         return [images], True
@@ -100,6 +106,14 @@ def list_images(
     if odd:
         raise ImageError(f"found a {type(odd[0]).__name__} in the list; expected paths, PIL images or NumPy arrays.")
     return sources, False
+
+
+def _open_and_log(source: str | Path | Image.Image | np.ndarray, fit: str) -> Image.Image:
+    "A picture for the encoder; what is to be said of it is logged."
+    opened = open_and_check(source, fit)
+    for notice in opened.notices:
+        _log.warning(notice)
+    return opened.image
 
 
 class Explainer(ModelHubMixin, library_name="sevlm", tags=["image-to-text", "art", "emotion"]):
@@ -128,10 +142,12 @@ class Explainer(ModelHubMixin, library_name="sevlm", tags=["image-to-text", "art
         tokens: bool = True,  # also what the model knew at each token
         generation: Generation | None = None,  # how texts are written; None: the most likely token each time
         batch_size: int = 32,  # pictures computed at a time
+        fit: str = "squash",  # how a picture becomes a square: 'squash', or 'pad' with grey
         **settings: Any,  # of `Generation`, to replace: beams=4; sample=True, top_p=0.9, seed=3
     ) -> Answer | list[Answer]:
-        """Names an emotion and explains it. Raises `DataError` for an unknown emotion, `ImageError` for no picture,
-        `ConfigError` for settings that do not fit."""
+        """Names an emotion and explains it. A damaged JPEG and a very long picture that is squashed are logged as
+        warnings. Raises `DataError` for an unknown emotion, `ImageError` for no picture, `ConfigError` for settings
+        that do not fit."""
         generation = Generation.of(generation, **settings)
         if emotion is not None:
             emotion_id(emotion)
@@ -144,7 +160,7 @@ class Explainer(ModelHubMixin, library_name="sevlm", tags=["image-to-text", "art
         answers = []
         for start in range(0, len(sources), batch_size):
             batch = sources[start : start + batch_size]
-            patches = self.encode_images([open_image(source) for source in batch])
+            patches = self.encode_images(_open_and_log(source, fit) for source in batch)
             found = self.explain_patches(patches, emotion, **how)
             files = [Path(source) if isinstance(source, str | Path) else None for source in batch]
             answers += [replace(answer, image=file) for answer, file in zip(found, files)]
@@ -155,23 +171,35 @@ class Explainer(ModelHubMixin, library_name="sevlm", tags=["image-to-text", "art
         image: str | Path | Image.Image | np.ndarray,  # one picture
         emotion: str | None = None,  # ask for this emotion; None: the model names one
         generation: Generation | None = None,  # without beams
+        *,
+        fit: str = "squash",  # as for a call
         **settings: Any,  # of `Generation`, to replace
     ) -> Iterator[str]:  # pieces of the text; joined: '{emotion} because {explanation}'
         "The text of an answer, piece by piece as it is written. Raises as a call does, before the first piece."
         how = Generation.of(generation, **settings)
         if emotion is not None:
             emotion_id(emotion)
-        grid = self.encode_images([open_image(image)])
-        return stream_text(self.model, grid, self.tokenizer, self.table, emotion, how)
+        return self.stream_patches(self.encode_images([_open_and_log(image, fit)]), emotion, how)
+
+    def stream_patches(
+        self,
+        grid: torch.Tensor,  # [1, P, D], from `encode_images`
+        emotion: str | None = None,
+        generation: Generation | None = None,
+    ) -> Iterator[str]:
+        "The same from patch tokens."
+        return stream_text(self.model, grid, self.tokenizer, self.table, emotion, Generation.of(generation))
 
     @torch.no_grad()
     def encode_images(
         self,
-        images: Sequence[Image.Image],  # RGB, any size
+        images: Iterable[Image.Image],  # RGB, any size; of an iterator one is kept in memory at a time
     ) -> torch.Tensor:  # grid [B, P, D], adapted
-        "The patch tokens of some pictures."
-        pixels = torch.stack([self.model.encoder.preprocess(image) for image in images]).to(self.device)
-        return self.model.adapt(self.model.encoder(pixels)[0])
+        "The patch tokens of some pictures. Raises `ImageError` for none."
+        pixels = [self.model.encoder.preprocess(image) for image in images]  # B of [3, side, side]
+        if not pixels:
+            raise ImageError("no picture to encode; expected at least one.")
+        return self.model.adapt(self.model.encoder(torch.stack(pixels).to(self.device))[0])
 
     @torch.no_grad()
     def explain_patches(
