@@ -486,9 +486,10 @@ def _inspect(args):
     ),
     option(
         "--pictures",
-        default="quick",
+        default="full",
         choices=["names", "quick", "full"],
-        help="how pictures are checked: by name only, by the beginning and end of each file, or by decoding each",
+        help="how pictures are checked: by name only, by the beginning and end of each file, or by decoding each; what "
+        "is not decoded now is decoded before the first training, once",
     ),
     option(
         "--parts",
@@ -505,7 +506,8 @@ def _inspect(args):
     resume_hint="No incomplete folder is left; finished texts are kept. Go on by the same command.",
 )
 def _prepare(args):
-    from sevlm.artemis.prepare import Choices, Inputs, page_of, prepare
+    from sevlm.artemis.prepare import MISSING_PICTURES, Choices, Inputs, page_of, prepare
+    from sevlm.data.paintings import lost_pictures
 
     same = ("artemis", "contrastive", "preprocessed", "grouped", "records", "wikiart", "lexicon", "tables")
     given = {name: getattr(args, name) for name in same}
@@ -515,10 +517,10 @@ def _prepare(args):
     print_result(page_of(done))
     for name, stamp in done.items():
         pictures = stamp["reports"][-1]
-        if lost := pictures["read"] - pictures["kept"]:
+        if pictures["dropped"]:
+            lost = lost_pictures(pictures["dropped"], pictures["read"])
             print_message(
-                f"note: {lost} of {pictures['read']} paintings of {name} have no usable picture; "
-                f"see {args.out}/{name}/missing_pictures.txt"
+                f"note: {name}: {lost}; see {args.out}/{name}/{MISSING_PICTURES}. Training does without them."
             )
     lexicon = "" if args.lexicon else " --lexicon FILE"
     print_result(
@@ -542,7 +544,7 @@ def _lexicon(args):
     from sevlm.lexicon.lexicon import Lexicon, coverage
 
     lexicons = [Lexicon.read(path) for path in args.lexicons]
-    paintings = open_data(args.data).parts()[0]["train"] if args.data else []
+    paintings = open_data(args.data).parts(images=False)[0]["train"] if args.data else []
     emotions = [e for p in paintings for e in p.emotions]
     texts = [t for p in paintings for t in p.explanations]
     for lexicon in lexicons:
@@ -603,7 +605,7 @@ def _train_listener(args) -> list:
 
     parts = {
         name: [(t, e) for p in paintings for t, e in zip(p.explanations, p.emotions) if t.split()]
-        for name, paintings in open_data(args.data).parts(progress=not args.quiet)[0].items()
+        for name, paintings in open_data(args.data).parts(images=False)[0].items()
     }
     vocabulary = Vocabulary.build([t for t, _ in parts["train"]], args.min_count)
     vectors, report = None, "no word vectors given: they are learnt"
@@ -669,11 +671,14 @@ EVALUATION_BATCH = 64  # paintings explained at a time
 def _scoring_inputs(args) -> tuple:
     "Paintings, Reports, arguments of `score`, and what is saved with the scores, from the options in `SCORE_OPTIONS`."
     from sevlm.artemis.folder import open_data, paintings_of, provenance, truth_of
+    from sevlm.studies.evaluate import read_predictions
     from sevlm.studies.text_emotion import load_text_emotion
     from sevlm.synthetic.dataset import synthetic_scores
 
     listener = load_text_emotion(args.listener) if args.listener else None
-    paintings, training_texts, reports = paintings_of(open_data(args.data), args.part, not args.quiet)
+    saved = getattr(args, "runs", None) or ([args.predictions] if args.predictions else [])
+    answered = {row["painting"] for run in saved for row in read_predictions(run)}
+    paintings, training_texts, reports = paintings_of(open_data(args.data), args.part, not args.quiet, answered)
     given = dict(
         synthetic=synthetic_scores(truth_of(args.data)),
         meteor="off" if args.no_meteor else "auto",

@@ -225,9 +225,9 @@ def test_painting_without_picture_and_picture_cut_short(data, base, sevlm_):
     code, out, _ = sevlm_("evaluate", data, "--checkpoint", base.run, "--part", "all", "--no-meteor", "--quiet")
     assert (
         code == 0
-        and "no picture for the painting" in out
-        and "picture cannot be opened" in out
-        and "50 paintings read, 49 kept, 1 dropped" in out
+        and "no picture: Cubism/nobody_nothing-1900" in out
+        and "picture cut off" in out
+        and "51 paintings read, 49 kept, 2 dropped" in out
     )
 
 

@@ -79,7 +79,7 @@ def everywhere(tmp_path, names, files, style=STYLE):
     relative = lambda path: path.relative_to(images).as_posix()
     search = find_images(images, [(style, n) for n in names])
     found = {n: relative(p) for (_, n), p in search.paths.items()}
-    listed, _ = find_pictures(images, [(style, n) for n in names], "names", progress=False)
+    listed, *_ = find_pictures(images, [(style, n) for n in names], "names", progress=False)
     assert listed == {f"{style}/{n}": file for n, file in found.items()}
     if found:
         by_csv, _ = read_artemis(csv_of(tmp_path / "a.csv", names, style), images)

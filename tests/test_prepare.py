@@ -125,6 +125,7 @@ def test_a_prepared_folder_holds_what_it_should(made):
         "artEmisX_test_annot_exp.json",
         "image-emotion-histogram.csv",
         "missing_pictures.txt",
+        "pictures.csv",
         STAMP,
         "vad_lexicon.txt",
         "mini_truth.csv",
@@ -405,9 +406,11 @@ def test_the_command(handed, tmp_path, capsys):
     assert (
         "What was prepared" in out
         and "next:    sevlm train" in out
-        and "1 of 109 paintings of v1 have no usable picture" in err
+        and "v1: 1 of 109 paintings have no usable picture (1 no picture)" in err
     )
-    assert main(["inspect", str(tmp_path / "out")]) == 0 and "data sets made by" in capsys.readouterr().out
+    assert main(["inspect", str(tmp_path / "out")]) == 1  # since a picture is missing
+    out = capsys.readouterr().out
+    assert "data sets made by" in out and "1 paintings are left out, no picture: " in out
     assert main(["prepare", "--wikiart", str(data / "wikiart"), "--out", str(tmp_path / "other")]) == 2
     assert "no annotations" in capsys.readouterr().err
     assert (
@@ -421,5 +424,5 @@ def test_pictures_are_checked_against_the_styles(tmp_path):
         check_wikiart(tmp_path / "x", {"Cubism"})
     (tmp_path / "Cubism").mkdir()
     check_wikiart(tmp_path, {"Cubism", "Realism"})
-    found, report = find_pictures(tmp_path, [("Cubism", "a")], progress=False)
-    assert not found and report.dropped == {"no picture": 1}
+    found, report, checks, _ = find_pictures(tmp_path, [("Cubism", "a")], progress=False)
+    assert not found and not checks and report.dropped == {"no picture": 1}

@@ -256,17 +256,27 @@ def _prepared(folder):
         [folder] if (folder / "prepared.json").is_file() else sorted(p.parent for p in folder.glob("*/prepared.json"))
     )
 
+    def usable(prepared, problems):
+        report = prepared.parts()[1][-1]
+        problems += [
+            f"{n:,} paintings are left out, {why}: {'; '.join(report.examples[why])}"
+            for why, n in report.dropped.items()
+        ]
+        return {"of the paintings": f"{report.kept:,} of {report.read:,}", **report.notes}
+
     def one(place):
-        about = Prepared(place).about
+        prepared = Prepared(place)
+        about = prepared.about
         lost = [
             name
             for name, size in about["files"].items()
             if not (place / name).is_file() or (place / name).stat().st_size != size
         ]
-        return {k: about[k] for k in ("data", "synthetic", "choices", "paintings")} | {
+        found = {k: about[k] for k in ("data", "synthetic", "choices", "paintings")} | {
             "pictures": about["wikiart"],
             "problems": [f"{name} is missing or has changed; prepare the folder again" for name in lost],
         }
+        return _each(found, {"usable pictures": lambda: usable(prepared, found["problems"])})
 
     return _each(
         {"kind": "data sets made by `sevlm prepare`"}, {place.name: lambda place=place: one(place) for place in stamps}

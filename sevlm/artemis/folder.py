@@ -8,16 +8,22 @@ __all__ = ["Prepared", "open_data", "paintings_of", "truth_of", "provenance"]
 
 # %% ../../nbs/artemis/folder.ipynb #b823ec23
 import json
+import logging
+from collections import Counter
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from ..data.paintings import Painting, Release, Report
+from ..data.paintings import Painting, Release, Report, locate_images, lost_pictures, usable_images
+from ..data.pictures import Checked, check_pictures, read_checks
 from ..errors import DataError
 from ..synthetic.dataset import read_truth
-from .prepare import STAMP
+from .prepare import MISSING_PICTURES, PICTURES_RECORD, STAMP
 from .records import RecordFolder, read_records
 
-
 # %% ../../nbs/artemis/folder.ipynb #b70d69ca
+_log = logging.getLogger(__name__)
+
+
 class Prepared:
     "A folder made by `prepare`, with the attributes of a `Release`."
 
@@ -37,14 +43,65 @@ class Prepared:
                 "Run `sevlm prepare` again with their new place; the texts are kept."
             )
 
-    def parts(self, seed: int | None = None, progress: bool = False) -> tuple:
-        """'train', 'val', 'test' -> paintings whose picture was found, and the Reports. The split is the folder's
-        own: `seed` plays no part."""
-        return RecordFolder(self.folder).parts(self.images)
+    def with_images(
+        self,
+        paintings: Iterable[Painting],
+        progress: bool = False,
+    ) -> tuple[list[Painting], Report]:
+        "Those with a usable image; what has changed is logged. Raises `DataError` if there is none."
+        paintings, search = locate_images(list(paintings), self.images)
+        known = {self.images / name: found for name, found in read_checks(self.folder / PICTURES_RECORD).items()}
+        checks = check_pictures([p.image for p in paintings], known=known, progress=progress)
+        kept, report = usable_images(paintings, checks, search)
+        changed = self._changed(paintings, checks, known)
+        if changed:
+            report.notes["pictures changed since the folder was prepared"] = changed
+        if report.dropped:
+            since = f" (changed since {self.folder} was prepared: {changed})" if changed else ""
+            _log.warning("%s and are left out%s", lost_pictures(report.dropped, report.read), since)
+        if not kept:
+            raise DataError(f"none of the {len(paintings)} paintings has a usable picture in {self.images}.\n{report}")
+        return kept, report
 
-    def checked(self, progress: bool = False) -> tuple:
-        "Paintings of all parts, sorted by key, and the Reports."
-        parts, reports = self.parts()
+    def _changed(
+        self,
+        paintings: list[Painting],
+        checks: list[Checked],  # of their pictures, now
+        known: dict[Path, Checked],  # those of `prepare`
+    ) -> str:  # '': nothing, or a folder of an earlier version, which has no record
+        "How many pictures are others than when the folder was prepared, and what they are now."
+        if not known:
+            return ""
+        file = self.folder / MISSING_PICTURES
+        missing = set(file.read_text(encoding="utf-8", errors="replace").split("\n")) if file.is_file() else set()
+        changed = Counter(
+            now.fault or "usable"
+            for p, now in zip(paintings, checks)
+            if (p.image is None and p.key not in missing)
+            or (p.image is not None and not (p.image in known and known[p.image].same(now)))
+        )
+        return ", ".join(f"{n:,} {what}" for what, n in changed.most_common())
+
+    def parts(
+        self,
+        seed: int | None = None,  # not used: the split is the folder's own
+        progress: bool = False,
+        images: bool = True,  # False: all paintings, without their images
+    ) -> tuple[dict[str, list[Painting]], list[Report]]:
+        "'train', 'val', 'test' -> paintings with a usable image."
+        parts, reports = RecordFolder(self.folder).parts()
+        if not images:
+            return parts, reports
+        kept, found = self.with_images((p for some in parts.values() for p in some), progress)
+        usable = {p.key: p for p in kept}
+        return {part: [usable[p.key] for p in some if p.key in usable] for part, some in parts.items()}, [
+            *reports,
+            found,
+        ]
+
+    def checked(self, progress: bool = False) -> tuple[list[Painting], list[Report]]:
+        "Paintings of all parts, sorted by key."
+        parts, reports = self.parts(progress=progress)
         return sorted((p for part in parts.values() for p in part), key=lambda p: p.key), reports
 
 
@@ -62,14 +119,24 @@ def open_data(
     return Release(folder)
 
 
+def _with_answered(usable: list[Painting], paintings: list[Painting], answered: Collection[str]) -> list[Painting]:
+    "The paintings with a usable picture and those that were answered, sorted by key."
+    have = {p.key for p in usable}
+    more = [p for p in paintings if p.key in answered and p.key not in have]
+    return sorted([*usable, *more], key=lambda p: p.key)
+
+
 def paintings_of(
     data: Release | Prepared,  # from `open_data`
     part: str = "test",  # 'train', 'val', 'test', 'all'; or a further test set, such as 'test_all' of v2.0
     progress: bool = False,
+    answered: Collection[str] = (),  # keys of paintings that need no picture any more, since a model has seen it
 ) -> tuple[list[Painting], list[str], list[Report]]:  # its paintings; the training texts; the reports
-    "One part of the data."
+    "One part of the data: its paintings with a usable picture, and those that were answered already."
     parts, reports = data.parts(progress=progress)
     texts = [t for p in parts["train"] for t in p.explanations]
+    for name, some in data.parts(images=False)[0].items() if answered else ():
+        parts[name] = _with_answered(parts[name], some, answered)
     further = {
         f.stem.removeprefix("artEmisX_"): f
         for f in data.folder.glob("artEmisX_test_*.json")
@@ -81,8 +148,9 @@ def paintings_of(
         return parts[part], texts, reports
     if part not in further:
         raise DataError(f"{data.folder} has no part {part!r}. Valid: {', '.join([*parts, 'all', *sorted(further)])}.")
-    paintings, report = read_records(further[part], data.images)
-    return paintings, texts, [*reports, report]
+    paintings, report = read_records(further[part])
+    usable, found = data.with_images(paintings, progress)
+    return _with_answered(usable, paintings, answered), texts, [*reports, report, found]
 
 
 def truth_of(

@@ -6,6 +6,8 @@ preparing a data set stands on."""
 # %% auto #0
 __all__ = [
     "STAMP",
+    "PICTURES_RECORD",
+    "MISSING_PICTURES",
     "LIBRARIES",
     "MOST_FREQUENT",
     "HISTOGRAM",
@@ -50,8 +52,6 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from tqdm.auto import tqdm
-
 from sevlm.artemis.protocol import (
     SPLITS,
     Protocol,
@@ -79,9 +79,9 @@ from sevlm.artemis.records import (
     write_records,
 )
 
-from ..data.paintings import PictureSearch, Report, find_images
-from ..errors import ConfigError, DataError, ImageError
-from ..images import check_picture
+from ..data.paintings import Painting, PictureSearch, Report, locate_images, usable_images
+from ..data.pictures import CHECKS, Checked, check_pictures, write_checks
+from ..errors import ConfigError, DataError
 from ..lexicon.coverage import coverage_by_emotion
 from ..lexicon.files import find_lexicon
 from ..lexicon.lexicon import Lexicon, coverage
@@ -91,6 +91,8 @@ from .utterances import TEXT_RULES, Speller, Tables, read_known_words, read_tabl
 
 # %% ../../nbs/artemis/prepare.ipynb #d22190f8
 STAMP = "prepared.json"  # in every folder made here: what went in, what was chosen, what came out
+PICTURES_RECORD = "pictures.csv"  # what was found in each picture: see `check_pictures`
+MISSING_PICTURES = "missing_pictures.txt"  # the paintings without a usable one
 
 
 @contextmanager
@@ -152,26 +154,21 @@ def check_wikiart(
 def find_pictures(
     images: str | Path,
     keys: Iterable[tuple[str, str]],  # (style, name) of each painting
-    how: str = "quick",  # see `Choices.pictures`
+    how: str = "full",  # see `Choices.pictures`
     progress: bool = True,
-) -> tuple:  # 'style/name' -> path below `images`, Report
-    "The picture of each painting, and which are missing or damaged."
-    keys, found = list(keys), {}
-    check_wikiart(images, {style for style, _ in keys})
-    search = find_images(images, keys)
-    report = Report("pictures", "paintings", len(keys), notes=search.notes())
-    for style, name in tqdm(keys, desc="pictures", unit="img", disable=not progress):
-        if (path := search.paths.get((style, name))) is None:
-            why, example = search.fault(style, name)
-            report.drop(why.removesuffix(" for the painting"), example)  # paintings are what is counted here
-            continue
-        try:
-            check_picture(path, how)
-        except (ImageError, OSError):
-            report.drop("picture cannot be opened", path.name)
-        else:
-            found[f"{style}/{name}"] = path.relative_to(images).as_posix()
-    return found, report
+) -> tuple[dict[str, str], Report, dict[str, Checked], PictureSearch]:
+    """The picture of each painting, and which are missing or damaged.
+
+    Gives 'style/name' -> path below `images` of the usable ones; the report; path -> what was found, for all; and
+    which pictures have another name than expected."""
+    paintings = [Painting(style, name, (), (), ()) for style, name in keys]
+    check_wikiart(images, {p.style for p in paintings})
+    paintings, search = locate_images(paintings, images)
+    checks = check_pictures([p.image for p in paintings], how, progress=progress)
+    kept, report = usable_images(paintings, checks, search)
+    below = lambda p: p.image.relative_to(images).as_posix()
+    found = {below(p): c for p, c in zip(paintings, checks) if p.image}
+    return {p.key: below(p) for p in kept}, report, found, search
 
 
 # %% ../../nbs/artemis/prepare.ipynb #9fde0f57
@@ -294,14 +291,14 @@ class Choices:
 
     histogram: str = "full"  # 'full': all annotations of a painting; 'kept': those that stay
     spelling: str = "auto"  # 'on', 'off'; 'auto': on if there are known words
-    pictures: str = "quick"  # 'names': look for them; 'quick': and at head and end of each; 'full': and decode each
+    pictures: str = "full"  # 'names': look for them; 'quick': and at head and end of each; 'full': and decode each
     parts: str = "combined"  # of v2.0: 'combined' writes that part and the whole, 'all' writes all six
 
     def __post_init__(self):
         for k, valid in dict(
             histogram=("full", "kept"),
             spelling=("auto", "on", "off"),
-            pictures=("names", "quick", "full"),
+            pictures=CHECKS,
             parts=("combined", "all"),
         ).items():
             if getattr(self, k) not in valid:
@@ -430,11 +427,12 @@ def _finish(out, title, inputs, choices, made, given, progress):
     keys = sorted(
         {tuple(r["image_name"].rsplit(".", 1)[0].split("/", 1)) for part in records.values() for r in part.values()}
     )
-    found, pictures = find_pictures(inputs.wikiart, keys, choices.pictures, progress)
-    write_picture_names(out / PICTURE_NAMES, find_images(inputs.wikiart, keys))
-    (out / "missing_pictures.txt").write_text(
+    found, pictures, checks, search = find_pictures(inputs.wikiart, keys, choices.pictures, progress)
+    write_picture_names(out / PICTURE_NAMES, search)
+    (out / MISSING_PICTURES).write_text(
         "".join(f"{style}/{name}\n" for style, name in keys if f"{style}/{name}" not in found), encoding="utf-8"
     )
+    write_checks(out / PICTURES_RECORD, checks)
     lexicon, known = _lexicon(out, inputs, records)
     beside = (
         Path(inputs.records) if inputs.records else Path(inputs.artemis or inputs.preprocessed or inputs.grouped).parent
@@ -564,8 +562,8 @@ def page_of(
             "",
             f"{sum(n.values()):,} paintings: {', '.join(f'{k:,} {part}' for part, k in n.items())}. Their emotions are "
             f"those of {'all annotations' if c['histogram'] == 'full' else 'the annotations kept'}. "
-            f"Pictures were looked at as chosen ({c['pictures']}); those missing are listed in "
-            f"`{name}/missing_pictures.txt`.",
+            f"Pictures were checked as chosen ({c['pictures']}); paintings without a usable one are listed in "
+            f"`{name}/{MISSING_PICTURES}`.",
             "",
         ]
         for report in s["reports"]:

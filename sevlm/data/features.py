@@ -32,8 +32,7 @@ import shutil
 import struct
 import zlib
 from collections import namedtuple
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +45,7 @@ from ..errors import ConfigError, DataError, ImageError, did_you_mean
 from ..models.hub import fingerprint
 from ..models.vision import ImageEncoder
 from ..utils import cache_folder, check_writable, resolve_device, write_atomic
+from .pictures import in_threads
 
 # %% ../../nbs/library/features.ipynb #882d76d2
 FORMAT = 2  # of the files; another number makes another key
@@ -110,12 +110,6 @@ def digest_file(path: str | Path) -> bytes:
         ) from e
 
 
-def _in_threads(work: Callable, items: Sequence, what: str = "", progress: bool = False) -> Iterator:
-    "The results of `work`, in order, several at a time."
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        yield from tqdm(pool.map(work, items), desc=what, total=len(items), disable=not progress)
-
-
 @torch.no_grad()
 def encode_files(
     encoder: ImageEncoder,  # on `device`
@@ -125,7 +119,7 @@ def encode_files(
     precision: str = "float32",  # of the tower: or 'bfloat16', 'float16'
 ) -> torch.Tensor:  # grid [B, P, D] on the device, float32
     "The patch tokens of some pictures, computed now."
-    pixels = torch.stack(list(_in_threads(lambda path: encoder.preprocess(open_image(path)), paths))).to(device)
+    pixels = torch.stack(list(in_threads(lambda path: encoder.preprocess(open_image(path)), paths))).to(device)
     with torch.autocast(pixels.device.type, DTYPES[precision], enabled=precision != "float32"):
         return encoder(pixels)[0].float()
 
@@ -279,7 +273,7 @@ def _encode(store, encoder, open_image, part, device):
     "The rows of some pictures (digest, path), as they are stored."
     paths = [path for _, path in part]
     grids = encode_files(encoder, paths, open_image, device, store.about["precision"])
-    if changed := [path for (digest, path), now in zip(part, _in_threads(digest_file, paths)) if now != digest]:
+    if changed := [path for (digest, path), now in zip(part, in_threads(digest_file, paths)) if now != digest]:
         raise DataError(f"{changed[0]} changed while it was being encoded. Call again when no program writes to it.")
     rows = grids.to(store.dtype)
     if bad := [i for i, finite in enumerate(rows.isfinite().flatten(1).all(1)) if not finite]:
@@ -311,10 +305,10 @@ def keep_features(
     store = FeatureStore(folder or cache_folder() / "features", about)
     digests = [str(path).encode() for path in paths]
     if write or store.rows:
-        digests = list(_in_threads(digest_file, paths, "reading pictures", progress))
+        digests = list(in_threads(digest_file, paths, "reading pictures", progress))
     wanted = dict(zip(digests, paths))
     if verify:
-        for _ in _in_threads(store.read, [d for d in wanted if d in store.rows], "checking features", progress):
+        for _ in in_threads(store.read, [d for d in wanted if d in store.rows], "checking features", progress):
             pass
     todo = [item for item in wanted.items() if item[0] not in store.rows]
     kept, encoded = len(wanted) - len(todo), 0

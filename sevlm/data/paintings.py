@@ -17,6 +17,9 @@ __all__ = [
     "find_images",
     "find_image",
     "read_artemis",
+    "locate_images",
+    "usable_images",
+    "lost_pictures",
     "check_images",
     "Release",
     "split_paintings",
@@ -26,22 +29,22 @@ __all__ = [
 import csv
 import fnmatch
 import io
+import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
-from tqdm.auto import tqdm
-
 from ..config import EMOTIONS
-from ..errors import DataError, ImageError, LexiconError, require
-from ..images import PICTURES, open_image
+from ..errors import DataError, LexiconError, require
+from ..images import PICTURES
 from ..lexicon.files import find_lexicon, is_lexicon
 from ..metrics.emotions import majority_ids
 from ..near import match_names, near_files, near_names, read_text, shown, what_is
 from ..utils import normalise
+from .pictures import Checked, check_pictures
 
 
 # %% ../../nbs/artemis/release.ipynb #914dcd27
@@ -312,19 +315,56 @@ def read_artemis(
 
 
 # %% ../../nbs/artemis/release.ipynb #fda11b1d
+_log = logging.getLogger(__name__)
+
+
+def locate_images(
+    paintings: Sequence[Painting],
+    images: str | Path,  # folder with one folder for each style
+) -> tuple[
+    list[Painting], PictureSearch
+]:  # with `image`, None where there is none; and what was found under which name
+    "Each painting with its image file."
+    search = find_images(images, [(p.style, p.name) for p in paintings])
+    return [replace(p, image=search.paths.get((p.style, p.name))) for p in paintings], search
+
+
+def usable_images(
+    paintings: Sequence[Painting],
+    checks: Sequence[Checked],  # of their images: see `check_pictures`
+    search: PictureSearch | None = None,  # that found the images
+) -> tuple[list[Painting], Report]:
+    "The paintings with a usable image, and a count of the others."
+    report = Report("pictures", "paintings", len(paintings), notes=search.notes() if search else {})
+    for p, found in zip(paintings, checks):
+        if p.image is None and search:
+            why, example = search.fault(p.style, p.name)
+            report.drop(why.removesuffix(" for the painting"), example)  # paintings are what is counted here
+        elif found.fault:
+            report.drop(found.fault, p.key)
+    return [p for p, found in zip(paintings, checks) if not found.fault], report
+
+
+def lost_pictures(
+    dropped: Mapping[str, int],  # what is wrong -> number of paintings
+    paintings: int,  # how many there are
+) -> str:
+    "How many paintings have no usable picture, and why, in a sentence."
+    reasons = ", ".join(f"{n:,} {why}" for why, n in sorted(dropped.items(), key=lambda item: (-item[1], item[0])))
+    return f"{sum(dropped.values()):,} of {paintings:,} paintings have no usable picture ({reasons})"
+
+
 def check_images(
     paintings: Sequence[Painting],  # with images
     progress: bool = False,  # show a bar
+    known: Mapping[Path, Checked] | None = None,  # what an earlier check found
+    search: PictureSearch | None = None,  # that found the images
 ) -> tuple[list[Painting], Report]:
-    "Open every image once, and leave out the paintings whose image cannot be opened."
-    report, kept = Report("pictures", "paintings", len(paintings)), []
-    for p in tqdm(paintings, desc="checking pictures", unit="img", disable=not progress):
-        try:
-            open_image(p.image)
-        except ImageError:
-            report.drop("picture cannot be opened", p.key if p.image else f"{p.key} (no file)")
-        else:
-            kept.append(p)
+    "Leave out the paintings whose image cannot be used, and log how many. An image that was checked is not opened."
+    checks = check_pictures([p.image for p in paintings], known=known, progress=progress)
+    kept, report = usable_images(paintings, checks, search)
+    if report.dropped:
+        _log.warning("%s and are left out", lost_pictures(report.dropped, len(paintings)))
     return kept, report
 
 
@@ -403,16 +443,40 @@ class Release:
         "The paintings, sorted by key."
         return read_artemis(self.csv, self.images)
 
-    def checked(self, progress: bool = False) -> tuple[list[Painting], list[Report]]:
-        "The paintings whose image can be opened."
-        paintings, read = self.paintings()
-        paintings, opened = check_images(paintings, progress)
-        return paintings, [read, opened]
+    def with_images(
+        self,
+        paintings: Iterable[Painting],
+        progress: bool = False,
+    ) -> tuple[list[Painting], Report]:
+        "Those with a usable image. Raises `DataError` if there is none."
+        paintings, search = locate_images(list(paintings), self.images)
+        kept, report = check_images(paintings, progress, search=search)
+        if not kept:
+            raise DataError(f"none of the {len(paintings)} paintings has a usable picture in {self.images}.\n{report}")
+        return kept, report
 
-    def parts(self, seed: int = 2021, progress: bool = False) -> tuple[dict[str, list[Painting]], list[Report]]:
-        "The paintings whose image can be opened, split: 'train', 'val', 'test' -> paintings."
-        paintings, reports = self.checked(progress)
-        return split_paintings(paintings, seed), reports
+    def checked(self, progress: bool = False) -> tuple[list[Painting], list[Report]]:
+        "The paintings with a usable image, sorted by key."
+        paintings, read = read_artemis(self.csv)
+        kept, found = self.with_images(paintings, progress)
+        return kept, [read, found]
+
+    def parts(
+        self,
+        seed: int = 2021,
+        progress: bool = False,
+        images: bool = True,  # False: all paintings, without their images
+    ) -> tuple[dict[str, list[Painting]], list[Report]]:
+        """'train', 'val', 'test' -> paintings with a usable image.
+
+        The annotations alone decide where a painting belongs: a picture that is lost moves no other painting."""
+        paintings, read = read_artemis(self.csv)
+        parts = split_paintings(paintings, seed)
+        if not images:
+            return parts, [read]
+        kept, found = self.with_images(paintings, progress)
+        usable = {p.key: p for p in kept}
+        return {part: [usable[p.key] for p in some if p.key in usable] for part, some in parts.items()}, [read, found]
 
 
 # %% ../../nbs/artemis/release.ipynb #1ae4c67c

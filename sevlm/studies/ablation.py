@@ -27,6 +27,7 @@ __all__ = [
 
 # %% ../../nbs/studies/ablation.ipynb #9fcc96f6
 import json
+import logging
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
@@ -225,6 +226,9 @@ def _run_in_process(threads: int, *args) -> dict[str, Any]:
     return run_arm(*args)
 
 
+_log = logging.getLogger(__name__)
+
+
 def _run_folder(out: str | Path, arm: str, seed: int) -> Path:
     return Path(out) / arm.replace(" ", "-") / f"seed-{seed}"
 
@@ -278,7 +282,7 @@ def read_grid(
     arms: Iterable[str],
     seeds: int,
 ) -> pd.DataFrame:  # as `run_grid` returns it
-    "The rows of a finished grid. Raises `DataError` if a run is missing."
+    "The rows of a finished grid, for paintings that every run has answered. Raises `DataError` if a run is missing."
     tables = []
     for arm in arms:
         for seed in range(seeds):
@@ -289,7 +293,16 @@ def read_grid(
             empty = dict(right="", grounded="")  # of these columns only, an empty field is a missing value
             rows = pd.read_csv(folder / "paintings.csv", keep_default_na=False, na_values=empty)
             tables.append(rows.assign(arm=arm, seed=seed, **{k: run[k] for k in RUN_COLUMNS}))
-    return pd.concat(tables, ignore_index=True)
+    table = pd.concat(tables, ignore_index=True)
+    runs_of = table.groupby("painting").size()
+    if lost := int((runs_of < len(tables)).sum()):
+        _log.warning(
+            "%d of %d test paintings were not answered in every run, since pictures were lost or found on the way: "
+            "runs are compared over the others",
+            lost,
+            len(runs_of),
+        )
+    return table[table.painting.map(runs_of) == len(tables)].reset_index(drop=True)
 
 
 # %% ../../nbs/studies/ablation.ipynb #5fc92eae

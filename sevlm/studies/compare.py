@@ -80,8 +80,10 @@ def compare(
 
     Raises `DataError` if the runs did not answer the same paintings, or none of those given."""
     a, b = _predictions(run_a), _predictions(run_b)
-    given = open_data(paintings).checked()[0] if isinstance(paintings, (str, Path)) else paintings
-    common = _common_paintings(a, b, given, names)
+    if isinstance(paintings, (str, Path)):  # answers are there: no picture is needed
+        parts, _ = open_data(paintings).parts(images=False)
+        paintings = sorted((p for part in parts.values() for p in part), key=lambda p: p.key)
+    common = _common_paintings(a, b, paintings, names)
     (first, plain, _), (second, other, _) = (measure(aligned(run, common)[0], common, **options) for run in (a, b))
     weights, rows = bootstrap_weights(len(common), draws, seed), []
     for name in (m for m in first if m in second):

@@ -84,8 +84,11 @@ def load_training_data(
     tokenizer: str | Path | None = None,  # a tokenizer folder; None: the preset's own
     seed: int = 2021,  # of the split of a release ("optas/artemis"); a prepared folder has its own
     progress: bool = True,
+    share: Callable[[Callable[[], Any]], Any] = lambda read: read(),  # of several processes `Processes.from_main`
 ) -> TrainingData:
-    "Read a data folder; the reports list what was dropped. Raises `DataError` if there is no lexicon."
+    """Read a data folder; the reports list what was dropped. A painting without a usable picture is left out.
+
+    Raises `DataError` if there is no lexicon, or nothing to train on or to validate with."""
     files = open_data(folder)
     if lexicon is None and files.lexicon is None:
         raise DataError(
@@ -93,7 +96,10 @@ def load_training_data(
             "NRC VAD is free for research: https://saifmohammad.com/WebPages/nrc-vad.html"
         )
     words = Lexicon.read(lexicon or files.lexicon)
-    parts, reports = files.parts(seed, progress)
+    parts, reports = share(lambda: files.parts(seed, progress))
+    if empty := [name for name in ("train", "val") if not parts[name]]:
+        told = "\n".join(map(str, reports))
+        raise DataError(f"the part {empty[0]!r} of {folder} holds no painting with a usable picture.\n{told}")
     tokenizer = tokenizer_of(config, tokenizer)
     table = cached_table(tokenizer, words, config.lookup)
     return TrainingData(parts, tokenizer, table, [*reports, words], truth_of(folder))

@@ -56,7 +56,7 @@ from sevlm.training.distributed import (
     set_rng_state,
 )
 
-from ..errors import CheckpointError, ConfigError, SevlmError, did_you_mean, require
+from ..errors import CheckpointError, ConfigError, ImageError, SevlmError, did_you_mean, require
 from ..utils import write_atomic
 
 if TYPE_CHECKING:
@@ -428,6 +428,7 @@ class Learner(_Step, _State):
         self.losses, self.means, self.metrics = {}, {}, {}
         self.stopped = self.interrupted = False
         self.rng, self.base, self.interrupts = None, None, []
+        self.unreadable = ""  # what stopped the run: a picture that was lost on the way
         held = {p for g in optimiser.param_groups for p in g["params"]}
         missing = [n for n, p in model.named_parameters() if p.requires_grad and p not in held]
         if missing:
@@ -490,11 +491,20 @@ class Learner(_Step, _State):
                         buffer.copy_(value)
             raise
 
+    def readable_batches(self) -> Iterator[Any]:
+        "The batches; where a picture of one cannot be read any more, all processes stop as after an interrupt."
+        try:
+            yield from self.batches
+        except ImageError as e:
+            self.unreadable = str(e)
+            self.interrupts.append(True)
+            self.exchange(None)  # raises `KeyboardInterrupt` in each of them
+
     def one_epoch(self) -> None:
         "The steps of an epoch; a resumed epoch skips those that are done."
         self.batches.set_epoch(self.epoch, self.done)
         self.event("before_epoch")
-        for batch in self.batches:
+        for batch in self.readable_batches():
             self.one_step(batch)
             self.event("between_steps")
             if self.stopped:
@@ -509,6 +519,7 @@ class Learner(_Step, _State):
         if self.rng is not None:
             set_rng_state(self.rng)
         self.epochs, self.stopped, self.interrupted, self.rng = epochs, False, False, rng_state()
+        self.unreadable = ""
         self.accelerator = self.processes.accelerator_of(self.precision)  # with a scaler that no step has touched
         if self.scale and self.scaler.is_enabled():
             self.scaler.load_state_dict(self.scale)
@@ -519,7 +530,9 @@ class Learner(_Step, _State):
         self.running = [buffer for m in norms for buffer in m.buffers(recurse=False)]  # the forward pass changes them
 
     def fit(self, epochs: int) -> "Learner":  # itself
-        "Train until `epochs` epochs are complete (those of a resumed run included), stopped or interrupted."
+        """Train until `epochs` epochs are complete (those of a resumed run included), stopped or interrupted.
+
+        Raises `ImageError`, once the state is saved, if a picture that was there cannot be read any more."""
         self.begin(epochs)
         with record_interrupts() if self.processes.count > 1 else nullcontext([]) as self.interrupts:
             try:
@@ -528,12 +541,20 @@ class Learner(_Step, _State):
                 while self.epoch < epochs and not self.stopped:
                     self.one_epoch()
                 self.exchange(None)
-            except KeyboardInterrupt:
+            except (KeyboardInterrupt, ImageError) as e:
+                self.unreadable = self.unreadable or (str(e) if isinstance(e, ImageError) else "")
                 self.interrupted = True
                 with defer_interrupts():
                     self.event("on_interrupt")
             self.event("after_fit")
+            lost = next(filter(None, self.processes.gather(self.unreadable)), "")
             self.processes.wait()  # what the main process writes is complete
+        if lost:
+            raise ImageError(
+                f"{lost} The run has stopped after step {self.step}, and its state is saved as after an interrupt: go "
+                "on by the same call with resume=True (--resume). Pictures are then checked anew, and the run goes on "
+                "without this painting."
+            )
         if self.skipped:
             self.processes.log(
                 f"{self.skipped} of {self.step} steps were skipped: their gradients overflowed in float16."
@@ -768,10 +789,15 @@ class ValidateCB(CB):
             return
 
         def measure():
-            with evaluating(learner.model), learner.accelerator.autocast():
-                return {k: v.item() if hasattr(v, "item") else v for k, v in self.fn(learner.model).items()}
+            try:
+                with evaluating(learner.model), learner.accelerator.autocast():
+                    return {k: v.item() if hasattr(v, "item") else v for k, v in self.fn(learner.model).items()}
+            except ImageError as e:  # a picture was lost on the way: all processes stop, and the state is saved
+                return str(e)
 
         metrics = learner.processes.from_main(measure)
+        if isinstance(metrics, str):
+            raise ImageError(metrics)
         with defer_interrupts():
             learner.metrics, self.due = metrics, False
             learner.event("after_validate")

@@ -12,6 +12,7 @@ __all__ = [
     "train_callbacks",
     "chosen_before",
     "threads_of_run",
+    "compare_paintings",
     "claim_folder",
     "lock_folder",
     "TrainingRun",
@@ -20,7 +21,7 @@ __all__ = [
 
 # %% ../../nbs/course/14_training.ipynb #c230063e
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -71,6 +72,7 @@ from ..artemis.folder import open_data
 from ..config import SEVLMConfig, TrainConfig
 from ..data.batches import PairBatches, in_rows
 from ..data.features import Features
+from ..data.paintings import Painting
 from ..errors import ConfigError
 from ..images import open_image
 from ..lexicon.files import find_lexicon
@@ -210,7 +212,7 @@ def train_callbacks(
 # %% ../../nbs/course/14_training.ipynb #60cef482
 def chosen_before(
     out: Path,  # folder of the run
-) -> dict[str, Any]:  # 'threads', 'precision', 'parts', 'checkpointing', 'why'; empty for a new run
+) -> dict[str, Any]:  # 'threads', 'precision', 'parts', 'checkpointing', 'why', 'paintings'; empty for a new run
     "How an unfinished run was computed, from its train.json."
     file = out / "train.json"
     return json.loads(file.read_text(encoding="utf-8")).get("chosen", {}) if file.is_file() else {}
@@ -236,6 +238,23 @@ def threads_of_run(
     measured = ", the quickest by a short measurement" if most > 1 and config.width <= SMALL_WIDTH else ""
     processes.log(f"threads: {threads} of {most}{measured}")
     return threads
+
+
+def compare_paintings(
+    parts: dict[str, list[Painting]],  # 'train' and 'val' -> paintings with a usable picture, now
+    before: dict[str, list[int]],  # what this has returned when the run was started last; empty for a new run
+    log: Callable[[str], Any],  # called with a line for each part that is not what it was
+) -> dict[str, list[int]]:  # part -> number of paintings, checksum of their keys
+    "Say if an unfinished run goes on with other paintings, because pictures were lost or found meanwhile."
+    consequence = {
+        "train": "the rest of this epoch is drawn anew, so that a few paintings may come twice in it, or not at all",
+        "val": "validations before and after are over different paintings",
+    }
+    now = {part: [len(parts[part]), checksum([p.key for p in parts[part]])] for part in consequence}
+    for part, what in consequence.items():
+        if before.get(part, now[part]) != now[part]:
+            log(f"the part {part!r} has {now[part][0]:,} usable paintings, and {before[part][0]:,} so far: {what}.")
+    return now
 
 
 def _build_learner(
@@ -277,8 +296,9 @@ def _build_learner(
             processes.log(line)
     learner.accumulate, model.decoder.checkpointing = fit.parts, fit.checkpointing
     reasons = previous.get("why") or [why, *fit.why]
+    paintings = compare_paintings(data.parts, previous.get("paintings", {}), processes.log)
     chosen = dict(device=str(processes.device), processes=processes.count, precision=precision, parts=fit.parts)
-    return learner, recorder, dict(chosen, checkpointing=fit.checkpointing, why=reasons)
+    return learner, recorder, dict(chosen, checkpointing=fit.checkpointing, why=reasons, paintings=paintings)
 
 
 # %% ../../nbs/course/14_training.ipynb #ea71dbfa
@@ -391,8 +411,8 @@ def start_run(
 ) -> TrainingRun:
     """The only way a run starts: claims the folder, reads and reports the data, trains, and saves.
 
-    Raises `ConfigError` if the folder holds another run or one is working in it, and `KeyboardInterrupt` once the state
-    is saved."""
+    Raises `ConfigError` if the folder holds another run or one is working in it; once the state is saved,
+    `KeyboardInterrupt`, and `ImageError` if a picture was lost during the run."""
     out = Path(out)
     with start_processes(settings.device) as processes, lock_folder(out, processes):
         run = dict(
@@ -408,7 +428,8 @@ def start_run(
             processes.log(f"{processes.count} processes share every batch of {settings.batch_size} paintings")
         loaded = isinstance(data, TrainingData)
         if not loaded:
-            data = load_training_data(data, config, lexicon, tokenizer, progress=progress and processes.main)
+            how = dict(progress=progress and processes.main, share=processes.from_main)
+            data = load_training_data(data, config, lexicon, tokenizer, **how)
         sizes = ", ".join(f"{len(paintings)} {part}" for part, paintings in data.parts.items())
         for line in [*([] if loaded else data.reports), f"{sizes} paintings"]:
             processes.log(str(line))

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from ..config import TrainConfig
 from ..data.features import Features, encode_files
 from ..data.paintings import Painting
-from ..errors import DataError
+from ..errors import DataError, ImageError
 from ..images import open_image
 from ..metrics.captions import bleu_scores
 from ..metrics.emotions import emotion_accuracy
@@ -91,7 +91,10 @@ def explanation_sheet(
         k = painting.emotions.index(majority) if majority in painting.emotions else 0
         model = text("model", answer.emotion, answer.explanation, 44)
         annotator = text("annotator", painting.emotions[k], painting.explanations[k], 50)
-        ax.imshow(open_image(painting.image))
+        try:
+            ax.imshow(open_image(painting.image))
+        except ImageError:  # it was there when the run began
+            ax.text(0.5, 0.5, "picture lost", ha="center", va="center", transform=ax.transAxes)
         ax.set_title(model, fontsize=9, loc="left", color="#0b5394")
         ax.text(0, -0.03, annotator, fontsize=8, va="top", transform=ax.transAxes, color="#444444")
     height = fig.get_figheight()
@@ -117,7 +120,10 @@ def make_validation(
     "Two functions: one scores a model on the validation part, the other writes a sheet. Raises `DataError` if empty."
     part = data.parts["val"][: settings.val_paintings or None]
     if not part:
-        raise DataError("the validation part holds no painting; give a larger data set (at least 20 paintings).")
+        raise DataError(
+            "the validation part holds no painting with a usable picture; give a larger data set (at least 20 "
+            "paintings)."
+        )
     way, folder, _ = choose_storage(model, len(part), features, dtype, limit)
     answers: list[Answer] = []
     grids = None
