@@ -13,7 +13,7 @@ __all__ = [
     "SHOWN",
     "MOSTLY",
     "CODE_PAGES",
-    "ROUNDS",
+    "MOST_GARBLINGS",
     "PASSES",
     "LONG",
     "NEAR",
@@ -261,7 +261,7 @@ _MORE_CODES = re.compile(r"(?:\\u|%u)([0-9a-fA-F]{4})|#L([0-9a-fA-F]{6})")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _NO_LETTERS = "\u00aa\u00b5\u00ba"  # signs that count as letters in Unicode: the two ordinals and micro
 CODE_PAGES = ("cp437", "cp850", "cp852", "cp866", "cp1250", "cp1251", "mac_roman")
-ROUNDS = 4  # garbled more often than that is not undone
+MOST_GARBLINGS = 4  # garbled more often than that is not undone
 
 
 def same_text(name: str) -> str:
@@ -331,7 +331,7 @@ def _undo_escapes(text: str) -> str:
 def repaired_name(name: str) -> str:
     "The name as it was before programs garbled or escaped it, as far as that can be undone."
     text = same_text(name)
-    for _ in range(ROUNDS):
+    for _ in range(MOST_GARBLINGS):
         before = text
         if not text.isascii():
             text = _undo_raw_bytes(text) if _SURROGATE.search(text) else _undo_code_page(text)

@@ -16,7 +16,6 @@ __all__ = [
     "INPUT_FILES",
     "PICTURE_NAMES",
     "RELEASE_LOG",
-    "EXAMPLES",
     "staged",
     "check_wikiart",
     "find_pictures",
@@ -79,7 +78,7 @@ from sevlm.artemis.records import (
     write_records,
 )
 
-from ..data.paintings import Painting, PictureSearch, Report, locate_images, usable_images
+from ..data.paintings import EXAMPLES, Painting, PictureSearch, Report, locate_images, usable_images
 from ..data.pictures import CHECKS, Checked, check_pictures, write_checks
 from ..errors import ConfigError, DataError
 from ..lexicon.coverage import coverage_by_emotion
@@ -520,9 +519,6 @@ def write_picture_names(path: str | Path, search: PictureSearch) -> None:
 
 
 # %% ../../nbs/artemis/prepare.ipynb #718604fb
-EXAMPLES = 3  # of a reason, shown
-
-
 def _lines_of(report):
     "A report as Markdown."
     lines = [
