@@ -16,7 +16,6 @@ __all__ = [
     "INPUT_FILES",
     "PICTURE_NAMES",
     "RELEASE_LOG",
-    "EXAMPLES",
     "staged",
     "check_wikiart",
     "check_picture",
@@ -82,7 +81,7 @@ from sevlm.artemis.records import (
     write_records,
 )
 
-from ..data.paintings import PictureSearch, Report, find_images
+from ..data.paintings import EXAMPLES, PictureSearch, Report, find_images
 from ..errors import ConfigError, DataError, ImageError
 from ..images import open_image
 from ..lexicon.coverage import coverage_by_emotion
@@ -546,9 +545,6 @@ def write_picture_names(path: str | Path, search: PictureSearch) -> None:
 
 
 # %% ../../nbs/artemis/prepare.ipynb #718604fb
-EXAMPLES = 3  # of a reason, shown
-
-
 def _lines_of(report):
     "A report as Markdown."
     lines = [
