@@ -13,10 +13,11 @@ __all__ = [
     "SHOWN",
     "MOSTLY",
     "CODE_PAGES",
-    "MOST_GARBLINGS",
+    "TIMES_GARBLED",
     "PASSES",
     "LONG",
     "NEAR",
+    "MOST_COMPARED",
     "MOST_NAMES",
     "shown",
     "some_of",
@@ -37,6 +38,7 @@ __all__ = [
 
 # %% ../nbs/library/near.ipynb #a33f7157
 import difflib
+import heapq
 import html
 import os
 import re
@@ -261,7 +263,7 @@ _MORE_CODES = re.compile(r"(?:\\u|%u)([0-9a-fA-F]{4})|#L([0-9a-fA-F]{6})")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _NO_LETTERS = "\u00aa\u00b5\u00ba"  # signs that count as letters in Unicode: the two ordinals and micro
 CODE_PAGES = ("cp437", "cp850", "cp852", "cp866", "cp1250", "cp1251", "mac_roman")
-MOST_GARBLINGS = 4  # garbled more often than that is not undone
+TIMES_GARBLED = 4  # garbled more often than that is not undone
 
 
 def same_text(name: str) -> str:
@@ -271,7 +273,10 @@ def same_text(name: str) -> str:
 
 def _western_bytes(text: str) -> bytes | None:
     "The bytes of a text in Windows-1252, or in Latin-1 where that has no letter; None: there are none."
-    found = bytearray()
+    try:
+        return text.encode("cp1252")
+    except UnicodeEncodeError:
+        found = bytearray()
     for c in text:
         try:
             found += c.encode("cp1252")
@@ -331,7 +336,7 @@ def _undo_escapes(text: str) -> str:
 def repaired_name(name: str) -> str:
     "The name as it was before programs garbled or escaped it, as far as that can be undone."
     text = same_text(name)
-    for _ in range(MOST_GARBLINGS):
+    for _ in range(TIMES_GARBLED):
         before = text
         if not text.isascii():
             text = _undo_raw_bytes(text) if _SURROGATE.search(text) else _undo_code_page(text)
@@ -356,20 +361,25 @@ def _bare(text: str) -> str:
 @lru_cache(1 << 18)
 def plain_name(name: str) -> str:
     "A repaired name without case, accents, separators and the ending of a picture file."
-    text = unicodedata.normalize("NFKD", _ENDING.sub("", repaired_name(name)))
-    text = unicodedata.normalize("NFKD", text.casefold())
+    text = _ENDING.sub("", repaired_name(name))
+    if text.isascii():
+        return _bare(text.casefold())
+    text = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text).casefold())
     return _bare("".join(c for c in text if not unicodedata.combining(c)).translate(_LETTERS))
 
 
 def _is_accented(name: str) -> bool:
-    return any(c.isalnum() and not c.isascii() for c in repaired_name(name))
+    text = repaired_name(name)
+    return not text.isascii() and any(c.isalnum() and not c.isascii() for c in text)
 
 
 def _without_accented(name: str) -> str | None:
     "The plain name without the letters that are not ASCII; None: it has none of these, or few others."
+    if not _is_accented(name):
+        return None
     text = _ENDING.sub("", repaired_name(name)).casefold()
     bare = _bare("".join(c for c in text if c.isascii()))
-    return bare if _is_accented(name) and 2 * len(bare) >= len(plain_name(name)) else None
+    return bare if 2 * len(bare) >= len(plain_name(name)) else None
 
 
 def _plain_ascii(name: str) -> str | None:
@@ -448,7 +458,12 @@ def match_names(
 
 # %% ../nbs/library/near.ipynb #e2884719
 NEAR = 0.7  # difflib's similarity from which a name counts as near
+MOST_COMPARED = 30  # names compared letter by letter: those that share the most pairs of letters
 MOST_NAMES = 20_000  # a folder with more is not searched for near names
+
+
+def _pairs(name: str) -> set[str]:
+    return set(map("".join, zip(name, name[1:])))
 
 
 def near_names(
@@ -457,10 +472,12 @@ def near_names(
     n: int = 3,  # at most so many
 ) -> list[str]:  # the nearest first
     "Names that resemble a name, whatever their case and separators."
-    plain: dict[str, str] = {}
+    wanted, plain = plain_name(name) or name, dict[str, str]()
     for other in names:
         plain.setdefault(plain_name(other) or other, other)
-    return [plain[p] for p in difflib.get_close_matches(plain_name(name) or name, plain, n, NEAR)]
+    parts = _pairs(wanted)
+    compared = heapq.nlargest(MOST_COMPARED, plain, key=lambda p: len(parts & _pairs(p)))
+    return [plain[p] for p in difflib.get_close_matches(wanted, compared, n, NEAR)]
 
 
 def near_files(path: str | Path) -> str:

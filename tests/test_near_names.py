@@ -40,6 +40,7 @@ from sevlm.near import (
 from sevlm.studies.evaluate import read_predictions
 from sevlm.studies.text_emotion import read_glove
 from sevlm.synthetic.dataset import make_mini
+from sevlm.training.run import _sources
 
 CASES = Path(__file__).parent / "cases"
 STYLE = "Art_Nouveau_Modern"
@@ -426,6 +427,12 @@ def test_prepare_takes_a_lexicon_as_it_is_handed_out(tmp_path, how):
     assert Lexicon.read(copied).file.entries == WORDS
     page = (tmp_path / "out" / "prepare_report.md").read_text(encoding="utf-8")
     assert ("UTF-16" in page) if how == "utf16" else ("found in" in page)
+
+
+def test_a_training_run_knows_a_lexicon_by_its_content(tmp_path):
+    data = make_mini(tmp_path / "mini", n=20, seed=2, workers=1, progress=False)
+    of = lambda lexicon: _sources(data, lexicon, None)["lexicon"]
+    assert of(FOLDER) == of(FOLDER / "NRC-VAD-Lexicon.txt") != of(None)
 
 
 # --- something else than text
