@@ -8,52 +8,16 @@ __all__ = [
     "WHITES",
     "DARKEST",
     "ORIENTATION",
-    "TURNS",
-    "BITS",
-    "SAMPLE_FORMAT",
     "MAX_PIXELS",
     "MAX_JPEG_PIXELS",
     "MAX_PROGRESSIVE_PIXELS",
-    "OTHER_KINDS",
-    "HEAD",
     "JPEG_START",
-    "HEIF_BRANDS",
-    "STARTS",
-    "KINDS",
-    "WEB_PAGE",
-    "AGAIN",
     "JPEG_END",
-    "START_OF_SCAN",
-    "RESTART_INTERVAL",
-    "FRAMES",
-    "SEQUENTIAL",
-    "BLOCK",
-    "HARMLESS",
-    "PADDED",
-    "NOTES",
-    "END_OF_SCAN",
-    "RESTARTS",
-    "SMALL",
-    "CUT",
-    "SHARP",
-    "CLEAR",
-    "STEP",
-    "STEP_CLEAR",
-    "STEP_MARGIN",
-    "LARGEST_SIDE",
-    "COMPRESSION",
-    "STRIPS",
-    "TILES",
-    "JPEG_TABLES",
-    "DEFLATE",
-    "JPEG_IN_TIFF",
     "ENDING",
     "LONGEST",
     "FITS",
     "PADDING",
     "PICTURES",
-    "NO_ENDING",
-    "MAC_NOTES",
     "to_8_bits",
     "to_rgb",
     "image_of_array",
@@ -79,7 +43,7 @@ import os
 import re
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -120,7 +84,7 @@ def to_8_bits(
 
 # %% ../nbs/library/images.ipynb #4c2422bd
 ORIENTATION = 0x0112  # the EXIF entry that says how the camera was held
-TURNS = {
+_TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -129,13 +93,13 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-BITS, SAMPLE_FORMAT = 258, 339  # entries of a TIFF
+_BITS, _SAMPLE_FORMAT = 258, 339  # entries of a TIFF
 
 
 def _turn_of(image: Image.Image) -> Image.Transpose | None:
     "How a picture is to be turned; None if it lies as it is, or its EXIF cannot be read."
     try:
-        return TURNS.get(image.getexif().get(ORIENTATION))
+        return _TURNS.get(image.getexif().get(ORIENTATION))
     except Exception:  # broken EXIF raises many classes, and is no reason to refuse intact pixels
         return None
 
@@ -143,7 +107,7 @@ def _turn_of(image: Image.Image) -> Image.Transpose | None:
 def _grey(image: Image.Image) -> Image.Image:
     "Integers of 16 or 32 bits, or floating-point numbers, as grey of 8 bits."
     values, tags = np.asarray(image), getattr(image, "tag_v2", {})
-    if image.mode == "I" and tags.get(BITS) == (32,) and tags.get(SAMPLE_FORMAT, (1,)) == (1,):
+    if image.mode == "I" and tags.get(_BITS) == (32,) and tags.get(_SAMPLE_FORMAT, (1,)) == (1,):
         values = values.view(np.uint32)  # Pillow reads them as signed
     sixteen = image.mode.startswith("I;16") or image.format in ("PNG", "PPM")
     return Image.fromarray(to_8_bits(values, 65_535 if sixteen else None))
@@ -195,10 +159,10 @@ def image_of_array(
 MAX_PIXELS = 100_000_000  # decoded at most; RGB takes 3 bytes per pixel, and a copy or two
 MAX_JPEG_PIXELS = 1_000_000_000  # of a JPEG in the file; decoded small
 MAX_PROGRESSIVE_PIXELS = 250_000_000  # of a progressive JPEG, all of which is kept in memory until its end
-OTHER_KINDS = "a picture that is no JPEG"
-HEAD = 1024  # bytes that tell what a file is
+_OTHER_KINDS = "a picture that is no JPEG"
+_HEAD = 1024  # bytes that tell what a file is
 JPEG_START = b"\xff\xd8"
-HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
 
 def _too_large(pixels: int, limit: int, kind: str) -> ImageError:
@@ -233,25 +197,25 @@ def _open_heif(file: IO[bytes]) -> Image.Image:
 
 def _open_file(file: IO[bytes]) -> Image.Image:
     "A picture file, not yet decoded. Raises `ImageError` for one that is too large, and what Pillow raises."
-    head = file.read(HEAD)
+    head = file.read(_HEAD)
     file.seek(0)
     if head.startswith(JPEG_START):
         return _open_jpeg(file)
-    if head[4:8] == b"ftyp" and head[8:12] in HEIF_BRANDS and b"avif" not in head[8:32]:
+    if head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS and b"avif" not in head[8:32]:
         image = _open_heif(file)
     else:
         try:
             image = Image.open(file)
         except Image.DecompressionBombError as e:
             found = re.search(r"(\d+) pixels", str(e))
-            raise _too_large(int(found[1]) if found else MAX_PIXELS, MAX_PIXELS, OTHER_KINDS) from e
+            raise _too_large(int(found[1]) if found else MAX_PIXELS, MAX_PIXELS, _OTHER_KINDS) from e
     if image.width * image.height > MAX_PIXELS:
-        raise _too_large(image.width * image.height, MAX_PIXELS, OTHER_KINDS)
+        raise _too_large(image.width * image.height, MAX_PIXELS, _OTHER_KINDS)
     return image
 
 
 # %% ../nbs/library/images.ipynb #db109b23
-STARTS = {  # the first bytes of what is no picture -> what it is, and what to do
+_STARTS = {  # the first bytes of what is no picture -> what it is, and what to do
     b"version https://git-lfs": ("is a pointer of Git LFS, not the picture", "Fetch the files: `git lfs pull`."),
     b"/annex/objects": ("is a pointer of git-annex, not the picture", "Fetch the files: `git annex get .`"),
     b"PK\x03\x04": ("is a zip archive", "Unpack it: `unzip FILE -d FOLDER`."),
@@ -261,7 +225,7 @@ STARTS = {  # the first bytes of what is no picture -> what it is, and what to d
     b"%PDF": ("is a PDF", "Save its picture as PNG or JPEG: `pdfimages -all FILE NAME`."),
     b"%!PS": ("is a PostScript file", "Save it as PNG."),
 }
-KINDS = {  # the first bytes of pictures, and their kinds
+_KINDS = {  # the first bytes of pictures, and their kinds
     JPEG_START: "JPEG",
     b"\x89PNG": "PNG",
     b"GIF8": "GIF",
@@ -272,12 +236,12 @@ KINDS = {  # the first bytes of pictures, and their kinds
     b"BM": "BMP",
     b"\0\0\0\x0cjP": "JPEG 2000",
 }
-WEB_PAGE = re.compile(rb"\s*(<!doctype html|<html|<head|<body|<script|<\?xml)", re.I)
-AGAIN = "Fetch it again, or leave it out."
+_WEB_PAGE = re.compile(rb"\s*(<!doctype html|<html|<head|<body|<script|<\?xml)", re.I)
+_AGAIN = "Fetch it again, or leave it out."
 
 
 def what_is_wrong(
-    head: bytes,  # the first `HEAD` bytes of a file, or fewer
+    head: bytes,  # the first `_HEAD` bytes of a file, or fewer
     error: Exception,  # raised when it was opened
 ) -> str:  # to be read after the name of the file
     "Why a file cannot be opened as a picture, and what to do."
@@ -292,28 +256,28 @@ def what_is_wrong(
     if isinstance(error, OSError) and error.errno is not None:
         return f"cannot be opened: {error.strerror}."
     if not head:
-        return f"is empty (0 bytes). {AGAIN}"
+        return f"is empty (0 bytes). {_AGAIN}"
     text = head.removeprefix(b"\xef\xbb\xbf")
     if b"<svg" in text:
         return "is an SVG drawing. Save it as PNG."
-    if WEB_PAGE.match(text):
+    if _WEB_PAGE.match(text):
         return "is a web page (HTML), not the picture: its download went wrong. Open the page in a browser to see why."
-    for start, (found, todo) in STARTS.items():
+    for start, (found, todo) in _STARTS.items():
         if text.startswith(start):
             return f"{found}. {todo}"
-    kind = next((kind for start, kind in KINDS.items() if head.startswith(start)), None)
+    kind = next((kind for start, kind in _KINDS.items() if head.startswith(start)), None)
     if head[4:8] == b"ftyp":
         kind = "AVIF" if b"avif" in head[8:32] else "HEIC"
+    if re.search("truncated|premature|unexpected end|cannot load this image", str(error), re.I):
+        return f"cannot be opened: the {kind or 'picture'} is cut off. {_AGAIN}"
     if kind is None:
         return f"is not a picture: it starts with {head[:12]!r}. Expected a JPEG or PNG, or another kind Pillow reads."
-    if re.search("truncated|premature|unexpected end", str(error), re.I):
-        return f"cannot be opened: the {kind} is cut off. {AGAIN}"
     if isinstance(error, UnidentifiedImageError | SyntaxError):
         return (
             f"cannot be opened: the {kind} is damaged or cut off, or of a kind that Pillow {PILLOW} cannot read. Fetch "
             "it again, or save it as a PNG of 8 bits."
         )
-    return f"cannot be opened: the {kind} is damaged ({error}). {AGAIN}"
+    return f"cannot be opened: the {kind} is damaged ({error}). {_AGAIN}"
 
 
 # %% ../nbs/library/images.ipynb #894bd267
@@ -335,9 +299,60 @@ def _head(source: str | Path | bytes | BinaryIO) -> bytes:
     "The first bytes of a file; none if it cannot be read."
     try:
         with _binary(source) as file:
-            return file.read(HEAD)
+            return file.read(_HEAD)
     except (OSError, ValueError, ImageError):
         return b""
+
+
+_START_OF_SCAN, _COLOURS = 0xDA, 0xEE  # markers of a JPEG; the second says which colours its channels are
+_NOTES = (*range(0xE0, 0xF0), 0xFE)  # markers of a JPEG: descriptions and comments
+_PNG_START, _PNG_PARTS = b"\x89PNG\r\n\x1a\n", (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
+
+
+def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:  # marker, where it starts, where it ends
+    "The parts of a JPEG up to and with the header of its first scan."
+    at = len(JPEG_START)
+    while at + 4 <= len(data) and data[at] == 0xFF:
+        marker, end = data[at + 1], at + 2 + int.from_bytes(data[at + 2 : at + 4])
+        if marker == 0xFF:  # padding
+            at += 1
+            continue
+        yield marker, at, end
+        if marker == _START_OF_SCAN:
+            return
+        at = end
+
+
+def _without_notes(
+    data: bytes,
+    notes: Collection[int],  # markers of a JPEG to leave out
+) -> bytes:
+    "A JPEG or PNG with no more than what its pixels need; other data as they are."
+    if data.startswith(JPEG_START):
+        segments = list(_segments(data))
+        kept = [data[at:end] for marker, at, end in segments if marker not in notes]
+        return JPEG_START + b"".join(kept) + data[segments[-1][2] :] if segments else data
+    if data.startswith(_PNG_START):
+        kept, at = [], len(_PNG_START)
+        while at + 12 <= len(data):  # length, name and checksum of a chunk
+            end = at + 12 + int.from_bytes(data[at : at + 4])
+            kept += [data[at:end]] if data[at + 4 : at + 8] in _PNG_PARTS else []
+            at = end
+        return _PNG_START + b"".join(kept)
+    return data
+
+
+def _open_bare(source: str | Path | bytes | BinaryIO) -> Image.Image | None:
+    "A picture whose description is broken, read without it; None if that does not help."
+    for notes in ({*_NOTES} - {_COLOURS}, _NOTES):
+        try:
+            with _binary(source) as file:
+                bare = _without_notes(file.read(), notes)
+            with _open_file(io.BytesIO(bare)) as image:
+                return to_rgb(image)
+        except Exception:  # the pixels are broken, too, which the first attempt has said
+            continue
+    return None
 
 
 def open_image(
@@ -361,6 +376,9 @@ def open_image(
     except Exception as e:  # Pillow's many decoders raise many classes on a damaged file
         if isinstance(source, Image.Image):
             raise ImageError(f"{name} cannot be opened ({e}). Expected a whole picture, its file still open.") from e
+        if _KINDS.get(_head(source)[:4]) == "PNG" or _head(source).startswith(JPEG_START):
+            if (image := _open_bare(source)) is not None:
+                return image
         raise ImageError(f"{name} {what_is_wrong(_head(source), e)}") from e
 
 
@@ -374,21 +392,29 @@ def mode_of(
 
 # %% ../nbs/library/images.ipynb #405ba9fa
 JPEG_END = b"\xff\xd9"
-START_OF_SCAN, RESTART_INTERVAL = 0xDA, 0xDD  # markers of a JPEG
-FRAMES = (*range(0xC0, 0xC4), *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0))  # markers: a frame's header
-SEQUENTIAL = (0xC0, 0xC1)  # of them: no progressive, lossless or arithmetic coding
-BLOCK = {"Gray": (8, 8), "444": (8, 8), "422": (8, 16), "420": (16, 16), "440": (16, 8), "411": (8, 32), "441": (32, 8)}
-HARMLESS = re.compile("JFIF|Adobe")  # in warnings about a JPEG's description, not its pixels
-PADDED = re.compile("before marker 0xd9|Premature end")  # in warnings that zeros before the end mark lead to, too
-NOTES = (*range(0xE0, 0xF0), 0xFE)  # markers: descriptions and comments
-END_OF_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
-RESTARTS = re.compile(rb"\xff[\xd0-\xd7]")
-SMALL = dict(min_height=1, min_width=1, min_factor=8)  # decode at an eighth of the size: quick, with the same warnings
-CUT = 0.06  # a file that misses a larger share of its picture was cut off
-SHARP, CLEAR = 8, 2  # with less, a seam counts if it is so many grey levels sharp, and twice as sharp as any other
-STEP, STEP_CLEAR = 24, 4  # a step is so many grey levels sharp, and so many times as sharp as the rows it leaves
-STEP_MARGIN = 2  # blocks between it and either side
-LARGEST_SIDE = 65_500  # pixels that libjpeg decodes
+_RESTART_INTERVAL = 0xDD  # a marker of a JPEG
+_FRAMES = (*range(0xC0, 0xC4), *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0))  # markers: a frame's header
+_SEQUENTIAL = (0xC0, 0xC1)  # of them: no progressive, lossless or arithmetic coding
+_BLOCK = {
+    "Gray": (8, 8),
+    "444": (8, 8),
+    "422": (8, 16),
+    "420": (16, 16),
+    "440": (16, 8),
+    "411": (8, 32),
+    "441": (32, 8),
+}
+_HARMLESS = re.compile("JFIF|Adobe")  # in warnings about a JPEG's description, not its pixels
+_PADDED = re.compile("before marker 0xd9|Premature end")  # in warnings that zeros before the end mark lead to, too
+_END_OF_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+_RESTARTS = re.compile(rb"\xff[\xd0-\xd7]")
+_SMALL = dict(min_height=1, min_width=1, min_factor=8)  # decode at an eighth of the size: quick, with the same warnings
+_FILL = 1024  # times a byte or two: enough to decode several blocks
+_CUT = 0.06  # a file that misses a larger share of its picture was cut off
+_SHARP, _CLEAR = 8, 2  # with less, a seam counts if it is so many grey levels sharp, and twice as sharp as any other
+_STEP, _STEP_CLEAR = 24, 4  # a step is so many grey levels sharp, and so many times as sharp as the rows it leaves
+_STEP_MARGIN = 2  # blocks between it and either side
+_LARGEST_SIDE = 65_500  # pixels that libjpeg decodes
 
 
 @dataclass(frozen=True)
@@ -408,30 +434,16 @@ class Damage:
 def _warning(data: bytes) -> str | None:
     "What libjpeg says of a JPEG; None if nothing, or if simplejpeg cannot decode it at all."
     try:
-        simplejpeg.decode_jpeg(data, colorspace="GRAY", strict=True, **SMALL)
+        simplejpeg.decode_jpeg(data, colorspace="GRAY", strict=True, **_SMALL)
     except ValueError as e:
         warning = str(e).removeprefix("Corrupt JPEG data: ")
     else:
         return None
     try:
-        simplejpeg.decode_jpeg(data, colorspace="GRAY", strict=False, **SMALL)
+        simplejpeg.decode_jpeg(data, colorspace="GRAY", strict=False, **_SMALL)
     except ValueError:
         return None  # a kind it does not know (lossless, 12 bits): Pillow decides
     return warning
-
-
-def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:  # marker, where it starts, where it ends
-    "The parts of a JPEG up to and with the header of its first scan."
-    at = len(JPEG_START)
-    while at + 4 <= len(data) and data[at] == 0xFF:
-        marker, end = data[at + 1], at + 2 + int.from_bytes(data[at + 2 : at + 4])
-        if marker == 0xFF:  # padding
-            at += 1
-            continue
-        yield marker, at, end
-        if marker == START_OF_SCAN:
-            return
-        at = end
 
 
 class _Layout(NamedTuple):
@@ -446,21 +458,21 @@ class _Layout(NamedTuple):
 
 def _layout(data: bytes) -> _Layout | None:  # None: another kind of JPEG
     found = {marker: (start, end) for marker, start, end in _segments(data)}
-    frame = next((m for m in found if m in FRAMES), None)
-    block = BLOCK.get(simplejpeg.decode_jpeg_header(data, strict=False)[3])
-    if START_OF_SCAN not in found or frame not in SEQUENTIAL or block is None:
+    frame = next((m for m in found if m in _FRAMES), None)
+    block = _BLOCK.get(simplejpeg.decode_jpeg_header(data, strict=False)[3])
+    if _START_OF_SCAN not in found or frame not in _SEQUENTIAL or block is None:
         return None
-    at, (scan, begin) = found[frame][0], found[START_OF_SCAN]
+    at, (scan, begin) = found[frame][0], found[_START_OF_SCAN]
     if data[at + 9] != data[scan + 4]:  # components of the frame, and of the first scan
         return None
-    end = END_OF_SCAN.search(data, begin)
-    restart = found[RESTART_INTERVAL][0] + 4 if RESTART_INTERVAL in found else len(data)
+    end = _END_OF_SCAN.search(data, begin)
+    restart = found[_RESTART_INTERVAL][0] + 4 if _RESTART_INTERVAL in found else len(data)
     interval = int.from_bytes(data[restart : restart + 2])
     return _Layout(data[:begin], data[begin : end.start() if end else len(data)], at, interval, block)
 
 
-def _gray(data: bytes) -> np.ndarray:  # [height, width]
-    return simplejpeg.decode_jpeg(data, colorspace="GRAY", strict=False)[..., 0].astype(np.int16)
+def _gray(data: bytes) -> np.ndarray:  # [height, width], uint8
+    return simplejpeg.decode_jpeg(data, colorspace="GRAY", strict=False)[..., 0]
 
 
 def _by_block(
@@ -477,11 +489,11 @@ def _jumps(
     block: tuple[int, int],
 ) -> np.ndarray:  # [rows - 1, columns]
     "How much more each block differs from the one above it than its pixels do among themselves, in grey levels."
-    picture = _by_block(pixels, block)  # [rows, columns, h, w]
-    upper, lower = picture[:-1], picture[1:]
-    across = np.abs(lower[:, :, 0] - upper[:, :, -1]).mean(-1)
-    usual = (np.abs(lower[:, :, 1] - lower[:, :, 0]) + np.abs(upper[:, :, -1] - upper[:, :, -2])).mean(-1) / 2
-    return across - usual
+    (height, width), (h, w) = pixels.shape, block
+    first = np.arange(h, height, h)  # rows of pixels at which blocks begin, but for the uppermost
+    above, before, this, after = (pixels[(first + n).clip(0, height - 1)].astype(np.int16) for n in (-2, -1, 0, 1))
+    more = np.abs(this - before) - (np.abs(after - this) + np.abs(before - above)) / 2  # [rows - 1, width]
+    return np.pad(more, ((0, 0), (0, -width % w)), "edge").reshape(len(first), -(-width // w), w).mean(-1)
 
 
 def _loss_from(
@@ -491,7 +503,7 @@ def _loss_from(
 ) -> float:  # where the loss begins: share of the picture before it
     """Where the data end, or the sharpest seam before that place. After an altered byte, blocks no longer fit those
     above them for the length of one row, which may start anywhere in a row."""
-    zeros, others = (_gray(head + scan.rstrip(b"\xff") + more * HEAD + JPEG_END) for more in (b"\0", b"\x55\xaa"))
+    zeros, others = (_gray(head + scan.rstrip(b"\xff") + more * _FILL + JPEG_END) for more in (b"\0", b"\x55\xaa"))
     differs = _by_block(zeros != others, block).any((2, 3))  # [rows, columns]
     columns, blocks = differs.shape[1], differs.size
     end = int(differs.argmax()) if differs.any() else blocks  # block at which the data end
@@ -505,7 +517,7 @@ def _loss_from(
     if missing == 0:  # bytes were altered
         altered = before[start] > 0
     else:  # they may have been, if little is missing
-        altered = missing < CUT and before[start] > max(SHARP, CLEAR * elsewhere.max(initial=0))
+        altered = missing < _CUT and before[start] > max(_SHARP, _CLEAR * elsewhere.max(initial=0))
     return start / blocks if altered else 1 - missing
 
 
@@ -517,14 +529,14 @@ def _has_step(
     such that their number still fits; a picture has such edges by chance only."""
     jumps = _jumps(pixels, block)
     columns = jumps.shape[1]
-    at = np.arange(STEP_MARGIN, columns - STEP_MARGIN + 1)  # where the seam changes its row
+    at = np.arange(_STEP_MARGIN, columns - _STEP_MARGIN + 1)  # where the seam changes its row
     if len(jumps) < 2 or not len(at):
         return False
     total = jumps.cumsum(1)
     left = total[:, at - 1] / at  # [rows - 1, places], means
     right = (total[:, -1:] - total[:, at - 1]) / (columns - at)
     seam, calm = np.minimum(right[:-1], left[1:]), np.maximum(left[:-1], right[1:])
-    return bool(((seam > STEP) & (calm < seam / STEP_CLEAR)).any())
+    return bool(((seam > _STEP) & (calm < seam / _STEP_CLEAR)).any())
 
 
 def _lost_intervals(
@@ -535,7 +547,7 @@ def _lost_intervals(
     height, width = (int.from_bytes(head[frame + at : frame + at + 2]) for at in (5, 7))
     columns = -(-width // block[1])
     blocks = columns * -(-height // block[0])
-    pieces, lost = RESTARTS.split(scan), 0
+    pieces, lost = _RESTARTS.split(scan), 0
     for first, piece in itertools.zip_longest(range(0, blocks, interval), pieces):
         if first is None:
             break
@@ -543,63 +555,82 @@ def _lost_intervals(
         rows, across = (n // columns, columns) if n % columns == 0 else (1, n)
         size = (rows * block[0]).to_bytes(2) + min(across * block[1], 0xFFFF).to_bytes(2)
         alone = head[: frame + 5] + size + head[frame + 9 :] + (piece or b"") + JPEG_END
-        whole = piece is not None and across * block[1] <= LARGEST_SIDE and _warning(alone) is None
+        whole = piece is not None and across * block[1] <= _LARGEST_SIDE and _warning(alone) is None
         lost += 0 if whole else n
     return lost / blocks
+
+
+def _is_shifted(data: bytes, block: tuple[int, int]) -> bool:
+    "Whether a JPEG has the step that altered bytes leave; False if simplejpeg cannot decode it."
+    try:
+        return _has_step(_gray(data), block)
+    except ValueError:
+        return False
 
 
 def _damage_of_jpeg(data: bytes) -> Damage | None:
     "What libjpeg says, without what does not concern the pixels."
     try:
         height, width = simplejpeg.decode_jpeg_header(data, strict=False)[:2]
-    except ValueError:
-        return None  # Pillow decides
-    warning = _warning(data) if height * width <= MAX_JPEG_PIXELS else None
-    segments = list(_segments(data)) if warning else []
-    if warning and HARMLESS.search(warning):
-        kept = [data[at:end] for marker, at, end in segments if marker not in NOTES]
-        data = JPEG_START + b"".join(kept) + data[segments[-1][2] :]
+    except (ValueError, KeyError):
+        return None  # a kind it does not know: Pillow decides
+    segments = list(_segments(data))
+    sequential = any(marker in _SEQUENTIAL for marker, _, _ in segments)
+    limit = MAX_JPEG_PIXELS if sequential else MAX_PROGRESSIVE_PIXELS
+    warning = _warning(data) if height * width <= limit else None
+    if warning and _HARMLESS.search(warning):
+        data = _without_notes(data, _NOTES)
         warning, segments = _warning(data), list(_segments(data))
     layout = _layout(data) if height * width <= MAX_PIXELS else None
     if warning is None:
-        if layout is None or layout.interval or not _has_step(_gray(data), layout.block):
+        if layout is None or layout.interval or not _is_shifted(data, layout.block):
             return None
         warning = "its blocks are shifted against each other"
-    if PADDED.search(warning) and segments:
+    if _PADDED.search(warning) and segments:
         end = data.find(JPEG_END, segments[-1][2])
         whole = data[:end].rstrip(b"\0") if end > 0 else data.rstrip(b"\0")
         if any(_warning(whole + bytes(zeros) + JPEG_END) is None for zeros in range(3)):  # data may end in zeros
             return None
     if layout is None:
         return Damage(warning, 1.0, bound=True)
-    if layout.interval:
-        return Damage(warning, _lost_intervals(layout))
-    return Damage(warning, 1 - _loss_from(layout.head, layout.scan, layout.block))
+    try:
+        lost = _lost_intervals(layout) if layout.interval else 1 - _loss_from(layout.head, layout.scan, layout.block)
+    except ValueError:  # the parts of the file do not decode by themselves
+        return Damage(warning, 1.0, bound=True)
+    return Damage(warning, lost)
 
 
-COMPRESSION, STRIPS, TILES, JPEG_TABLES = 259, (273, 279), (324, 325), 347  # entries of a TIFF
-DEFLATE, JPEG_IN_TIFF = (8, 32946), 7
+_COMPRESSION, _STRIPS, _TILES, _JPEG_TABLES = 259, (273, 279), (324, 325), 347  # entries of a TIFF
+_DEFLATE, _JPEG_IN_TIFF = (8, 32946), 7
+_PIECE = 2**20  # bytes
+
+
+def _deflate_error(data: bytes) -> str | None:
+    "What zlib says of compressed data; None if they are whole."
+    stream = zlib.decompressobj()
+    try:
+        while data and not stream.eof:
+            stream.decompress(data, _PIECE)  # piece by piece: data may be made to fill all memory
+            data = stream.unconsumed_tail
+    except zlib.error as e:
+        return str(e)
+    return None if stream.eof else "incomplete data"
 
 
 def _damage_of_tiff(file: IO[bytes]) -> Damage | None:
     "Checksums of deflate, and libjpeg's warnings, strip by strip (or tile); other compressions have nothing to check."
     with Image.open(file) as image:
         tags = getattr(image, "tag_v2", {})
-        how, tables = tags.get(COMPRESSION), tags.get(JPEG_TABLES, b"")
-        offsets, sizes = (tags.get(a, tags.get(b, ())) for a, b in zip(STRIPS, TILES))
+        how, tables = tags.get(_COMPRESSION), tags.get(_JPEG_TABLES, b"")
+        offsets, sizes = (tags.get(a, tags.get(b, ())) for a, b in zip(_STRIPS, _TILES))
         said = []
-        for offset, size in zip(offsets, sizes) if how in (*DEFLATE, JPEG_IN_TIFF) else ():
+        for offset, size in zip(offsets, sizes) if how in (*_DEFLATE, _JPEG_IN_TIFF) else ():
             file.seek(offset)
             piece = file.read(size)
-            if how == JPEG_IN_TIFF:
+            if how == _JPEG_IN_TIFF:
                 said.append(_warning(tables[:-2] + piece[2:] if tables else piece))
-                continue
-            try:
-                zlib.decompress(piece)
-            except zlib.error as e:
-                said.append(str(e))
             else:
-                said.append(None)
+                said.append(_deflate_error(piece))
     lost = [warning for warning in said if warning is not None]
     return Damage(lost[0], len(lost) / len(said), bound=True) if lost else None
 
@@ -619,7 +650,7 @@ def find_damage(
         with _binary(source) as file:
             if head.startswith(JPEG_START):
                 return _damage_of_jpeg(file.read())
-            if KINDS.get(head[:4]) == "TIFF":
+            if _KINDS.get(head[:4]) == "TIFF":
                 return _damage_of_tiff(file)
     except Exception:  # it cannot even be opened, which `open_image` says
         return None
@@ -645,7 +676,7 @@ def check_picture(
                     return
     open_image(path)  # no JPEG, or an odd one: Pillow decides
     if how == "full" and (damage := find_damage(path)):
-        raise ImageError(f"{path} {damage}. {AGAIN}")
+        raise ImageError(f"{path} {damage}. {_AGAIN}")
 
 
 # %% ../nbs/library/images.ipynb #50ad13cb
@@ -709,12 +740,12 @@ PICTURES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".avif", ".heic", ".heif", ".gif", ".tif", ".tiff"),
     *(".bmp", ".jp2", ".pbm", ".pgm", ".ppm", ".pnm"),
 )
-NO_ENDING = "no ending"
-MAC_NOTES = "._"  # a Mac puts such a file beside each file on foreign disks
+_NO_ENDING = "no ending"
+_MAC_NOTES = "._"  # a Mac puts such a file beside each file on foreign disks
 
 
 def _is_picture(path: Path) -> bool:
-    return path.suffix.lower() in PICTURES and not path.name.startswith(MAC_NOTES)
+    return path.suffix.lower() in PICTURES and not path.name.startswith(_MAC_NOTES)
 
 
 def picture_files(
@@ -733,7 +764,7 @@ def other_files(
     "What `picture_files` passes over in a folder."
     path = Path(path)
     found = (p for p in (path.rglob("*") if path.is_dir() else ()) if not _is_picture(p) and p.is_file())
-    return Counter(p.suffix.lower() or NO_ENDING for p in found)
+    return Counter(p.suffix.lower() or _NO_ENDING for p in found)
 
 
 def other_files_notice(

@@ -12,7 +12,9 @@ import sevlm
 
 PACKAGE = Path(sevlm.__file__).resolve().parent
 # all that the extras bring, by the name of the import; None in sys.modules: as if it were not installed
-EXTRAS = "pandas sklearn pycocoevalcap nltk symspellpy open_clip torchvision transformers seaborn ipywidgets".split()
+EXTRAS = (
+    "pandas sklearn pycocoevalcap nltk symspellpy open_clip torchvision transformers seaborn ipywidgets pillow_heif"
+).split()
 BLOCK = f"import sys; sys.modules.update(dict.fromkeys({EXTRAS!r})); "
 
 
