@@ -41,7 +41,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 
@@ -57,7 +56,7 @@ from sevlm.training.distributed import (
 )
 
 from ..errors import CheckpointError, ConfigError, SevlmError, did_you_mean, require
-from ..utils import write_atomic
+from ..utils import write_atomic, write_failure
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -327,11 +326,11 @@ def saving(what: str, folder: Path) -> Iterator[None]:
     "Inside the block a full disk or a folder that cannot be written becomes a `CheckpointError`."
     try:
         yield
-    except (OSError, SafetensorError, RuntimeError) as e:
-        if isinstance(e, RuntimeError) and "PytorchStreamWriter" not in str(e) and "unexpected pos" not in str(e):
+    except Exception as e:
+        if (why := write_failure(e)) is None:
             raise
         raise CheckpointError(
-            f"cannot write {what} to {folder} ({str(e).splitlines()[0]}). What was saved before is whole: make room, "
+            f"cannot write {what} to {folder} ({why}). What was saved before is whole: make room, "
             "or copy the folder to another disk, and go on from there."
         ) from e
 
