@@ -18,7 +18,7 @@ __all__ = [
     "remove_leftovers",
     "write_atomic",
     "write_json",
-    "read_json",
+    "read_object",
     "checksum",
     "check_writable",
     "working_in",
@@ -142,12 +142,14 @@ def write_json(
         tmp.write_text(json.dumps(thing, indent=1) + "\n", encoding="utf-8")
 
 
-def read_json(
+def read_object(
     path: str | Path,
     error: type[SevlmError] = DataError,  # raised with the file's name and what is wrong
     expected: str = "a JSON object",  # in the words of the message
+    **fields: type,  # what the object must hold
 ) -> dict[str, Any]:
-    "A JSON object. Raises `error` if the file cannot be read, is no JSON, or holds something else."
+    """A JSON object. Raises `error` if the file cannot be read, is no JSON, holds something else, or if one of `fields`
+    is missing or of another type."""
     try:
         found = json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except OSError as e:
@@ -156,6 +158,12 @@ def read_json(
         raise error(f"{path} is not valid JSON ({str(e)[:200]}). Expected {expected}: make or copy it again.") from e
     if not isinstance(found, dict):
         raise error(f"{path} holds a {type(found).__name__}. Expected {expected}: make or copy it again.")
+    for name, kind in fields.items():
+        if type(found.get(name)) is not kind:
+            what = f"is {str(found[name])[:60]!r}" if name in found else "is missing"
+            raise error(
+                f"{path}: {name!r} {what}, expected a {kind.__name__}. It has to be {expected}: make or copy it again."
+            )
     return found
 
 

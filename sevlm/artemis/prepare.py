@@ -77,7 +77,7 @@ from ..errors import ConfigError, DataError, ImageError
 from ..images import open_image
 from ..lexicon.coverage import coverage_by_emotion
 from ..lexicon.lexicon import Lexicon, coverage
-from ..utils import check_writable, write_atomic
+from ..utils import check_writable, read_object, remove_leftovers, temporary_beside, write_atomic, writing
 from .utterances import Speller, Tables, read_known_words, read_tables, spell_utterances
 
 # %% ../../nbs/artemis/prepare.ipynb #d22190f8
@@ -90,11 +90,12 @@ def staged(
 ) -> Iterator[Path]:  # yields the folder to write into
     "A folder that is there as a whole or not at all."
     folder = Path(folder)
-    unfinished, old = (folder.with_name(f".{folder.name}.{what}") for what in ("unfinished", "old"))
+    unfinished, old = temporary_beside(folder), folder.with_name(f".{folder.name}.old")
     if old.is_dir() and not folder.exists():
         old.rename(folder)
-    for left in (unfinished, old):
-        shutil.rmtree(left, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.parent.is_dir():
+        remove_leftovers(folder.parent)
     if folder.exists() and not (folder / STAMP).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(
             f"{folder} holds something that was not made by preparing. Give another folder, or move it away."
@@ -246,7 +247,7 @@ class Texts:
         kept, log = self.cache / f"{name}.txt", self.cache / f"{name}.json"
         if not (kept.is_file() and log.is_file()):
             self._make(distinct, kept, log, progress)
-        report.notes |= json.loads(log.read_text(encoding="utf-8"))
+        report.notes |= read_object(log)
         spelled = dict(zip(distinct, kept.read_text(encoding="utf-8").split("\n")))
         return [spelled[u] for u in utterances], report
 
@@ -422,7 +423,8 @@ def _lexicon(out, inputs, records):
     if not inputs.lexicon:
         return None, {}
     lexicon, name = Lexicon.read(inputs.lexicon), "vad_lexicon" + (Path(inputs.lexicon).suffix or ".txt")
-    shutil.copyfile(inputs.lexicon, out / name)
+    with writing(out / name):
+        shutil.copyfile(inputs.lexicon, out / name)
     emotions, said = zip(
         *((e, text) for r in records["train"].values() for e, text in zip(r["emotions"], r["explanations"]))
     )
@@ -441,16 +443,17 @@ def _finish(out, title, inputs, choices, made, given, progress):
         {tuple(r["image_name"].rsplit(".", 1)[0].split("/", 1)) for part in records.values() for r in part.values()}
     )
     found, pictures = find_pictures(inputs.wikiart, keys, choices.pictures, progress)
-    (out / "missing_pictures.txt").write_text(
-        "".join(f"{style}/{name}\n" for style, name in keys if f"{style}/{name}" not in found), encoding="utf-8"
-    )
+    missing = [f"{style}/{name}\n" for style, name in keys if f"{style}/{name}" not in found]
+    with writing(out / "missing_pictures.txt"):
+        (out / "missing_pictures.txt").write_text("".join(missing), encoding="utf-8")
     lexicon, known = _lexicon(out, inputs, records)
     beside = (
         Path(inputs.records) if inputs.records else Path(inputs.artemis or inputs.preprocessed or inputs.grouped).parent
     )
     for name in ("mini.json", "mini_truth.csv"):  # a synthetic set stays one, and is known as one
         if (beside / name).is_file():
-            shutil.copyfile(beside / name, out / name)
+            with writing(out / name):
+                shutil.copyfile(beside / name, out / name)
     stamp = {
         "data": title,
         "synthetic": (out / "mini_truth.csv").is_file(),
@@ -462,7 +465,8 @@ def _finish(out, title, inputs, choices, made, given, progress):
         "coverage": known,
         "files": {p.relative_to(out).as_posix(): p.stat().st_size for p in sorted(out.rglob("*")) if p.is_file()},
     }
-    (out / STAMP).write_text(json.dumps(stamp, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    with writing(out / STAMP):
+        (out / STAMP).write_text(json.dumps(stamp, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 # %% ../../nbs/artemis/prepare.ipynb #718604fb
@@ -528,11 +532,12 @@ def up_to_date(
 ) -> dict | None:  # what its stamp says, or None
     "The stamp of a folder that was made of the same, and whose files are all there."
     try:
-        stamp = json.loads((Path(folder) / STAMP).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError):
+        stamp = read_object(Path(folder) / STAMP, files=dict)
+    except DataError:
         return None
     there = all(
-        (f := Path(folder) / name).is_file() and f.stat().st_size == size for name, size in stamp["files"].items()
+        "\0" not in name and (f := Path(folder) / name).is_file() and f.stat().st_size == size
+        for name, size in stamp["files"].items()
     )
     return stamp if there and all(stamp.get(k) == v for k, v in given.items()) else None
 

@@ -110,7 +110,7 @@ def read_histograms(path: str | Path) -> pd.DataFrame:  # columns of `emotion_hi
     for row, text in enumerate(_columns(table, *KEY_COLUMNS, "emotion_histogram")[2]):
         try:
             lists.append(json.loads(text))
-        except ValueError:
+        except (ValueError, RecursionError):
             lists.append(None)
         if not _are_votes(lists[-1]):
             raise DataError(
@@ -349,7 +349,10 @@ def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 def _read_json(path: str | Path, expected: str) -> dict:
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8-sig"), object_pairs_hook=_unique_keys)
+        text = Path(path).read_text(encoding="utf-8-sig")
+        found = json.loads(text, object_pairs_hook=_unique_keys)
+        if "\\ud" in text.lower():  # escapes of half letters, which no file and no tokenizer takes
+            json.dumps(found, ensure_ascii=False).encode()
     except (OSError, ValueError, RecursionError) as e:
         raise DataError(f"cannot read {path}: {getattr(e, 'strerror', None) or e}. Expected {expected}.") from e
     if not isinstance(found, dict) or not found:

@@ -62,7 +62,7 @@ def read_tables(
         raise DataError(
             f"cannot read {path}: {e.strerror}. Give the path of a JSON file with the tables {' and '.join(names)}."
         ) from e
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         raise DataError(
             f"{path} is not JSON in UTF-8: {e}. Expected an object with the tables {' and '.join(names)}."
         ) from e
