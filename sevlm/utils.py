@@ -217,15 +217,16 @@ def working_in(
 
 
 def end_with_parent() -> None:
-    """In a process of a pool: end it when the process that started the pool has ended, however that ended.
+    """In a worker process: end it when the process that started it has ended, however that ended.
 
-    To be given as `initializer`. A killed process cannot stop those it started; they would wait for work forever."""
-    parent = multiprocessing.parent_process()
-    if parent is None:
-        return
+    A pool calls it as its `initializer`. A killed process cannot stop its workers; they would wait for work forever."""
+    parent, number = multiprocessing.parent_process(), os.getppid()
 
     def watch() -> None:
-        parent.join()
+        if parent is not None:
+            parent.join()
+        while parent is None and os.getppid() == number:  # started by a launcher such as torchrun
+            time.sleep(1)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

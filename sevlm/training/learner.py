@@ -366,11 +366,11 @@ class _State:
         folder = Path(folder)
         try:
             state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
+            if Path(state["weights"]).name != state["weights"]:
+                raise ValueError(f"weights in {state['weights'][:60]!r}, outside of the folder")
             weights = load_file(folder / state["weights"])
         except Exception as e:
-            raise CheckpointError(
-                f"no usable state in {folder} ({type(e).__name__}: {e}); start a new run or name another folder."
-            ) from e
+            raise self._unusable(folder, e) from e
         own = _saved_tensors(self.model)
         wrong = sorted(set(own) ^ set(weights)) or [n for n in own if own[n].shape != weights[n].shape]
         if wrong:
@@ -378,6 +378,21 @@ class _State:
                 f"the state in {folder} does not fit this model: {len(wrong)} tensors differ, first {wrong[0]!r}; "
                 "use the same settings."
             )
+        try:
+            self._restore(state, weights, own)
+        except SevlmError:
+            raise
+        except Exception as e:  # what is missing, or of another type, ends in nearly any class
+            raise self._unusable(folder, e) from e
+        return self
+
+    @staticmethod
+    def _unusable(folder: Path, error: Exception) -> CheckpointError:
+        return CheckpointError(
+            f"no usable state in {folder} ({type(error).__name__}: {error}); start a new run or name another folder."
+        )
+
+    def _restore(self, state: dict[str, Any], weights: dict[str, torch.Tensor], own: dict[str, torch.Tensor]) -> None:
         with torch.no_grad():
             for n, p in own.items():
                 p.copy_(weights[n])
@@ -393,7 +408,6 @@ class _State:
         for k in STATE_KEYS:
             setattr(self, k, state.get(k, getattr(self, k)))  # an older state may lack a name
         self.accumulate = accumulate
-        return self
 
 
 # %% ../../nbs/library/learner.ipynb #26bf560c
