@@ -36,6 +36,7 @@ import math
 import operator
 import re
 import unicodedata
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -101,8 +102,10 @@ def _are_votes(values: object) -> bool:
 def read_histograms(path: str | Path) -> pd.DataFrame:  # columns of `emotion_histograms`
     "Read image-emotion-histogram.csv, ArtEmis's or ours. Raises `DataError` if it is none."
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (OSError, ValueError) as e:
+        with warnings.catch_warnings():  # a first row longer than the header: pandas would make an index of the rest
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            table = pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False, encoding="utf-8-sig")
+    except (OSError, ValueError, pd.errors.ParserWarning) as e:
         raise DataError(
             f"cannot read {path}: {getattr(e, 'strerror', None) or e}. Expected an image-emotion-histogram.csv."
         ) from e

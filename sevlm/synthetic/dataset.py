@@ -244,7 +244,10 @@ def read_truth(
     found: dict[str, tuple[Scene, np.ndarray]] = {}
     try:
         with open(path, encoding="utf-8", newline="") as f:
-            for r in csv.DictReader(f, strict=True):
+            rows = csv.DictReader(f, strict=True)
+            if missing := {"art_style", "painting", "subjects", *SCENE_COLUMNS, *EMOTIONS} - set(rows.fieldnames or ()):
+                raise ValueError(f"no column {min(missing)}")
+            for r in rows:
                 odds = np.array([float(r[e]) for e in EMOTIONS])
                 if not (np.isfinite(odds).all() and odds.min() >= 0 and odds.sum() > 0):
                     raise ValueError(f"the odds of {r['painting'][:60]!r} are {odds}")

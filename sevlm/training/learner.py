@@ -393,6 +393,12 @@ class _State:
         )
 
     def _restore(self, state: dict[str, Any], weights: dict[str, torch.Tensor], own: dict[str, torch.Tensor]) -> None:
+        kinds = dict(step=int, epoch=int, done=int, skipped=int, accumulate=int, means=dict, metrics=dict)
+        if wrong := [k for k, kind in kinds.items() if k in state and not isinstance(state[k], kind)]:
+            raise TypeError(f"{wrong[0]} is a {type(state[wrong[0]]).__name__}")
+        now = rng_state()
+        set_rng_state(state["rng"])  # can it be set?
+        set_rng_state(now)
         with torch.no_grad():
             for n, p in own.items():
                 p.copy_(weights[n])

@@ -29,7 +29,8 @@ CASES = {
     "pickle": 2500,
     "command": 1500,
 }
-DEADLINE = 20  # seconds of one case; most take some milliseconds
+DEADLINE = 20  # seconds of the processor for one case; most take some milliseconds
+PATIENCE, SECONDS = 120, 1  # of the clock: for a kind, and for each of its cases
 MEMORY = 3 * 2**30  # bytes a case may take beyond what the process had at its start
 
 
@@ -47,21 +48,23 @@ def where(error: BaseException) -> str:
     return f"{Path(frames[-1].filename).name}, {frames[-1].name}" if frames else "the test itself"
 
 
-def run_kind(name: str, cases: int, seed: int, seeds: Path) -> dict:
-    "In this process: so many cases of a kind."
+def run_kind(name: str, cases: int, seed: int, seeds: Path, limit: bool = True) -> dict:
+    "In this process: so many cases of a kind; with `limit`, its memory is limited from now on."
     import psutil
-    from hypothesis import HealthCheck, Phase, given, seed as seeded, settings
-
     from fuzz.kinds import make_kinds
+    from hypothesis import HealthCheck, Phase, given, settings
+    from hypothesis import seed as seeded
 
     with tempfile.TemporaryDirectory() as folder:
         deep = Path(folder) / "a" / "b" / "c"  # where `..` and `../..` lead nowhere
         deep.mkdir(parents=True)
+        before = os.getcwd()
         os.chdir(deep)
         kind = make_kinds(seeds, Path(folder).resolve())[name]
-        limit = psutil.Process().memory_info().vms + MEMORY
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-        signal.signal(signal.SIGALRM, stop)
+        if limit:
+            most = psutil.Process().memory_info().vms + MEMORY
+            resource.setrlimit(resource.RLIMIT_AS, (most, most))
+        signal.signal(signal.SIGPROF, stop)
         findings, times, done, slowest = {}, Counter(), [], [0.0]
 
         def record(error, case):
@@ -73,7 +76,7 @@ def run_kind(name: str, cases: int, seed: int, seeds: Path) -> dict:
 
         def one(case):
             begin = time.monotonic()
-            signal.alarm(DEADLINE)
+            signal.setitimer(signal.ITIMER_PROF, DEADLINE)
             try:
                 kind.run(case)
             except ExceptionGroup as e:
@@ -82,7 +85,7 @@ def run_kind(name: str, cases: int, seed: int, seeds: Path) -> dict:
             except (Exception, TooSlow) as e:
                 record(e, case)
             finally:
-                signal.alarm(0)
+                signal.setitimer(signal.ITIMER_PROF, 0)
             done.append(1)
             slowest[0] = max(slowest[0], time.monotonic() - begin)
 
@@ -94,49 +97,52 @@ def run_kind(name: str, cases: int, seed: int, seeds: Path) -> dict:
             suppress_health_check=list(HealthCheck),
         )
         begin = time.monotonic()
-        seeded(seed)(how(given(kind.cases)(one)))()
-        os.chdir("/")
+        try:
+            seeded(seed)(how(given(kind.cases)(one)))()
+        finally:
+            os.chdir(before)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     for key in findings:
         findings[key]["times"] = times[key]
     return dict(cases=len(done), seconds=time.monotonic() - begin, slowest=slowest[0], peak=peak, findings=findings)
 
 
+def lost(why: str) -> dict:
+    "The result of a process that did not end as it should."
+    finding = dict(text=why, case="", trace="", times=1)
+    return dict(cases=0, seconds=0.0, slowest=0.0, peak=0.0, findings={"the process": finding})
+
+
 def campaign(counts: dict[str, int], seed: int, seeds: Path) -> dict[str, dict]:
     "Kind -> cases, seconds, slowest case, megabytes at most, findings. A process that dies is a finding, too."
     results = {}
     for name, cases in counts.items():
-        argv = [
-            sys.executable,
-            str(HERE),
-            "--one",
-            name,
-            "--cases",
-            str(cases),
-            "--seed",
-            str(seed),
-            "--seeds",
-            str(seeds),
-        ]
+        argv = [sys.executable, HERE, "--one", name, "--cases", cases, "--seed", seed, "--seeds", seeds]
+        patience = PATIENCE + SECONDS * cases
         try:
-            ended = subprocess.run(
-                argv, capture_output=True, encoding="utf-8", errors="replace", timeout=DEADLINE + 2 * cases
-            )
+            ended = subprocess.run(list(map(str, argv)), capture_output=True, encoding="utf-8", timeout=patience)
+        except subprocess.TimeoutExpired:
+            results[name] = lost(f"not done after {patience} seconds")
+            continue
+        try:
             results[name] = json.loads(ended.stdout.splitlines()[-1])
-        except (subprocess.TimeoutExpired, ValueError, IndexError) as e:
-            why = (
-                "hangs"
-                if isinstance(e, subprocess.TimeoutExpired)
-                else f"ended with {ended.returncode}: {ended.stderr[-2000:]}"
-            )
-            results[name] = dict(
-                cases=0,
-                seconds=0.0,
-                slowest=0.0,
-                peak=0.0,
-                findings={"the process": dict(text=why, case="", trace="", times=1)},
-            )
+        except (ValueError, IndexError):
+            results[name] = lost(f"the process ended with {ended.returncode}: {ended.stderr[-2000:]}")
     return results
+
+
+def report(results: dict[str, dict]) -> list[str]:
+    "Figures by kind, then the findings."
+    every = [(name, f) for name, r in results.items() for f in r["findings"].values()]
+    row = "{:<12}{:>7}{:>10}{:>9.1f}{:>9.2f}{:>7.0f}".format
+    lines = [f"{'kind':<12}{'cases':>7}{'findings':>10}{'seconds':>9}{'slowest':>9}{'MB':>7}"]
+    for name, r in results.items():
+        lines.append(row(name, r["cases"], len(r["findings"]), r["seconds"], r["slowest"], r["peak"]))
+    cases, seconds, slowest, peak = zip(
+        *([r[k] for k in ("cases", "seconds", "slowest", "peak")] for r in results.values())
+    )
+    lines.append(row("all", sum(cases), len(every), sum(seconds), max(slowest), max(peak)))
+    return lines + [f"- {name}, {f['times']} times: {f['text']}\n    {f['case'][:300]}" for name, f in every]
 
 
 def main() -> int:
@@ -156,20 +162,10 @@ def main() -> int:
         from fuzz.kinds import make_seeds
 
         results = campaign(counts, args.seed, args.seeds or make_seeds(Path(folder)))
-    print(f"{'kind':<12}{'cases':>7}{'findings':>10}{'seconds':>9}{'slowest':>9}{'MB':>7}")
-    for name, r in results.items():
-        print(
-            f"{name:<12}{r['cases']:>7}{len(r['findings']):>10}{r['seconds']:>9.1f}{r['slowest']:>9.2f}{r['peak']:>7.0f}"
-        )
-    every = [(name, f) for name, r in results.items() for f in r["findings"].values()]
-    print(
-        f"{'all':<12}{sum(r['cases'] for r in results.values()):>7}{len(every):>10}{sum(r['seconds'] for r in results.values()):>9.1f}"
-    )
-    for name, f in every:
-        print(f"- {name}, {f['times']} times: {f['text']}\n    {f['case'][:300]}")
+    print("\n".join(report(results)))
     if args.findings:
         args.findings.write_text(json.dumps(results, indent=1), encoding="utf-8")
-    return 1 if every else 0
+    return 1 if any(r["findings"] for r in results.values()) else 0
 
 
 if __name__ == "__main__":

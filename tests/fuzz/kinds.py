@@ -1,23 +1,22 @@
 """The kinds of input, each with the files it starts from and the public functions that read it."""
 
 import contextlib
-import csv
 import io
 import json
 import os
 import pickle
 import shutil
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from fuzz.mutations import ESCAPES, NUMBERS, TEXTS, anything, binary, jsons, pickles, tables, tensors
+from fuzz.mutations import ESCAPES, NUMBERS, TEXTS, binary, jsons, pickles, tables, tensors
 from hypothesis import strategies as st
 from PIL import Image
 
+from sevlm.app.inspect import inspect_path
 from sevlm.artemis.folder import open_data, paintings_of, provenance, truth_of
 from sevlm.artemis.pickles import module_tensors, read_untrusted, read_untrusted_torch, to_array, to_dataframe
 from sevlm.artemis.prepare import check_picture, up_to_date
@@ -46,8 +45,8 @@ from sevlm.studies.text_emotion import (
     save_text_emotion,
 )
 from sevlm.synthetic.dataset import make_mini
-from sevlm.app.inspect import inspect_path
 from sevlm.training.run import chosen_before, claim_folder
+from sevlm.utils import read_object
 
 
 @dataclass
@@ -82,6 +81,14 @@ def make_seeds(place: Path) -> Path:
                 raise RuntimeError(f"no seeds, exit code {code}: {quiet.getvalue()}")
     vocabulary = Vocabulary([*Vocabulary.specials, "the", "sea"])
     save_text_emotion(TextEmotion(TextEmotionConfig.preset("mini"), vocabulary), place / "listener")
+    return place
+
+
+def seeds_of(tmp_path_factory) -> Path:
+    "The seeds, made once for all tests of a session."
+    place = tmp_path_factory.getbasetemp() / "seeds"
+    if not place.is_dir():
+        make_seeds(place)
     return place
 
 
@@ -120,9 +127,23 @@ def pictures() -> list[bytes]:
     "Small pictures of many forms."
     found, image = [], Image.fromarray(np.arange(24 * 16 * 3, dtype=np.uint8).reshape(24, 16, 3))
     for form, mode in (
-        ("JPEG", "RGB"), ("JPEG", "CMYK"), ("JPEG", "L"), ("PNG", "RGB"), ("PNG", "RGBA"), ("PNG", "P"), ("PNG", "1"), ("PNG", "I;16"),
-        ("WEBP", "RGB"), ("GIF", "P"), ("TIFF", "RGB"), ("TIFF", "F"), ("BMP", "RGB"), ("PPM", "RGB"), ("ICO", "RGBA"), ("TGA", "RGB"),
-    ):  # fmt: skip
+        ("JPEG", "RGB"),
+        ("JPEG", "CMYK"),
+        ("JPEG", "L"),
+        ("PNG", "RGB"),
+        ("PNG", "RGBA"),
+        ("PNG", "P"),
+        ("PNG", "1"),
+        ("PNG", "I;16"),
+        ("WEBP", "RGB"),
+        ("GIF", "P"),
+        ("TIFF", "RGB"),
+        ("TIFF", "F"),
+        ("BMP", "RGB"),
+        ("PPM", "RGB"),
+        ("ICO", "RGBA"),
+        ("TGA", "RGB"),
+    ):
         out, exif = io.BytesIO(), Image.Exif()
         exif[0x0112], exif[0x011A] = 6, 72.0
         picture = Image.new("I;16", (16, 24), 999) if mode == "I;16" else image.convert(mode)
@@ -180,20 +201,22 @@ def make_kinds(seeds: Path, place: Path) -> dict[str, Kind]:
 
     # ---- JSON
 
+    grouped = v1 / "deep_nets" / "artemis_gt_references_grouped.json"
+    score_of = {"value": 0.5, "n": 3, "interval": [0.1, 0.9], "note": ""}
     plain = {
-        "records": pick(json.loads((v1 / "artEmisX_val.json").read_text(encoding="utf-8"))),
-        "grouped": {k: v[:1] for k, v in json.loads((v1 / "deep_nets/artemis_gt_references_grouped.json").read_text(encoding="utf-8")).items()},
+        "records": pick(read_object(v1 / "artEmisX_val.json")),
+        "grouped": {k: v[:1] for k, v in read_object(grouped).items()},
         "tables": {"utterances": {"a b": "c"}, "tokens": {"colours": "colors"}},
         "words": list(vocabulary.words),
         "model": SEVLMConfig.preset("tiny").to_dict(),
         "training": TrainConfig.preset("tiny").to_dict(),
-        "metrics": {"about": {"part": "test"}, "scores": {"macro F1": {"value": 0.5, "n": 3, "interval": [0.1, 0.9], "note": ""}}, "tables": {}},
-        "mini": json.loads((seeds / "mini" / "mini.json").read_text(encoding="utf-8")),
-        "run": json.loads((seeds / "run" / "run.json").read_text(encoding="utf-8")),
-        "train": json.loads((seeds / "run" / "train.json").read_text(encoding="utf-8")),
-        "prepared": json.loads((v1 / "prepared.json").read_text(encoding="utf-8")),
+        "metrics": {"about": {"part": "test"}, "scores": {"macro F1": score_of}, "tables": {}},
+        "mini": read_object(seeds / "mini" / "mini.json"),
+        "run": read_object(seeds / "run" / "run.json"),
+        "train": read_object(seeds / "run" / "train.json"),
+        "prepared": read_object(v1 / "prepared.json"),
         "coco": [{"image_id": 1, "caption": "i feel awe because it is"}],
-    }  # fmt: skip
+    }
     prepared = place / "prepared"
     shutil.copytree(v1, prepared)
     (place / "claimed" / "state").mkdir(parents=True)
@@ -225,11 +248,25 @@ def make_kinds(seeds: Path, place: Path) -> dict[str, Kind]:
             make_mini(place / "made", n=1, progress=False)
 
         tolerant(
-            prepared_folder, run_folder, chosen, mini, lambda: load_records(path), lambda: inside(read_records(path, images)[0], images),
-            lambda: read_grouped(path), lambda: read_tables(path), lambda: Vocabulary.load(path), lambda: read_vocabulary(path),
-            lambda: SEVLMConfig.load(path), lambda: TrainConfig.load(path), lambda: read_scores(path), lambda: read_predictions(path, {"1": "a/b"}),
-            lambda: inspect_path(prepared), lambda: provenance(prepared), lambda: up_to_date(prepared, {}), lambda: paintings_of(open_data(prepared)),
-        )  # fmt: skip
+            prepared_folder,
+            run_folder,
+            chosen,
+            mini,
+            lambda: load_records(path),
+            lambda: inside(read_records(path, images)[0], images),
+            lambda: read_grouped(path),
+            lambda: read_tables(path),
+            lambda: Vocabulary.load(path),
+            lambda: read_vocabulary(path),
+            lambda: SEVLMConfig.load(path),
+            lambda: TrainConfig.load(path),
+            lambda: read_scores(path),
+            lambda: read_predictions(path, {"1": "a/b"}),
+            lambda: inspect_path(prepared),
+            lambda: provenance(prepared),
+            lambda: up_to_date(prepared, {}),
+            lambda: paintings_of(open_data(prepared)),
+        )
 
     answer = dict(painting="a/b", emotion="awe", explanation="it is", probabilities=dict.fromkeys(EMOTIONS, 1 / 9))
     answers = [
@@ -257,9 +294,13 @@ def make_kinds(seeds: Path, place: Path) -> dict[str, Kind]:
         path = put("a.txt", data)
         glove = put("glove.txt", data.replace(b"\t", b" "))
         tolerant(
-            lambda: read_lexicon_file(path), lambda: Lexicon.read(path).facts(), lambda: inspect_path(path), lambda: read_known_words(path),
-            lambda: read_glove(glove, vocabulary, 3), lambda: main_quietly(["lexicon", str(path)]),
-        )  # fmt: skip
+            lambda: read_lexicon_file(path),
+            lambda: Lexicon.read(path).facts(),
+            lambda: inspect_path(path),
+            lambda: read_known_words(path),
+            lambda: read_glove(glove, vocabulary, 3),
+            lambda: main_quietly(["lexicon", str(path)]),
+        )
 
     # ---- pictures
 
@@ -267,9 +308,12 @@ def make_kinds(seeds: Path, place: Path) -> dict[str, Kind]:
         path = put(f"pictures/a{PICTURE_SUFFIX.get(data[:2], '.jpg')}", data)
         try:
             tolerant(
-                lambda: open_image(path), lambda: open_image(io.BytesIO(data)), lambda: check_picture(path, "quick"),
-                lambda: check_picture(path, "full"), lambda: inspect_path(path),
-            )  # fmt: skip
+                lambda: open_image(path),
+                lambda: open_image(io.BytesIO(data)),
+                lambda: check_picture(path, "quick"),
+                lambda: check_picture(path, "full"),
+                lambda: inspect_path(path),
+            )
         finally:
             path.unlink()
 
@@ -280,7 +324,7 @@ def make_kinds(seeds: Path, place: Path) -> dict[str, Kind]:
     originals["lexicon.json"] = json.dumps({"lexicon": "x", "may_be_shared": False, "digest": "0" * 16}).encode()
     mine = Path(shutil.copytree(checkpoint, place / "checkpoint"))
     listener = Path(shutil.copytree(seeds / "listener", place / "listener"))
-    listener_config = json.loads((listener / "config.json").read_text(encoding="utf-8"))
+    listener_config = read_object(listener / "config.json")
     tokenizer = json.loads(originals["tokenizer.json"])
     tokenizer["model"]["vocab"] = dict(list(tokenizer["model"]["vocab"].items())[:300])
     tokenizer["model"]["merges"] = tokenizer["model"]["merges"][:20]
@@ -319,7 +363,7 @@ def make_kinds(seeds: Path, place: Path) -> dict[str, Kind]:
 
     # ---- pickles
 
-    frame = read_grouped(v1 / "deep_nets" / "artemis_gt_references_grouped.json")["train"].iloc[:3]
+    frame = read_grouped(grouped)["train"].iloc[:3]
     things = [
         {"train": frame.to_dict("list")},
         [1, {"a": "b"}],
@@ -342,9 +386,14 @@ def make_kinds(seeds: Path, place: Path) -> dict[str, Kind]:
                 repr(x)
 
         tolerant(
-            objects, lambda: read_grouped(path), lambda: read_vocabulary(path), lambda: read_pickle(pt), lambda: read_tensors(pt),
-            lambda: module_tensors(read_untrusted_torch(pt)), lambda: inspect_path(put("a.bin", data)),
-        )  # fmt: skip
+            objects,
+            lambda: read_grouped(path),
+            lambda: read_vocabulary(path),
+            lambda: read_pickle(pt),
+            lambda: read_tensors(pt),
+            lambda: module_tensors(read_untrusted_torch(pt)),
+            lambda: inspect_path(put("a.bin", data)),
+        )
         assert not Path(canary).exists(), "code of a pickle was run"
 
     # ---- the command line

@@ -237,13 +237,16 @@ def harm(canary: str) -> list:
     ]
 
 
-OPCODES = (
-    b"(", b")", b"]", b"}", b"N", b"0", b"2", b"1", b"a", b"e", b"b", b"s", b"u", b"t", b"R", b"\x81", b"\x92", b"\x93", b"\x94",
-    b"\x85", b"\x86", b"\x87", b"K\x01", b"J\xff\xff\xff\x7f", b"X\x01\0\0\0a", b"h\0", b"q\0", b"j\xff\xff\xff\x7f", b"r\xff\xff\xff\x0f",
-    b"cos\nsystem\n", b"cbuiltins\neval\n", b"ccollections\nOrderedDict\n", b"cnumpy.core.multiarray\nscalar\n",
-    b"cbuiltins\nbytes\n", b"ctorch._utils\n_rebuild_tensor_v2\n", b"ibuiltins\nlist\n", b"(ios\nsystem\n", b"P1\n", b"Q", b"\x8f", b"\x90",
-    b"\x91", b"\x8b\x01\0\0\0\x01", b"\x8b\xff\xff\xff\x7f", b"\x8d" + b"\xff" * 7 + b"\x0f", b"\x96" + b"\xff" * 7 + b"\x0f", b"I9\n",
-    b"L" + b"9" * 5000 + b"L\n", b"S'x'\n", b"\x88", b"G" + b"\x7f\xf8" + b"\0" * 6, b"\x95" + b"\xff" * 8, b".",
+OPCODES = (  # of pickles, with arguments that claim too much
+    b'(', b')', b']', b'}', b'N', b'0', b'2', b'1', b'a', b'e', b'b', b's', b'u', b't', b'R', b'\x81', b'\x92',
+    b'\x93', b'\x94', b'\x85', b'\x86', b'\x87', b'K\x01', b'J\xff\xff\xff\x7f', b'X\x01\x00\x00\x00a',
+    b'h\x00', b'q\x00', b'j\xff\xff\xff\x7f', b'r\xff\xff\xff\x0f', b'cos\nsystem\n', b'cbuiltins\neval\n',
+    b'ccollections\nOrderedDict\n', b'cnumpy.core.multiarray\nscalar\n', b'cbuiltins\nbytes\n',
+    b'ctorch._utils\n_rebuild_tensor_v2\n', b'ibuiltins\nlist\n', b'(ios\nsystem\n', b'P1\n', b'Q', b'\x8f',
+    b'\x90', b'\x91', b'\x8b\x01\x00\x00\x00\x01', b'\x8b\xff\xff\xff\x7f',
+    b'\x8d\xff\xff\xff\xff\xff\xff\xff\x0f', b'\x96\xff\xff\xff\xff\xff\xff\xff\x0f', b'I9\n',
+    b"L" + b"9" * 5000 + b"L\n", b"S'x'\n", b'\x88', b'G\x7f\xf8\x00\x00\x00\x00\x00\x00',
+    b'\x95\xff\xff\xff\xff\xff\xff\xff\xff', b'.',
 )  # fmt: skip
 
 
