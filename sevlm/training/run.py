@@ -298,7 +298,7 @@ def claim_folder(
     has_state = (Path(out) / "state" / "state.pt").is_file()
     old = read_object(file, CheckpointError, "the settings of a run") if has_state and file.is_file() else {}
     differ = [
-        f"{k} is {str(old.get(k))[:60]!r} there and {v!r} now"
+        f"{k} is {repr(old.get(k))[:60]} there and {v!r} now"
         for k, v in run.items()
         if has_state and old.get(k, v) != v and not (resume and k in may_change)
     ]
