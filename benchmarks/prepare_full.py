@@ -107,7 +107,8 @@ def make(folder, rows, paintings, pictures, seed=0):
             (*names[i], EMOTIONS[e], text, counts[i])
             for i, e, text in zip(who.tolist(), felt.tolist(), utterances(rows, rng))
         )
-    (folder / "lexicon.txt").write_text("happy\t0.9\t0.6\t0.7\nsad\t0.1\t0.3\t0.2\nsea\t0.7\t0.3\t0.5\n", encoding="utf-8")
+    lexicon = "happy\t0.9\t0.6\t0.7\nsad\t0.1\t0.3\t0.2\nsea\t0.7\t0.3\t0.5\n"
+    (folder / "lexicon.txt").write_text(lexicon, encoding="utf-8")
     for style in STYLES:
         (folder / "wikiart" / style).mkdir(parents=True, exist_ok=True)
     if pictures:
