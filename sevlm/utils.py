@@ -50,7 +50,7 @@ import time
 import uuid
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -195,10 +195,11 @@ def check_writable(
 def working_in(
     folder: str | Path,  # of results; made when missing
 ) -> Iterator[Path]:  # the same folder
-    """Inside the block the folder belongs to this process, which may ask again. Raises `ConfigError` if another process
-    works in it, or if it cannot be written."""
+    """Inside the block the folder belongs to this process, which may ask again; a new one that stays empty is removed.
+    Raises `ConfigError` if another process works in it, or if it cannot be written."""
     from filelock import FileLock, Timeout
 
+    new = not Path(folder).exists()
     folder = check_writable(folder)
     lock = FileLock(folder / ".lock", is_singleton=True)
     try:
@@ -213,6 +214,10 @@ def working_in(
         remove_leftovers(folder)
         yield folder
     finally:
+        if new and [p.name for p in folder.glob("*")] == [".lock"]:
+            with suppress(OSError):
+                (folder / ".lock").unlink()
+                folder.rmdir()
         lock.release()
 
 
