@@ -57,7 +57,7 @@ def measure(device, quick: bool, names: list, rounds: float, out: Path, say=prin
 
     def write():
         with write_atomic(out) as tmp:
-            tmp.write_text(json.dumps(result, indent=1) + "\n")
+            tmp.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
     began = time.perf_counter()
     for name, part in todo:

@@ -386,7 +386,7 @@ def preparation(run) -> dict:
                 "--pictures",
             ]
             subprocess.run(list(map(str, command)), check=True, capture_output=True)
-            result = json.loads((Path(folder) / "benchmark.json").read_text())
+            result = json.loads((Path(folder) / "benchmark.json").read_text(encoding="utf-8"))
         found.append({k: result[k] for k in ("rows", "paintings", "seconds_first", "seconds_again", "peak_memory_gb")})
     return dict(sizes=found)
 

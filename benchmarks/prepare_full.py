@@ -107,7 +107,8 @@ def make(folder, rows, paintings, pictures, seed=0):
             (*names[i], EMOTIONS[e], text, counts[i])
             for i, e, text in zip(who.tolist(), felt.tolist(), utterances(rows, rng))
         )
-    (folder / "lexicon.txt").write_text("happy\t0.9\t0.6\t0.7\nsad\t0.1\t0.3\t0.2\nsea\t0.7\t0.3\t0.5\n")
+    lexicon = "happy\t0.9\t0.6\t0.7\nsad\t0.1\t0.3\t0.2\nsea\t0.7\t0.3\t0.5\n"
+    (folder / "lexicon.txt").write_text(lexicon, encoding="utf-8")
     for style in STYLES:
         (folder / "wikiart" / style).mkdir(parents=True, exist_ok=True)
     if pictures:
@@ -170,7 +171,7 @@ def main():
         machine=platform.processor() or platform.machine(),
         python=platform.python_version(),
     )
-    (args.folder / "benchmark.json").write_text(json.dumps(found, indent=1) + "\n")
+    (args.folder / "benchmark.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(found, indent=1))
 
 

@@ -61,7 +61,7 @@ def main(argv=None):
     for name, row in rows.items():
         print(f"{name:24} {row['seconds']:6.2f} s {row['megabytes']:7.0f} MB")
     if args.out:
-        args.out.write_text(json.dumps(rows, indent=1) + "\n")
+        args.out.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

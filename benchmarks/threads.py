@@ -150,7 +150,7 @@ def main(argv=None):
         rows=rows,
     )
     out = args.out or FOLDER.parent / "nbs" / "data" / "threads.json"
-    out.write_text(json.dumps(result, indent=1) + "\n")
+    out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     for name, found in result["summary"].items():
         print(
             f"{name:16} {found['before']:.4f} s before, {found['after']:.4f} s after: {found['faster']:.2f} times as "

@@ -20,7 +20,9 @@ __all__ = [
     "FIRST_ANSWERS",
     "DEMO_EPOCHS",
     "COMMANDS",
+    "MORE_MEMORY",
     "print_result",
+    "print_piece",
     "print_message",
     "option",
     "Command",
@@ -45,16 +47,25 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from sevlm.utils import (
+    asset,
+    check_writable,
+    choose_threads,
+    requested_threads,
+    using_threads,
+    working_in,
+    write_atomic,
+)
+
 from . import __version__
 from .app.inspect import fact_lines, inspect_path, text_bars
 from .config import EMOTIONS, SEVLMConfig, TrainConfig, emotion_id
-from .errors import ConfigError, ImageError, SevlmError, did_you_mean
-from .utils import asset, check_writable, choose_threads, requested_threads, using_threads
+from .errors import ConfigError, ImageError, SevlmError, WriteError, did_you_mean
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -66,14 +77,39 @@ if TYPE_CHECKING:
 Option = tuple[tuple[str, ...], dict[str, Any]]  # arguments of `ArgumentParser.add_argument`
 
 
+@contextmanager
+def _to_output() -> Iterator[None]:
+    "Inside the block a standard output that takes no more, such as a file on a full disk, is a `WriteError`."
+    try:
+        yield
+    except BrokenPipeError:  # the reader of the output, such as `head`, has ended
+        raise
+    except OSError as e:
+        _discard_output()
+        raise WriteError("the standard output", e.strerror or str(e)) from e
+
+
+def _discard_output() -> None:
+    "From now on the standard output leads nowhere, so that what is still in its buffer makes no further errors."
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+
+
 def print_result(*lines: object) -> None:
     "Print to the standard output, each argument on a line of its own."
-    print(*lines, sep="\n", flush=True)
+    print_piece("\n".join(map(str, lines)) + "\n")
+
+
+def print_piece(text: str) -> None:
+    "Print to the standard output, without a new line."
+    with _to_output():
+        print(text, end="", flush=True)
 
 
 def print_message(message: object) -> None:
     "Print a note or an error to the standard error."
-    print(f"sevlm: {message}", file=sys.stderr, flush=True)
+    with suppress(OSError):  # where nobody listens, the exit code says the same
+        print(f"sevlm: {message}", file=sys.stderr, flush=True)
 
 
 def option(*names: str, **how: Any) -> Option:
@@ -90,6 +126,7 @@ class Command:
     options: tuple[Option, ...]
     examples: str  # command lines without "sevlm", one per line
     resume_hint: str  # printed after Ctrl-C
+    alone_in: str  # the option that names the folder in which no other command may write meanwhile; '': none
 
     @property
     def name(self) -> str:
@@ -102,11 +139,12 @@ def command(
     *options: Option,
     examples: str = "",
     resume_hint: str = "",
+    alone_in: str = "",
 ) -> Callable[[Callable[[argparse.Namespace], int | None]], Command]:
     "A decorator that makes a `Command` of a function."
 
     def decorate(run: Callable[[argparse.Namespace], int | None]) -> Command:
-        return Command(run, summary, options, examples, resume_hint)
+        return Command(run, summary, options, examples, resume_hint, alone_in)
 
     return decorate
 
@@ -312,10 +350,10 @@ def _print_stream(
     pieces: Iterable[str],  # of its text
 ) -> str:  # the whole text
     "Print a text piece by piece, on one line below the name."
-    print(name, end="\n  ", flush=True)
+    print_piece(f"{name}\n  ")
     text = ""
     for piece in pieces:
-        print(piece, end="", flush=True)
+        print_piece(piece)
         text += piece
     print_result("")
     return text
@@ -503,6 +541,7 @@ def _inspect(args):
     "prepare --artemis artemis_dataset_release_v0.csv --contrastive Contrastive.csv --wikiart wikiart "
     "--out data/artemis --parts all\n"
     "prepare --preprocessed artemis_preprocessed.csv --histogram kept --wikiart wikiart --out data/theirs",
+    alone_in="out",
     resume_hint="No incomplete folder is left; finished texts are kept. Go on by the same command.",
 )
 def _prepare(args):
@@ -580,6 +619,7 @@ def _lexicon(args):
     QUIET,
     examples="listener data/artemis/v1 --glove glove.6B.100d.txt --out runs/listener\n"
     "listener --convert best_model.pt --vocabulary vocabulary.pkl --out runs/listener",
+    alone_in="out",
     resume_hint="Finished epochs are kept. Go on by the same command.",
 )
 def _listener(args):
@@ -719,6 +759,7 @@ def _scoring_inputs(args) -> tuple:
     "evaluate data/artemis/v1 --checkpoint runs/mine --listener runs/listener --out runs/mine/test\n"
     "evaluate data/artemis/v1 --predictions runs/mine/test --split published\n"
     "evaluate data/artemis/v2 --part test_all --weights jing5566/SEVLM --lexicon NRC-VAD-Lexicon.txt --out runs/theirs",
+    alone_in="out",
 )
 def _evaluate(args):
     from sevlm.studies.evaluate import evaluate, score
@@ -753,6 +794,7 @@ def _evaluate(args):
     option("--out", metavar="DIR", help="write comparison.csv and comparison.png there"),
     QUIET,
     examples="compare runs/plain/test runs/mine/test --data data/artemis/v1 --out runs/compared",
+    alone_in="out",
 )
 def _compare(args):
     from sevlm.plot import save_figure
@@ -765,7 +807,8 @@ def _compare(args):
     accuracy = comparison_sentence(found) if "emotion accuracy (strict)" in set(found.table.score) else ""
     print_result(found, "", accuracy, comparison_sentence(found, "BLEU-4"))
     if args.out:
-        found.table.to_csv(Path(args.out) / "comparison.csv", index=False)
+        with write_atomic(Path(args.out) / "comparison.csv") as tmp:
+            found.table.to_csv(tmp, index=False)
         picture = save_figure(forest_plot(found).figure, "comparison", args.out)
         print_result(f"written: {picture}, {args.out}/comparison.csv")
 
@@ -798,6 +841,7 @@ def _compare(args):
     QUIET,
     examples="ablate data/mini --grid ideas --out runs/ideas --set epochs=4 lookup=word\n"
     "ablate data/artemis/v1 --preset corrected --grid ideas --out runs/ideas",
+    alone_in="out",
     resume_hint="Finished runs are kept. Go on by the same command.",
 )
 def _ablate(args):
@@ -812,8 +856,9 @@ def _ablate(args):
         arms, args.data, out, args.test, config, settings, args.gpt2, args.seeds, args.workers, not args.quiet
     )
     found = differences(rows, next(iter(arms)))
-    rows.to_csv(out / "rows.csv", index=False)
-    found.to_csv(out / "differences.csv", index=False)
+    for name, table in (("rows", rows), ("differences", found)):
+        with write_atomic(out / f"{name}.csv") as tmp:
+            table.to_csv(tmp, index=False)
     print_result(
         found.to_string(index=False, float_format="{:.3f}".format), f"written: {out}/rows.csv, {out}/differences.csv"
     )
@@ -847,12 +892,12 @@ def _mini(args):
     if bool(args.folder) == args.remake:
         raise ConfigError("give either a FOLDER for a synthetic set, or --remake; see `sevlm mini --help`.")
     if args.remake:
-        check_writable(args.out)
         check_writable(args.work)
         from sevlm.app.remake import remake
 
         shipped = asset("mini")
-        result = remake(args.out, args.work, seed=args.seed, paintings=args.paintings, progress=not args.quiet)
+        with working_in(args.out):
+            result = remake(args.out, args.work, seed=args.seed, paintings=args.paintings, progress=not args.quiet)
         print_result(
             *score_lines(result.scores),
             "",
@@ -987,7 +1032,6 @@ def _first_answers(out: Path, seed: int) -> None:
 
     from sevlm.models.explainer import load
     from sevlm.synthetic.paint import paint, random_scene
-    from sevlm.utils import write_atomic
 
     rng = np.random.default_rng([seed, FIRST_ANSWERS])
     pictures = [paint(random_scene(rng), rng) for _ in range(FIRST_ANSWERS)]
@@ -1031,6 +1075,7 @@ def _demo_figures(run, predictions: list[dict], folder: Path) -> list[Path]:
     option("--figures", metavar="DIR", help="folder of the two figures (default: that of the run)"),
     QUIET,
     examples="demo\ndemo --paintings 400 --epochs 3 --out runs/quick",
+    alone_in="out",
     resume_hint="Finished steps are kept. Go on by the same command.",
 )
 def _demo(args):
@@ -1103,7 +1148,8 @@ def make_parser() -> Parser:
     parser = Parser(
         prog="sevlm",
         description="A small emotional vision-language model: it names the emotion a painting evokes and explains it.",
-        epilog="exit codes: 0 done, 1 done in part, 2 not done (the message says why), 130 interrupted\n"
+        epilog="exit codes: 0 done, 1 done in part, 2 not done (the message says why), 70 a defect of sevlm, "
+        "130 interrupted\n"
         "help on a command: sevlm COMMAND --help",
     )
     parser.add_argument("--version", action="version", version=f"sevlm {__version__}")
@@ -1138,29 +1184,68 @@ def _threads_in_environment(threads: str | None) -> Iterator[None]:
             del os.environ["SEVLM_THREADS"]
 
 
+MORE_MEMORY = (
+    "Close other programs, or ask for less at a time: a smaller batch_size or a larger accumulate (--set), fewer "
+    "--workers, pooled patches (--set pool=2)."
+)
+
+
+def _alone(args: argparse.Namespace) -> AbstractContextManager:
+    "Inside the block no other command writes into the folder that this one writes into."
+    folder = getattr(args, args.command.alone_in, None) if args.command.alone_in else None
+    return working_in(folder) if folder else nullcontext()
+
+
+def _mendable(error: Exception) -> str | None:  # None: a defect of this package
+    "The message for an error that the user can mend."
+    if isinstance(error, SevlmError):
+        return str(error)
+    if isinstance(error, OSError):
+        what = error.strerror or str(error) or type(error).__name__
+        return f"{error.filename}: {what}" if error.filename else what
+    if isinstance(error, UnicodeEncodeError):
+        return (
+            f"the encoding {error.encoding} of this system's locale has no letter {error.object[error.start]!a}, which "
+            "a file's name needs. Set PYTHONUTF8=1, or a locale with UTF-8 such as LC_ALL=C.UTF-8."
+        )
+    if isinstance(error, MemoryError):
+        return f"memory ran out. {MORE_MEMORY}"
+    if type(error).__name__ == "BrokenProcessPool":
+        return f"a worker process was killed, most likely since memory ran out. {MORE_MEMORY}"
+    if "torch" in sys.modules:
+        from sevlm.training.distributed import is_out_of_memory
+
+        if is_out_of_memory(error):
+            return f"memory ran out ({str(error).splitlines()[0]}). {MORE_MEMORY}"
+    return None
+
+
 def main(
     argv: Sequence[str] | None = None,  # arguments; None: those of the process
 ) -> int:  # exit code
     "Run the command `sevlm`; errors that the user can mend are printed, and the exit code is 2."
     parser, args = make_parser(), argparse.Namespace()
     try:
-        args, unknown = parser.parse_known_args(argv)
-        if unknown:
-            getattr(args, "parser", parser).refuse(unknown)
-        if not hasattr(args, "command"):
-            parser.error("no command given. Try `sevlm demo`, or `sevlm --help`.")
-        with _threads_in_environment(getattr(args, "threads", None)):
-            code = args.command.run(args) or 0
-        sys.stdout.flush()
+        try:
+            args, unknown = parser.parse_known_args(argv)
+            if unknown:
+                getattr(args, "parser", parser).refuse(unknown)
+            if not hasattr(args, "command"):
+                parser.error("no command given. Try `sevlm demo`, or `sevlm --help`.")
+            with _threads_in_environment(getattr(args, "threads", None)), _alone(args):
+                code = args.command.run(args) or 0
+        except SystemExit as e:
+            code = e.code or 0
+        print_piece("")  # what help has left in the buffer
         return code
-    except SystemExit as e:
-        return e.code or 0
     except BrokenPipeError:  # the reader of the output, such as `head`, has ended
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         return 141
-    except (SevlmError, OSError) as e:
-        print_message(e)
-        return 2
     except KeyboardInterrupt:
         print_message("interrupted. " + (args.command.resume_hint if hasattr(args, "command") else ""))
         return 130
+    except Exception as e:
+        if (message := _mendable(e)) is None:
+            raise
+        print_message(message)
+        return 2

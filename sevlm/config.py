@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from .errors import ConfigError, DataError, did_you_mean
-from .utils import write_atomic
+from .utils import read_object, write_atomic
 
 # %% ../nbs/library/config.ipynb #45404dcd
 EMOTIONS = (  # in the order of ArtEmis ("optas/artemis") and of SEVLM
@@ -128,17 +128,12 @@ class Settings:
     def save(self, path: str | Path) -> None:
         "Write as JSON."
         with write_atomic(path) as tmp:
-            tmp.write_text(json.dumps(self.to_dict(), indent=2) + "\n")
+            tmp.write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
         "Read from JSON. Raises `ConfigError` if the file cannot be read or its settings are wrong."
-        try:
-            return cls.from_dict(json.loads(Path(path).read_text()))
-        except OSError as e:
-            raise ConfigError(f"cannot read settings from {path}: {e.strerror}.") from e
-        except (ValueError, RecursionError) as e:
-            raise ConfigError(f"{path} is not valid JSON: {e}. Write one with .save().") from e
+        return cls.from_dict(read_object(path, ConfigError, "settings, as .save() writes them"))
 
 
 # %% ../nbs/library/config.ipynb #4ac2f4de

@@ -8,6 +8,7 @@ __all__ = [
     "ConfigError",
     "DataError",
     "LexiconError",
+    "WriteError",
     "ImageError",
     "CheckpointError",
     "did_you_mean",
@@ -18,6 +19,7 @@ __all__ = [
 import difflib
 from collections.abc import Iterable
 from importlib.util import find_spec
+from pathlib import Path
 
 
 # %% ../nbs/library/errors.ipynb #5979cf72
@@ -35,6 +37,24 @@ class DataError(SevlmError):
 
 class LexiconError(SevlmError):
     "A VAD lexicon cannot be read."
+
+
+class WriteError(SevlmError):
+    "A file cannot be written: the disk is full, say, or the folder is another's."
+
+    def __init__(
+        self,
+        path: str | Path,  # the file or folder
+        reason: str,  # in the words of the system, or of the library that wrote
+    ):
+        super().__init__(str(path), reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return (
+            f"cannot write {self.args[0]} ({self.reason}). What was saved before is whole: make room, or name a place "
+            "that can be written, and give the same command again."
+        )
 
 
 class ImageError(SevlmError):

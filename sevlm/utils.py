@@ -12,10 +12,17 @@ __all__ = [
     "TOLERANCE",
     "M_MMAP_THRESHOLD",
     "M_TRIM_THRESHOLD",
+    "write_failure",
+    "writing",
+    "temporary_beside",
+    "remove_leftovers",
     "write_atomic",
     "write_json",
+    "read_object",
     "checksum",
     "check_writable",
+    "working_in",
+    "end_with_parent",
     "normalise",
     "seed_everything",
     "asset",
@@ -31,46 +38,133 @@ __all__ = [
 
 # %% ../nbs/library/utils.ipynb #e2c1c029
 import json
+import logging
+import multiprocessing
 import os
+import platform
 import random
+import re
+import shutil
+import threading
 import time
 import uuid
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import ConfigError, DataError, did_you_mean
+from .errors import ConfigError, DataError, SevlmError, WriteError, did_you_mean
 
 if TYPE_CHECKING:
     import torch
 
-
 # %% ../nbs/library/utils.ipynb #3df92370
+_log = logging.getLogger(__name__)
+_TORCH_WRITER = ("PytorchStreamWriter", "unexpected pos")  # in PyTorch's errors when it cannot write
+_HOST = f"{zlib.crc32(platform.node().encode()):08x}"  # this machine, in names of temporary files
+_TEMPORARY = re.compile(r"\.tmp-([0-9a-f]{8})-(\d{1,9})-[0-9a-f]{8}(\..*)?", re.DOTALL)
+
+
+def write_failure(error: BaseException) -> str | None:  # None: it means something else
+    "Why a file could not be written, if this is what an error of Python, PyTorch or safetensors means."
+    if isinstance(error, WriteError):
+        return error.reason
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    if type(error).__name__ == "SafetensorError":
+        return str(error)
+    if isinstance(error, RuntimeError) and any(words in str(error) for words in _TORCH_WRITER):
+        return "PyTorch could not write all of it, as on a full disk"
+    return None
+
+
+@contextmanager
+def writing(
+    path: str | Path,  # the file or folder that is written
+) -> Iterator[None]:
+    "Inside the block a failure to write becomes a `WriteError` that names the path."
+    try:
+        yield
+    except Exception as e:
+        if isinstance(e, WriteError) or (why := write_failure(e)) is None:
+            raise
+        raise WriteError(path, why) from e
+
+
+def temporary_beside(
+    path: Path,  # a file or folder that will be made
+) -> Path:
+    "A name in the same folder that tells which process made it."
+    return path.with_name(f".tmp-{_HOST}-{os.getpid()}-{uuid.uuid4().hex[:8]}{path.suffix}")
+
+
+def remove_leftovers(folder: Path) -> None:
+    "Remove temporary files and folders of processes of this machine that have ended."
+    found = [(p, m) for p in folder.iterdir() if (m := _TEMPORARY.fullmatch(p.name)) and m[1] == _HOST]
+    if not found:
+        return
+    import psutil
+
+    for path, m in found:
+        if not psutil.pid_exists(int(m[2])):
+            _log.info("removed %s, which a killed process had left", path)
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+
 @contextmanager
 def write_atomic(
     path: str | Path,  # the file to write; missing folders are made
 ) -> Iterator[Path]:  # a temporary path in the same folder, renamed to `path` on success, removed on failure
-    "Either the whole new file, or the old one untouched."
+    "Either the whole new file, or the old one untouched. Raises `WriteError` if it cannot be written."
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = path.with_name(f".{path.stem}-{uuid.uuid4().hex[:8]}{path.suffix}")
-    try:
-        yield tmp
-        os.replace(tmp, path)
-    finally:
-        tmp.unlink(missing_ok=True)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(path.parent)
+        tmp = temporary_beside(path)
+        try:
+            yield tmp
+            os.replace(tmp, path)
+        finally:
+            tmp.unlink(missing_ok=True)
 
 
 def write_json(
     path: str | Path,  # the file to write; missing folders are made
     thing: object,  # plain data
 ) -> None:
-    "Write plain data as JSON, whole or not at all."
+    "Write plain data as JSON, whole or not at all. Raises `WriteError`."
     with write_atomic(path) as tmp:
         tmp.write_text(json.dumps(thing, indent=1) + "\n", encoding="utf-8")
+
+
+def read_object(
+    path: str | Path,
+    error: type[SevlmError] = DataError,  # raised with the file's name and what is wrong
+    expected: str = "a JSON object",  # in the words of the message
+    **fields: type,  # what the object must hold
+) -> dict[str, Any]:
+    """A JSON object. Raises `error` if the file cannot be read, is no JSON, holds something else, or if one of `fields`
+    is missing or of another type."""
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+    except OSError as e:
+        raise error(f"cannot read {path} ({e.strerror or e}). Expected {expected}.") from e
+    except (ValueError, RecursionError) as e:  # no UTF-8, no JSON, a number of thousands of digits, endless brackets
+        raise error(f"{path} is not valid JSON ({str(e)[:200]}). Expected {expected}: make or copy it again.") from e
+    if not isinstance(found, dict):
+        raise error(f"{path} holds a {type(found).__name__}. Expected {expected}: make or copy it again.")
+    for name, kind in fields.items():
+        if type(found.get(name)) is not kind:
+            what = f"is {str(found[name])[:60]!r}" if name in found else "is missing"
+            raise error(
+                f"{path}: {name!r} {what}, expected a {kind.__name__}. It has to be {expected}: make or copy it again."
+            )
+    return found
 
 
 def checksum(
@@ -89,11 +183,58 @@ def check_writable(
     probe = folder / f"probe-{uuid.uuid4().hex[:8]}"  # a unique name: other processes may probe at the same time
     try:
         with write_atomic(probe) as tmp:
-            tmp.write_text("")
+            tmp.write_text("", encoding="utf-8")
         probe.unlink()
-    except OSError as e:
-        raise ConfigError(f"cannot write to {folder}: {e.strerror}. Choose another folder.") from e
+    except (WriteError, OSError) as e:
+        raise ConfigError(f"cannot write to {folder}: {write_failure(e)}. Choose another folder.") from e
     return folder
+
+
+# %% ../nbs/library/utils.ipynb #fd3763fa
+@contextmanager
+def working_in(
+    folder: str | Path,  # of results; made when missing
+) -> Iterator[Path]:  # the same folder
+    """Inside the block the folder belongs to this process, which may ask again; a new one that stays empty is removed.
+    Raises `ConfigError` if another process works in it, or if it cannot be written."""
+    from filelock import FileLock, Timeout
+
+    new = not Path(folder).exists()
+    folder = check_writable(folder)
+    lock = FileLock(folder / ".lock", is_singleton=True)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ConfigError(
+            f"another run is working in {folder}. Wait until it has ended, or choose another folder (--out)."
+        ) from None
+    except NotImplementedError:
+        _log.warning("the disk of %s knows no locks: see to it yourself that no other run writes there", folder)
+    try:
+        remove_leftovers(folder)
+        yield folder
+    finally:
+        if new and [p.name for p in folder.glob("*")] == [".lock"]:
+            with suppress(OSError):
+                (folder / ".lock").unlink()
+                folder.rmdir()
+        lock.release()
+
+
+def end_with_parent() -> None:
+    """In a worker process: end it when the process that started it has ended, however that ended.
+
+    A pool calls it as its `initializer`. A killed process cannot stop its workers; they would wait for work forever."""
+    parent, number = multiprocessing.parent_process(), os.getppid()
+
+    def watch() -> None:
+        if parent is not None:
+            parent.join()
+        while parent is None and os.getppid() == number:  # started by a launcher such as torchrun
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 # %% ../nbs/library/utils.ipynb #77f1a790
@@ -141,7 +282,7 @@ def cache_folder() -> Path:
 
 # %% ../nbs/library/utils.ipynb #d763cc27
 def resolve_device(
-    name: str = "auto",  # 'auto' takes the best there is; or a PyTorch device such as 'cpu', 'cuda:1'
+    name: "str | torch.device" = "auto",  # 'auto' takes the best there is; or a PyTorch device such as 'cpu', 'cuda:1'
 ) -> "torch.device":
     "The device to compute on. Raises `ConfigError` if it is not known or not available."
     import torch
@@ -151,8 +292,8 @@ def resolve_device(
     if name == "auto":
         return torch.device(usable[0])
     try:
-        device = torch.device(name)
-    except RuntimeError:
+        device = torch.device(name if isinstance(name, torch.device) else str(name or "none"))
+    except (RuntimeError, TypeError):
         raise ConfigError(f"device {name!r} is not known. {did_you_mean(name, ['auto', *available])}") from None
     if device.type not in usable or (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
         raise ConfigError(f"device {name!r} is not available here; use one of {', '.join(usable)}, or 'auto'.")

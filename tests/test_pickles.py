@@ -540,7 +540,8 @@ def test_damage_of_any_kind_is_told(tmp_path):
         (tmp_path / "a.pkl").write_bytes(data)
         try:
             for thing in read_untrusted(tmp_path / "a.pkl"):
-                to_dataframe(thing) if k % len(files) < 3 else to_array(thing["a"])
+                whole = isinstance(thing, dict) and "a" in thing  # its name may have been what was damaged
+                to_dataframe(thing) if k % len(files) < 3 else to_array(thing["a"] if whole else thing)
         except SevlmError:
             told += 1
     assert 150 < told < 600

@@ -171,7 +171,7 @@ def main(argv=None) -> int:
     parser.add_argument("--fresh", action="store_true", help="also run what was finished before on the same files")
     args = parser.parse_args(argv)
     info = Path("/proc/cpuinfo")
-    every = conditions(cpu_flags(info.read_text()) if info.is_file() else set(), os.cpu_count() or 1)
+    every = conditions(cpu_flags(info.read_text(encoding="utf-8")) if info.is_file() else set(), os.cpu_count() or 1)
     letters = set(args.only.replace(",", " ").split()) or {c.letter for c in every}
     if unknown := letters - {c.letter for c in every}:
         known = ", ".join(f"{c.letter} ({c.what})" for c in every)
@@ -189,14 +189,14 @@ def main(argv=None) -> int:
             missing[condition.letter] = condition.missing
             continue
         stamp = FOLDER / f"{condition.letter}.json"
-        done = json.loads(stamp.read_text()) if stamp.is_file() and not args.fresh else {}
+        done = json.loads(stamp.read_text(encoding="utf-8")) if stamp.is_file() and not args.fresh else {}
         if done.get("what") != what:
             settings = " ".join(f"{k}={v}" for k, v in condition.env.items())
             print(f"({condition.letter}) {condition.what}  {settings}", flush=True)
             stamp.unlink(missing_ok=True)
             done = dict(run(condition, pages, variables), what=what)
             new = stamp.with_suffix(".new")
-            new.write_text(json.dumps(done, indent=1) + "\n")
+            new.write_text(json.dumps(done, indent=1) + "\n", encoding="utf-8")
             new.replace(stamp)
         else:
             print(f"({condition.letter}) {condition.what}: finished before")

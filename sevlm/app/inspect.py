@@ -6,7 +6,6 @@
 __all__ = ["text_bars", "fact_lines", "inspect_path"]
 
 # %% ../../nbs/library/inspect.ipynb #9cf7d9cb
-import json
 from collections import Counter
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from ..config import EMOTIONS, SEVLMConfig
 from ..errors import DataError, ImageError, SevlmError
 from ..lexicon.files import holds_lexicon, is_lexicon
 from ..near import near_files, what_is
+from ..utils import read_object
 
 
 # %% ../../nbs/library/inspect.ipynb #1f0eae62
@@ -181,7 +181,7 @@ def _release(folder):
 
     release, stamp = Release(folder), folder / "mini.json"
     found = (
-        {"kind": "synthetic mini-ArtEmis", "made with": json.loads(stamp.read_text())}
+        {"kind": "synthetic mini-ArtEmis", "made with": read_object(stamp)}
         if stamp.is_file()
         else {"kind": "folder in the release format"}
     )

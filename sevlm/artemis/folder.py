@@ -7,7 +7,6 @@ one call and gets the same three parts."""
 __all__ = ["Prepared", "open_data", "paintings_of", "truth_of", "provenance"]
 
 # %% ../../nbs/artemis/folder.ipynb #b823ec23
-import json
 import logging
 from collections import Counter
 from collections.abc import Collection, Iterable
@@ -17,6 +16,7 @@ from ..data.paintings import Painting, Release, Report, locate_images, lost_pict
 from ..data.pictures import Checked, check_pictures, read_checks
 from ..errors import DataError
 from ..synthetic.dataset import read_truth
+from ..utils import read_object
 from .prepare import MISSING_PICTURES, PICTURES_RECORD, STAMP
 from .records import RecordFolder, read_records
 
@@ -29,13 +29,13 @@ class Prepared:
 
     def __init__(self, folder: str | Path):
         self.folder, self.source = Path(folder), Path(folder) / STAMP
-        try:
-            self.about = json.loads(self.source.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as e:
-            raise DataError(
-                f"{self.source} cannot be read ({e}). Expected a folder made by `sevlm prepare`: make it anew."
-            ) from e
+        kinds = dict(data=str, synthetic=bool, wikiart=str, choices=dict, paintings=dict, files=dict)
+        self.about = read_object(self.source, DataError, "what `sevlm prepare` writes", **kinds)
         self.images, lexicon = Path(self.about["wikiart"]), self.about.get("lexicon")
+        if lexicon and (not isinstance(lexicon, str) or Path(lexicon).name != lexicon or "\0" in lexicon):
+            raise DataError(
+                f"{self.source}: the lexicon {str(lexicon)[:60]!r} is no file of the folder. Prepare it anew."
+            )
         self.lexicon = self.folder / lexicon if lexicon else None
         if not self.images.is_dir():
             raise DataError(

@@ -158,9 +158,39 @@ def _scalar(dtype: Any, data: object) -> Any:  # a number of NumPy, as Python's 
 _ALLOWED["numpy._core.multiarray.scalar"] = _scalar
 
 
+_ARROW_PLACES = {"string": "<i4", "large_string": "<i8"}  # pyarrow's types of texts -> of the places where each ends
+
+
+def _buffer(x: Any) -> bytes | None:  # a buffer of pyarrow
+    data = x
+    while isinstance(data, UntrustedObject):  # py_buffer(bytearray(encode(...)))
+        if data.what not in ("pyarrow.lib.py_buffer", "builtins.bytearray", "_codecs.encode"):
+            raise TypeError("a buffer of another kind")
+        data = data.args[0] if data.args else b""
+    return data.encode("latin1") if isinstance(data, str) else None if data is None else bytes(data)
+
+
+def _arrow_texts(x: Any) -> np.ndarray:
+    "The texts of pandas' wrapper of an array of pyarrow; what is missing is None."
+    if x.what != "pyarrow.lib._restore_array":
+        raise TypeError(f"a {x.what}")
+    kind, count, _, first, (known, places, letters), *_ = x.args[0]
+    known, places, letters = _buffer(known), _buffer(places), _buffer(letters) or b""
+    ends = np.frombuffer(places or b"", _ARROW_PLACES[kind.args[0]])[first : first + count + 1]
+    if min(count, first) < 0 or (count and len(ends) != count + 1) or (known and len(known) * 8 < first + count):
+        raise ValueError(f"{count} texts in a buffer that is smaller")
+    if count and (ends[0] < 0 or ends[-1] > len(letters) or (np.diff(ends) < 0).any()):
+        raise ValueError("places that do not follow each other")
+    there = lambda i: known is None or known[i // 8] >> i % 8 & 1
+    texts = [letters[a:b].decode() if there(first + k) else None for k, (a, b) in enumerate(zip(ends, ends[1:]))]
+    return np.fromiter(texts, object, len(texts))
+
+
 def to_array(x: Any) -> np.ndarray:
     "The array of a placeholder, NumPy's or within pandas' wrapper of texts. Raises `DataError` for anything else."
     with _reading(repr(type_name(x)), "an array of numbers, texts or objects"):
+        if x.what.endswith(".ArrowStringArray") or (x.args and type_name(x.args[0]).endswith(".ArrowStringArray")):
+            return _arrow_texts(x.state["_pa_array"])
         if type_name(x.args[0]).endswith(".StringArray") or x.what.endswith(".StringArray"):
             state = x.state or x.args[2]
             parts = state.values() if isinstance(state, dict) else state

@@ -85,7 +85,7 @@ from ..lexicon.coverage import coverage_by_emotion
 from ..lexicon.files import find_lexicon
 from ..lexicon.lexicon import Lexicon, coverage
 from ..near import match_names, near_files, unreadable, what_is
-from ..utils import check_writable, write_atomic
+from ..utils import check_writable, read_object, remove_leftovers, temporary_beside, write_atomic, writing
 from .utterances import TEXT_RULES, Speller, Tables, read_known_words, read_tables, spell_utterances
 
 # %% ../../nbs/artemis/prepare.ipynb #d22190f8
@@ -100,11 +100,12 @@ def staged(
 ) -> Iterator[Path]:  # yields the folder to write into
     "A folder that is there as a whole or not at all."
     folder = Path(folder)
-    unfinished, old = (folder.with_name(f".{folder.name}.{what}") for what in ("unfinished", "old"))
+    unfinished, old = temporary_beside(folder), folder.with_name(f".{folder.name}.old")
     if old.is_dir() and not folder.exists():
         old.rename(folder)
-    for left in (unfinished, old):
-        shutil.rmtree(left, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.parent.is_dir():
+        remove_leftovers(folder.parent)
     if folder.exists() and not (folder / STAMP).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(
             f"{folder} holds something that was not made by preparing. Give another folder, or move it away."
@@ -230,7 +231,7 @@ class Texts:
         kept, log = self.cache / f"{name}.txt", self.cache / f"{name}.json"
         if not (kept.is_file() and log.is_file()):
             self._make(distinct, kept, log, progress)
-        report.notes |= json.loads(log.read_text(encoding="utf-8"))
+        report.notes |= read_object(log)
         spelled = dict(zip(distinct, kept.read_text(encoding="utf-8").split("\n")))
         return [spelled[u] for u in utterances], report
 
@@ -408,7 +409,8 @@ def _lexicon(out, inputs, records):
         return None, {}
     lexicon, file = Lexicon.read(inputs.lexicon), find_lexicon(inputs.lexicon)
     name = "vad_lexicon" + (file.suffix or ".txt")
-    shutil.copyfile(file, out / name)
+    with writing(out / name):
+        shutil.copyfile(file, out / name)
     emotions, said = zip(
         *((e, text) for r in records["train"].values() for e, text in zip(r["emotions"], r["explanations"]))
     )
@@ -428,9 +430,9 @@ def _finish(out, title, inputs, choices, made, given, progress):
     )
     found, pictures, checks, search = find_pictures(inputs.wikiart, keys, choices.pictures, progress)
     write_picture_names(out / PICTURE_NAMES, search)
-    (out / MISSING_PICTURES).write_text(
-        "".join(f"{style}/{name}\n" for style, name in keys if f"{style}/{name}" not in found), encoding="utf-8"
-    )
+    missing = [f"{style}/{name}\n" for style, name in keys if f"{style}/{name}" not in found]
+    with writing(out / MISSING_PICTURES):
+        (out / MISSING_PICTURES).write_text("".join(missing), encoding="utf-8")
     write_checks(out / PICTURES_RECORD, checks)
     lexicon, known = _lexicon(out, inputs, records)
     beside = (
@@ -438,7 +440,8 @@ def _finish(out, title, inputs, choices, made, given, progress):
     )
     for name in ("mini.json", "mini_truth.csv"):  # a synthetic set stays one, and is known as one
         if (beside / name).is_file():
-            shutil.copyfile(beside / name, out / name)
+            with writing(out / name):
+                shutil.copyfile(beside / name, out / name)
     stamp = {
         "data": title,
         "synthetic": (out / "mini_truth.csv").is_file(),
@@ -450,7 +453,8 @@ def _finish(out, title, inputs, choices, made, given, progress):
         "coverage": known,
         "files": {p.relative_to(out).as_posix(): p.stat().st_size for p in sorted(out.rglob("*")) if p.is_file()},
     }
-    (out / STAMP).write_text(json.dumps(stamp, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    with writing(out / STAMP):
+        (out / STAMP).write_text(json.dumps(stamp, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 # %% ../../nbs/artemis/prepare.ipynb #b18f6d44
@@ -585,11 +589,12 @@ def up_to_date(
 ) -> dict | None:  # what its stamp says, or None
     "The stamp of a folder that was made of the same, and whose files are all there."
     try:
-        stamp = json.loads((Path(folder) / STAMP).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError):
+        stamp = read_object(Path(folder) / STAMP, files=dict)
+    except DataError:
         return None
     there = all(
-        (f := Path(folder) / name).is_file() and f.stat().st_size == size for name, size in stamp["files"].items()
+        "\0" not in name and (f := Path(folder) / name).is_file() and f.stat().st_size == size
+        for name, size in stamp["files"].items()
     )
     return stamp if there and all(stamp.get(k) == v for k, v in given.items()) else None
 

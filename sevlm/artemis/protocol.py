@@ -304,7 +304,7 @@ class Vocabulary:
         "Read from a JSON list."
         try:
             return cls(json.loads(Path(path).read_text(encoding="utf-8")))
-        except (OSError, ValueError) as e:
+        except (OSError, ValueError, RecursionError) as e:
             raise _unreadable(
                 path,
                 e,
@@ -411,7 +411,7 @@ def write_preprocessed(
         **(arguments or {}),
     )
     with write_atomic(folder / "config.json.txt") as tmp:
-        tmp.write_text(json.dumps(said, indent=4) + "\n")
+        tmp.write_text(json.dumps(said, indent=4) + "\n", encoding="utf-8")
     return folder / "artemis_preprocessed.csv"
 
 

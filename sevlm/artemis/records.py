@@ -36,6 +36,7 @@ import math
 import operator
 import re
 import unicodedata
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -105,16 +106,18 @@ def read_histograms(path: str | Path) -> pd.DataFrame:  # columns of `emotion_hi
     expected = "an image-emotion-histogram.csv"
     encoding = text_encoding(path, expected)
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding=encoding)
+        with warnings.catch_warnings():  # a first row longer than the header: pandas would make an index of the rest
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            table = pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False, encoding=encoding)
     except UnicodeDecodeError:
         raise DataError(read_text(path, expected)) from None  # says which line is not UTF-8, and what the file is
-    except (OSError, ValueError) as e:
+    except (OSError, ValueError, pd.errors.ParserWarning) as e:
         raise DataError(f"cannot read {path}: {getattr(e, 'strerror', None) or e}. Expected {expected}.") from e
     lists = []
     for row, text in enumerate(_columns(table, *KEY_COLUMNS, "emotion_histogram")[2]):
         try:
             lists.append(json.loads(text))
-        except ValueError:
+        except (ValueError, RecursionError):
             lists.append(None)
         if not _are_votes(lists[-1]):
             raise DataError(
@@ -353,7 +356,10 @@ def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 def _read_json(path: str | Path, expected: str) -> dict:
     try:
-        found = json.loads(read_text(path, expected), object_pairs_hook=_unique_keys)
+        text = read_text(path, expected)
+        found = json.loads(text, object_pairs_hook=_unique_keys)
+        if "\\ud" in text.lower():  # escapes of half letters, which no file and no tokenizer takes
+            json.dumps(found, ensure_ascii=False).encode()
     except (OSError, ValueError, RecursionError) as e:
         raise DataError(f"cannot read {path}: {getattr(e, 'strerror', None) or e}. Expected {expected}.") from e
     if not isinstance(found, dict) or not found:

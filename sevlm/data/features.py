@@ -198,7 +198,7 @@ class FeatureStore:
                 self.load()
                 if not (self.folder / "about.json").exists():
                     with write_atomic(self.folder / "about.json") as tmp:
-                        tmp.write_text(json.dumps(self.about, indent=1))
+                        tmp.write_text(json.dumps(self.about, indent=1), encoding="utf-8")
                 _write(self.folder / "rows.bin", self.count * self.size, rows)
                 _write(self.folder / "index.bin", self.count * RECORD.size, b"".join(records))
                 self.load()

@@ -204,10 +204,10 @@ def _split_lines(data: bytes, path: str | Path) -> tuple[list[tuple[int, list[st
     text = decode_text(data, path, EXPECTED, LexiconError)
     lines = [(n, line) for n, line in enumerate(re.split("\r\n|\r|\n", text), 1) if line.strip()]
     first = lines[0][1] if lines else ""
-    if "\t" in first or "," not in first or _find_columns(next(csv.reader([first])), path) is None:
-        return [(n, [c.strip() for c in line.split("\t")]) for n, line in lines], "tab-separated"
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
+        if "\t" in first or "," not in first or _find_columns(next(csv.reader([first])), path) is None:
+            return [(n, [c.strip() for c in line.split("\t")]) for n, line in lines], "tab-separated"
         return [(reader.line_num, [c.strip() for c in row]) for row in reader if any(row)], "comma-separated"
     except csv.Error as e:
         raise LexiconError(

@@ -7,11 +7,11 @@ stands behind it."""
 __all__ = ["recorded_scores", "model_card"]
 
 # %% ../../nbs/library/model_card.ipynb #68eacd47
-import json
 from pathlib import Path
 
 from ..config import SEVLMConfig
 from ..errors import CheckpointError
+from ..utils import read_object
 
 
 # %% ../../nbs/library/model_card.ipynb #37e82ad8
@@ -23,10 +23,7 @@ def recorded_scores(
     file = next((f for place in places if (f := place / "metrics.json").is_file()), None)
     if file is None:
         return None
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as e:
-        raise CheckpointError(f"{file} cannot be read ({e}); remove it, or evaluate the model again.") from e
+    found = read_object(file, CheckpointError, "scores, as `sevlm evaluate --out` writes them")
     return found if "scores" in found else {"about": {}, "scores": found}
 
 

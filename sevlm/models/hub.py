@@ -21,7 +21,6 @@ __all__ = [
 
 # %% ../../nbs/library/hub.ipynb #45411a25
 import hashlib
-import json
 import pickle
 import re
 import zipfile
@@ -36,6 +35,7 @@ from torch import nn
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from ..errors import CheckpointError
+from ..utils import read_object
 
 
 # %% ../../nbs/library/hub.ipynb #4803d8ff
@@ -161,13 +161,7 @@ def read_json(
     path: str | Path,
 ) -> dict:
     "A JSON object; `CheckpointError` if it cannot be read or is something else."
-    try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as e:
-        raise CheckpointError(f"cannot read {path}: {e}. Copy it again.") from e
-    if not isinstance(found, dict):
-        raise CheckpointError(f"{path} holds a {type(found).__name__}; expected a JSON object.")
-    return found
+    return read_object(path, CheckpointError)
 
 
 # %% ../../nbs/library/hub.ipynb #bf9f987c

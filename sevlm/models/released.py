@@ -379,7 +379,7 @@ def write_released(
             torch.save({**decoder, "lm_head.weight": decoder["transformer.wte.weight"]}, tmp)
     settings = released.settings or _settings(config)
     with write_atomic(place / "config.json") as tmp:
-        tmp.write_text(json.dumps(settings, indent=2) + "\n")
+        tmp.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     vad = {**{k: own[v] for k, v in vad_encoder_names(config).items()}, **released.unused.get("vad_encoder", {})}
     stats = {
         **(released.stats or dict(epoch=0, optimizer_state_dict={}, scheduler={}, best_acc=0.0, best_res=0.0)),

@@ -26,7 +26,6 @@ __all__ = [
 ]
 
 # %% ../../nbs/studies/ablation.ipynb #9fcc96f6
-import json
 import logging
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -51,7 +50,7 @@ from ..models.tokenizer import encode_all, special_ids, split_answer
 from ..synthetic.words import grounded
 from ..training.inputs import TrainingData, cache_features, load_training_data
 from ..training.run import start_run
-from ..utils import check_writable, write_atomic, write_json
+from ..utils import check_writable, end_with_parent, read_object, write_atomic, write_json
 
 # %% ../../nbs/studies/ablation.ipynb #ded70ab7
 BASE = "corrected"
@@ -198,7 +197,7 @@ def run_arm(
         data=str(data), test=str(test), config=config.to_dict(), settings=settings.to_dict(), gpt2=str(gpt2)
     )
     if (out / "scores.json").is_file():
-        run = json.loads((out / "scores.json").read_text())
+        run = read_object(out / "scores.json")
         if differ := [k for k, v in settings_of_run.items() if run.get(k) != v]:
             raise ConfigError(f"{out} holds a run with other {', '.join(differ)}; give another folder.")
         return run
@@ -260,7 +259,7 @@ def run_grid(
             run_arm(*job)
             bar.update()
     else:
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=end_with_parent) as pool:
             running = [pool.submit(_run_in_process, threads, *job) for job in jobs]
             try:
                 for done in as_completed(running):
@@ -289,7 +288,7 @@ def read_grid(
             folder = _run_folder(out, arm, seed)
             if not (folder / "scores.json").is_file():
                 raise DataError(f"{folder} holds no finished run; run the grid to its end by the same command.")
-            run = json.loads((folder / "scores.json").read_text())
+            run = read_object(folder / "scores.json", **dict.fromkeys(("loss_trained", "loss_written"), float))
             empty = dict(right="", grounded="")  # of these columns only, an empty field is a missing value
             rows = pd.read_csv(folder / "paintings.csv", keep_default_na=False, na_values=empty)
             tables.append(rows.assign(arm=arm, seed=seed, **{k: run[k] for k in RUN_COLUMNS}))

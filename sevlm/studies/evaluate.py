@@ -57,7 +57,7 @@ from ..models.explainer import Explainer
 from ..models.sampling import Generation
 from ..near import near_files, what_is
 from ..training.validation import answer_all
-from ..utils import check_writable, write_atomic, write_json
+from ..utils import check_writable, read_object, write_atomic, write_json
 
 # %% ../../nbs/library/evaluation.ipynb #3224cfa3
 ANSWER_SPLITS = ("first", "published")
@@ -97,21 +97,33 @@ def _read_coco(text: str, path: Path, ids: dict | None) -> list[dict]:
             dict(painting=_painting_key(ids, r["image_id"]), emotion=None, explanation=r["caption"], probabilities=None)
             for r in json.loads(text)
         ]
-    except (ValueError, TypeError, KeyError) as e:
+    except (ValueError, TypeError, KeyError, RecursionError) as e:
         raise DataError(
             f"{path} is no COCO result file ({e!r}): expected a list of objects with image_id and caption."
         ) from e
 
 
+def _are_shares(found: Any) -> bool:
+    values = list(found.values()) if isinstance(found, dict) else None
+    return values is not None and all(type(v) in (int, float) and 0 <= v <= 1 for v in values)
+
+
 def _read_answer(line: str, where: str) -> dict:
     try:
         row = json.loads(line)
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         raise DataError(f"{where}: not JSON ({e}). Is the file whole?") from e
     complete = isinstance(row, dict) and {"painting", "emotion", "explanation"} <= row.keys()
-    if not complete or not isinstance(row["explanation"], str):
+    if not complete or not isinstance(row["explanation"], str) or not isinstance(row["painting"], str):
         raise DataError(
             f"{where}: found {line[:60]}; expected an object with painting, emotion and explanation (a text)."
+        )
+    if not isinstance(row["emotion"], str | None):
+        raise DataError(f"{where}: the emotion is {str(row['emotion'])[:40]!r}; expected the name of one, or null.")
+    shares = row.get("probabilities")
+    if shares is not None and not _are_shares(shares):
+        raise DataError(
+            f"{where}: the probabilities are {str(shares)[:60]}; expected a number from 0 to 1 for each emotion."
         )
     return {"probabilities": None, **row}
 
@@ -142,12 +154,7 @@ def read_scores(
 ) -> dict:  # name -> value, n, interval, note
     "Saved scores; files of earlier versions, without `about`, are read too. Raises `DataError` for an unreadable file."
     path = Path(path) / "metrics.json" if Path(path).is_dir() else Path(path)
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as e:
-        raise DataError(
-            f"cannot read scores from {path}: {e}. Expected metrics.json, as `sevlm evaluate --out` writes it."
-        ) from e
+    found = read_object(path, DataError, "metrics.json, as `sevlm evaluate --out` writes it")
     return found.get("scores", found)
 
 
@@ -315,7 +322,7 @@ class Evaluation:
                 for name, s in self.scores.items()
             )
         with write_atomic(out / "predictions.jsonl") as path:
-            path.write_text("".join(json.dumps(p) + "\n" for p in self.predictions))
+            path.write_text("".join(json.dumps(p) + "\n" for p in self.predictions), encoding="utf-8")
         return out
 
 

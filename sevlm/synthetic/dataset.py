@@ -9,6 +9,7 @@ __all__ = [
     "VERSION",
     "ANNOTATIONS",
     "TRUTH",
+    "STAMP",
     "RELEASE_COLUMNS",
     "SCENE_COLUMNS",
     "odds_table",
@@ -27,19 +28,17 @@ __all__ = [
 
 # %% ../../nbs/synthetic/dataset.ipynb #8c78c93e
 import csv
-import json
 import math
 import os
 import re
 import shutil
 import statistics
-import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache, partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -50,7 +49,7 @@ from ..errors import DataError
 from ..metrics.bootstrap import mean_of
 from ..metrics.emotions import grounding
 from ..metrics.novelty import has_simile
-from ..utils import asset
+from ..utils import asset, end_with_parent, read_object, remove_leftovers, temporary_beside, write_json, writing
 from .paint import Scene, paint, random_scene, style_of
 from .words import mini_lexicon, mini_words, things_named, utterance
 
@@ -143,7 +142,7 @@ def _paint_and_annotate(entry: CatalogueEntry, folder: str, seed: int, size: int
 
 # %% ../../nbs/synthetic/dataset.ipynb #11978b8b
 VERSION = 1  # of the generator: raised whenever the same settings would give other files
-ANNOTATIONS, TRUTH = "artemis_dataset_release_v0.csv", "mini_truth.csv"
+ANNOTATIONS, TRUTH, STAMP = "artemis_dataset_release_v0.csv", "mini_truth.csv", "mini.json"
 # columns of the annotations ("optas/artemis"; docs/facts/data.md 1.1)
 RELEASE_COLUMNS = ("art_style", "painting", "emotion", "utterance", "repetition")
 SCENE_COLUMNS = ("setting", "weather", "time", "palette", "brushwork")
@@ -167,7 +166,7 @@ def _fill_folder(folder: Path, n: int, seed: int, size: int, workers: int, progr
     for style in {m.style for m in entries}:
         (folder / "wikiart" / style).mkdir(parents=True)
     one = partial(_paint_and_annotate, folder=str(folder), seed=seed, size=size)
-    pool = ProcessPoolExecutor(workers) if workers > 1 else None
+    pool = ProcessPoolExecutor(workers, initializer=end_with_parent) if workers > 1 else None
     try:
         made = pool.map(one, entries, chunksize=16) if pool else map(one, entries)
         made = list(tqdm(made, total=n, desc="mini-ArtEmis", unit="painting", disable=not progress))
@@ -192,32 +191,43 @@ def make_mini(
 ) -> Path:  # the folder
     """Makes the synthetic mini-ArtEmis in the release form, or reuses the same set if it is there.
 
-    Raises `DataError` if a number is out of range, or if the folder holds something else."""
+    Raises `DataError` if a number is out of range, or if the folder holds something else, and `WriteError` if the disk
+    is full. Two that make the same set at once do no harm: the set of the first is taken."""
     for name, value, least in (("n", n, 1), ("size", size, 16), ("workers", workers, 1), ("seed", seed, 0)):
         if type(value) is not int or value < least:
             raise DataError(f"{name} = {value!r}; expected a whole number of at least {least}.")
     # the stamp is compared with that of an existing set: a change of its wording would make every set a foreign one
     folder, stamp = Path(folder), dict(made_by="sevlm.mini (synthetic)", version=VERSION, n=n, seed=seed, size=size)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        there = folder / "mini.json"
-        found = json.loads(there.read_text(encoding="utf-8")) if there.is_file() else None
-        if found != stamp:
-            what = f"another mini-ArtEmis ({found})" if found else "something else"
-            raise DataError(
-                f"{folder} is not empty and holds {what}; "
-                f"asked for {stamp}. Choose another folder, or remove this one yourself."
-            )
-        print(f"mini-ArtEmis with {n} paintings (seed {seed}, {size} px) is already in {folder.name}: reused")
-        return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    tmp = folder.with_name(f".{folder.name}-{uuid.uuid4().hex[:8]}")
-    try:
-        tmp.mkdir()
-        _fill_folder(tmp, n, seed, size, workers, progress)
-        (tmp / "mini.json").write_text(json.dumps(stamp, indent=1) + "\n", encoding="utf-8")
-        os.replace(tmp, folder)
-    finally:
-        shutil.rmtree(tmp, ignore_errors=True)
+        return _same_set(folder, stamp)
+    tmp = temporary_beside(folder)
+    with writing(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(folder.parent)
+        try:
+            tmp.mkdir()
+            _fill_folder(tmp, n, seed, size, workers, progress)
+            write_json(tmp / STAMP, stamp)
+            if folder.is_dir() and any(folder.iterdir()):
+                return _same_set(folder, stamp)  # another process was faster
+            os.replace(tmp, folder)
+        finally:
+            shutil.rmtree(tmp, ignore_errors=True)
+    return folder
+
+
+def _same_set(folder: Path, stamp: dict[str, Any]) -> Path:
+    "The folder, if it holds this very set; else `DataError`."
+    there = folder / STAMP
+    found = read_object(there) if there.is_file() else None
+    if found != stamp:
+        what = f"another mini-ArtEmis ({str(found)[:200]})" if found else "something else"
+        raise DataError(
+            f"{folder} is not empty and holds {what}; "
+            f"asked for {stamp}. Choose another folder, or remove this one yourself."
+        )
+    n, seed, size = (stamp[k] for k in ("n", "seed", "size"))
+    print(f"mini-ArtEmis with {n} paintings (seed {seed}, {size} px) is already in {folder.name}: reused")
     return folder
 
 
@@ -227,18 +237,25 @@ def read_truth(
 ) -> dict[str, tuple[Scene, np.ndarray]]:  # 'style/painting' -> scene, odds [9]
     """What only a synthetic set has: the attributes of each painting and the odds of its emotions.
 
-    Raises `DataError` if the folder has no truth file."""
+    Raises `DataError` if the folder has no truth file, or a damaged one."""
     path = Path(folder) / TRUTH
     if not path.is_file():
         raise DataError(f"{path.name} is not in {folder}; only a synthetic set made by make_mini has one.")
-    with open(path, encoding="utf-8", newline="") as f:
-        return {
-            f"{r['art_style']}/{r['painting']}": (
-                Scene(tuple(r["subjects"].split("+")), **{k: r[k] for k in SCENE_COLUMNS}),
-                np.array([float(r[e]) for e in EMOTIONS]),
-            )
-            for r in csv.DictReader(f)
-        }
+    found: dict[str, tuple[Scene, np.ndarray]] = {}
+    try:
+        with open(path, encoding="utf-8", newline="") as f:
+            rows = csv.DictReader(f, strict=True)
+            if missing := {"art_style", "painting", "subjects", *SCENE_COLUMNS, *EMOTIONS} - set(rows.fieldnames or ()):
+                raise ValueError(f"no column {min(missing)}")
+            for r in rows:
+                odds = np.array([float(r[e]) for e in EMOTIONS])
+                if not (np.isfinite(odds).all() and odds.min() >= 0 and odds.sum() > 0):
+                    raise ValueError(f"the odds of {r['painting'][:60]!r} are {odds}")
+                scene = Scene(tuple(r["subjects"].split("+")), **{k: r[k] for k in SCENE_COLUMNS})
+                found[f"{r['art_style']}/{r['painting']}"] = scene, odds
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, csv.Error) as e:
+        raise DataError(f"{path} cannot be read ({e}). Make the synthetic set anew with make_mini.") from e
+    return found
 
 
 def _read_rows(folder: str | Path) -> list[dict[str, str]]:

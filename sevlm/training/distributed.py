@@ -32,7 +32,7 @@ from tqdm.auto import tqdm
 from ..config import TrainConfig
 from ..errors import ConfigError, SevlmError, did_you_mean
 from ..processor import bfloat16_units
-from ..utils import resolve_device, seed_everything
+from ..utils import end_with_parent, resolve_device, seed_everything
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -295,6 +295,8 @@ def start_processes(
             f"device {device!r} was chosen, but accelerate gives each process its device; "
             "choose 'auto', 'cuda' or 'cpu'."
         )
+    if "TORCHELASTIC_RUN_ID" in env:  # torchrun, and accelerate's launcher, which uses it
+        end_with_parent()
     processes = Processes(chosen, requested)
     if requested:
         processes.log(f"Precision {requested}, as accelerate is set to.")

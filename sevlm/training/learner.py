@@ -41,7 +41,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 
@@ -57,7 +56,7 @@ from sevlm.training.distributed import (
 )
 
 from ..errors import CheckpointError, ConfigError, ImageError, SevlmError, did_you_mean, require
-from ..utils import write_atomic
+from ..utils import write_atomic, write_failure
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -327,11 +326,11 @@ def saving(what: str, folder: Path) -> Iterator[None]:
     "Inside the block a full disk or a folder that cannot be written becomes a `CheckpointError`."
     try:
         yield
-    except (OSError, SafetensorError, RuntimeError) as e:
-        if isinstance(e, RuntimeError) and "PytorchStreamWriter" not in str(e) and "unexpected pos" not in str(e):
+    except Exception as e:
+        if (why := write_failure(e)) is None:
             raise
         raise CheckpointError(
-            f"cannot write {what} to {folder} ({str(e).splitlines()[0]}). What was saved before is whole: make room, "
+            f"cannot write {what} to {folder} ({why}). What was saved before is whole: make room, "
             "or copy the folder to another disk, and go on from there."
         ) from e
 
@@ -367,11 +366,11 @@ class _State:
         folder = Path(folder)
         try:
             state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
+            if Path(state["weights"]).name != state["weights"]:
+                raise ValueError(f"weights in {state['weights'][:60]!r}, outside of the folder")
             weights = load_file(folder / state["weights"])
         except Exception as e:
-            raise CheckpointError(
-                f"no usable state in {folder} ({type(e).__name__}: {e}); start a new run or name another folder."
-            ) from e
+            raise self._unusable(folder, e) from e
         own = _saved_tensors(self.model)
         wrong = sorted(set(own) ^ set(weights)) or [n for n in own if own[n].shape != weights[n].shape]
         if wrong:
@@ -379,6 +378,27 @@ class _State:
                 f"the state in {folder} does not fit this model: {len(wrong)} tensors differ, first {wrong[0]!r}; "
                 "use the same settings."
             )
+        try:
+            self._restore(state, weights, own)
+        except SevlmError:
+            raise
+        except Exception as e:  # what is missing, or of another type, ends in nearly any class
+            raise self._unusable(folder, e) from e
+        return self
+
+    @staticmethod
+    def _unusable(folder: Path, error: Exception) -> CheckpointError:
+        return CheckpointError(
+            f"no usable state in {folder} ({type(error).__name__}: {error}); start a new run or name another folder."
+        )
+
+    def _restore(self, state: dict[str, Any], weights: dict[str, torch.Tensor], own: dict[str, torch.Tensor]) -> None:
+        kinds = dict(step=int, epoch=int, done=int, skipped=int, accumulate=int, means=dict, metrics=dict)
+        if wrong := [k for k, kind in kinds.items() if k in state and not isinstance(state[k], kind)]:
+            raise TypeError(f"{wrong[0]} is a {type(state[wrong[0]]).__name__}")
+        now = rng_state()
+        set_rng_state(state["rng"])  # can it be set?
+        set_rng_state(now)
         with torch.no_grad():
             for n, p in own.items():
                 p.copy_(weights[n])
@@ -394,7 +414,6 @@ class _State:
         for k in STATE_KEYS:
             setattr(self, k, state.get(k, getattr(self, k)))  # an older state may lack a name
         self.accumulate = accumulate
-        return self
 
 
 # %% ../../nbs/library/learner.ipynb #26bf560c

@@ -20,15 +20,13 @@ __all__ = [
 ]
 
 # %% ../../nbs/course/14_training.ipynb #c230063e
-import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 
 from sevlm.training.inputs import (
     MEMORY,
@@ -58,13 +56,14 @@ from sevlm.training.learner import (
 from sevlm.utils import (
     SMALL_WIDTH,
     cache_folder,
-    check_writable,
     checksum,
     choose_threads,
     keep_freed_memory,
+    read_object,
     requested_threads,
     seed_everything,
     using_threads,
+    working_in,
     write_json,
 )
 
@@ -73,7 +72,7 @@ from ..config import SEVLMConfig, TrainConfig
 from ..data.batches import PairBatches, in_rows
 from ..data.features import Features
 from ..data.paintings import Painting
-from ..errors import ConfigError
+from ..errors import CheckpointError, ConfigError
 from ..images import open_image
 from ..lexicon.files import find_lexicon
 from ..models.sevlm import SEVLM, trainable
@@ -213,9 +212,15 @@ def train_callbacks(
 def chosen_before(
     out: Path,  # folder of the run
 ) -> dict[str, Any]:  # 'threads', 'precision', 'parts', 'checkpointing', 'why', 'paintings'; empty for a new run
-    "How an unfinished run was computed, from its train.json."
+    "How an unfinished run was computed, from its train.json. Raises `CheckpointError` if that is damaged."
     file = out / "train.json"
-    return json.loads(file.read_text(encoding="utf-8")).get("chosen", {}) if file.is_file() else {}
+    found = read_object(file, CheckpointError, "what a run writes", chosen=dict)["chosen"] if file.is_file() else {}
+    kinds = dict(threads=int, parts=int, checkpointing=bool, precision=str, why=list)
+    if wrong := [k for k, kind in kinds.items() if k in found and type(found[k]) is not kind]:
+        raise CheckpointError(
+            f"{file}: {wrong[0]} is {str(found[wrong[0]])[:60]!r}. Start a new run in another folder."
+        )
+    return found
 
 
 def threads_of_run(
@@ -308,12 +313,13 @@ def claim_folder(
     resume: bool,  # go on if it has a state
     may_change: Sequence[str] = (),  # settings that may differ then
 ) -> bool:  # whether there is a state to go on from
-    "Claim a folder for a run. Raises `ConfigError` if it holds another run, or this one without `resume`."
+    """Claim a folder for a run. Raises `ConfigError` if it holds another run, or this one without `resume`,
+    and `CheckpointError` if its run.json is damaged."""
     file = Path(out) / "run.json"
     has_state = (Path(out) / "state" / "state.pt").is_file()
-    old = json.loads(file.read_text(encoding="utf-8")) if has_state and file.is_file() else {}
+    old = read_object(file, CheckpointError, "the settings of a run") if has_state and file.is_file() else {}
     differ = [
-        f"{k} is {old.get(k)!r} there and {v!r} now"
+        f"{k} is {repr(old.get(k))[:60]} there and {v!r} now"
         for k, v in run.items()
         if has_state and old.get(k, v) != v and not (resume and k in may_change)
     ]
@@ -337,21 +343,13 @@ def lock_folder(
     processes: Processes,  # the main one holds the lock; the system frees it when the process ends, however it ends
 ) -> Iterator[None]:
     "Inside the block the folder belongs to this run. Raises `ConfigError` if a run is working in it."
-    lock = FileLock(check_writable(out) / ".lock")
+    with ExitStack() as held:
 
-    def take() -> None:
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise ConfigError(
-                f"another run is working in {out}. Wait until it has ended, or choose another folder (--out)."
-            ) from None
+        def take() -> None:
+            held.enter_context(working_in(out))
 
-    processes.from_main(take)
-    try:
+        processes.from_main(take)
         yield
-    finally:
-        lock.release()
 
 
 def _digest(path: str | Path | None) -> str | None:
