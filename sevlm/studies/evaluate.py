@@ -28,6 +28,7 @@ __all__ = [
     "novelty_measures",
     "TextClassifier",
     "alignment_measures",
+    "recognised",
     "aligned",
     "answer_notes",
     "Measured",
@@ -365,26 +366,31 @@ def _plain_key(key: str) -> str:
     return (stem if f".{ending.lower()}" in PICTURES else text).casefold()
 
 
-def _rename(by_key: dict[str, dict], paintings: Sequence[Painting]) -> tuple[dict[str, dict], list[str]]:
-    "Answers by the keys of their paintings, other spellings included; and those keys that were spelt otherwise."
-    known = {p.key for p in paintings}
-    if by_key.keys() <= known:
-        return by_key, []
+def recognised(
+    predictions: Sequence[dict],  # as `read_predictions` gives them
+    paintings: Sequence[Painting],
+) -> tuple[list[dict], list[str]]:  # the same with the paintings' own keys; the keys that were spelt otherwise
+    """Answers whose painting is spelt otherwise, where it can be one painting only, and one that has no other answer.
+
+    Raises `DataError` for an answer of another form."""
+    answers = [_checked_answer(p, f"answer {n}") for n, p in enumerate(predictions, 1)]
+    known, given = {p.key for p in paintings}, {a["painting"] for a in answers}
+    if given <= known:
+        return answers, []
     fits: dict[str, list[str]] = {}
-    for key in known - by_key.keys():
+    for key in known - given:
         fits.setdefault(_plain_key(key), []).append(key)
-    odd = [key for key in by_key if key not in known]
-    meant = {key: fits.get(_plain_key(key), []) for key in odd}
+    meant = {key: fits.get(_plain_key(key), []) for key in given - known}
     taken = Counter(found[0] for found in meant.values() if len(found) == 1)
     new = {key: found[0] for key, found in meant.items() if len(found) == 1 and taken[found[0]] == 1}
-    return {new.get(key, key): answer for key, answer in by_key.items()}, [*new]
+    return [{**a, "painting": new.get(a["painting"], a["painting"])} for a in answers], sorted(new)
 
 
 def _join(predictions: Sequence[dict], paintings: Sequence[Painting]) -> tuple[list[dict], list[str], list[str]]:
     "One answer per painting, in their order; the keys without one; notes."
     if not predictions:
         raise DataError(f"no answer to score for {len(paintings)} paintings; expected one for each.")
-    answers = [_checked_answer(p, f"answer {n}") for n, p in enumerate(predictions, 1)]
+    answers, spelt = recognised(predictions, paintings)
     by_key = {a["painting"]: a for a in answers}
     if len(by_key) < len(answers):
         twice = [key for key, n in Counter(a["painting"] for a in answers).items() if n > 1]
@@ -392,7 +398,6 @@ def _join(predictions: Sequence[dict], paintings: Sequence[Painting]) -> tuple[l
             f"{len(answers)} predictions for {len(by_key)} paintings; expected one for each at most. "
             f"More than one: {_examples(twice)}."
         )
-    by_key, spelt = _rename(by_key, paintings)
     if odd := sorted(by_key.keys() - {p.key for p in paintings}):
         raise DataError(
             f"{len(odd)} of {len(by_key)} predictions are for none of the {len(paintings)} paintings, e.g. {odd[0]}; "
