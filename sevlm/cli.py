@@ -624,7 +624,7 @@ def print_notes(
     for name, why in failed.items():
         reasons.setdefault(why, []).append(name)
     for why, names in reasons.items():
-        print_message(f"{', '.join(names)}: {why}")
+        print_message(f"{'; '.join(names)}: {why}")
     return 1 if failed else 0
 
 

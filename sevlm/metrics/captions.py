@@ -8,6 +8,7 @@ __all__ = [
     "PROBE_SECONDS",
     "START_SECONDS",
     "SECONDS_PER_TEXT",
+    "LAST_SECONDS",
     "TOKENIZERS",
     "Tokens",
     "FAMILIES",
@@ -89,6 +90,7 @@ def outside(
 
 PROBE_SECONDS = 20.0  # for `java -version`, which takes 0.1 s
 START_SECONDS, SECONDS_PER_TEXT = 180.0, 0.05  # for a Java program; measured for METEOR: 15 s and 0.001 s
+LAST_SECONDS = 1.0  # for a program that has closed its pipes to end
 _ENGLISH = ("-Duser.language=en", "-Duser.country=US", "-Dfile.encoding=UTF-8")
 
 
@@ -344,9 +346,12 @@ def _run_meteor(scorer: Any, hyp: Tokens, ref: Tokens) -> tuple[float, np.ndarra
         total, each = scorer.compute_score(ref, hyp)
         counts = np.stack([_meteor_counts(line) for line in lines])
     except Exception as err:  # of the wrapper, which reads whatever the program prints
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(LAST_SECONDS)
+        ended = process.returncode
         _end_java(process)
         said = process.stderr.read().decode(errors="replace")[-300:].strip()
-        why = f"no end after {seconds:.0f} s" if late.is_set() else err
+        why = f"no end after {seconds:.0f} s" if late.is_set() else err if ended is None else f"exit code {ended}"
         memory = "It needs 2 GB of memory. " if "memory" in said or "heap" in said else ""
         raise ScoreError(f'METEOR stopped ({why}): {said} {memory}Leave it out by meteor="off" (--no-meteor).') from err
     finally:

@@ -10,6 +10,7 @@ __all__ = [
     "FILTERED",
     "ALIGNMENT",
     "SHOWN",
+    "LONGEST",
     "SUM_TOLERANCE",
     "Measures",
     "SyntheticScores",
@@ -349,12 +350,12 @@ def alignment_measures(
 
 
 # %% ../../nbs/library/evaluation.ipynb #866108e9
-SHOWN = 3  # examples in a note
+SHOWN, LONGEST = 3, 100  # examples in a note; characters of each
 
 
 def _examples(texts: Iterable[object]) -> str:
     "The most frequent ones, with their counts where they come more than once."
-    counts = Counter(repr(t)[:60] for t in texts)
+    counts = Counter(repr(t)[:LONGEST] for t in texts)
     some = [text if n == 1 else f"{text} ({n})" for text, n in counts.most_common(SHOWN)]
     return ", ".join(some) + (", ..." if len(counts) > SHOWN else "")
 
