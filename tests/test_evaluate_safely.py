@@ -403,7 +403,7 @@ GOOD = '{"painting": "s/a", "emotion": "awe", "explanation": "the sky"}\n'
         (b"", "holds no answer"),
         (b"\n \r\n", "holds no answer"),
         (b"[]", "holds no answer"),
-        (GOOD.replace('"awe"', "3").encode(), "line 1, answer 1: the emotion is 3, a int"),
+        (GOOD.replace('"awe"', "3").encode(), "line 1, answer 1: the emotion is 3 \\(int\\)"),
         ((GOOD + "\n" + GOOD.replace('"awe"', '["awe"]')).encode(), r"line 3, answer 2: the emotion is \['awe'\]"),
         (GOOD.replace('"s/a"', "7").encode(), "line 1.*the painting is 7"),
         (GOOD.replace('"the sky"', "null").encode(), "explanation \\(a text\\)"),

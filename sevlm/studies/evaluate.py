@@ -138,12 +138,12 @@ def _checked_answer(row: Any, where: str) -> dict:
         raise DataError(f"{where}: found {found}; expected an object with painting, emotion and explanation (a text).")
     if not isinstance(row["painting"], str):
         raise DataError(
-            f"{where}: the painting is {row['painting']!r}; expected its key, a text like 'style/painting'."
+            f"{where}: the painting is {repr(row['painting'])[:60]}; expected its key, a text like 'style/painting'."
         )
     if not isinstance(row["emotion"], str | None):
         raise DataError(
-            f"{where}: the emotion is {row['emotion']!r}, a {type(row['emotion']).__name__}; expected a text, or null "
-            "where none is named."
+            f"{where}: the emotion is {repr(row['emotion'])[:60]} ({type(row['emotion']).__name__}); expected a text, "
+            "or null where none is named."
         )
     odds = row.get("probabilities")
     if not isinstance(odds, dict | None) or not all(map(_is_number, (odds or {}).values())):
