@@ -33,6 +33,7 @@ __all__ = [
     "generation_of",
     "explainer_of",
     "score_lines",
+    "print_notes",
     "pick_examples",
     "make_parser",
     "main",
@@ -666,13 +667,20 @@ def _train_listener(args) -> list:
 def score_lines(
     scores: dict[str, dict[str, Any]],  # name -> value, n, interval, note: `Evaluation.scores`
 ) -> list[str]:
-    "Scores as a table; for synthetic paintings also the emotion accuracy as a share of the Bayes ceiling."
-    width = max([27, *(len(name) + 1 for name in scores)])
+    """Scores as a table, and on one line those over the paintings whose emotion was named rightly; for synthetic
+    paintings also the emotion accuracy as a share of the Bayes ceiling."""
+    filtered = {name.split(",")[0]: s for name, s in scores.items() if name.endswith(", filtered")}
+    shown = {name: s for name, s in scores.items() if not name.endswith(", filtered")}
+    width = max([27, *(len(name) + 1 for name in shown)])
     lines = [f"{'score':<{width}}{'value':>7}   {'95 % interval':<17}{'n':>5}   over"]
-    for name, s in scores.items():
+    for name, s in shown.items():
         value = "-" if s["value"] is None else f"{s['value']:.3f}"
         interval = " to ".join(f"{round(x, 3) + 0:.3f}" for x in s.get("interval") or ())
         lines.append(f"{name:<{width}}{value:>7}   {interval:<17}{s['n']:>5}   {s['note']}")
+    if filtered:
+        n = max(s["n"] for s in filtered.values())
+        values = (f"{name} {'-' if s['value'] is None else format(s['value'], '.3f')}" for name, s in filtered.items())
+        lines.append(f"filtered, over the {n} paintings whose strict majority was named: {', '.join(values)}")
     accuracy, ceiling = (scores.get(k, {}).get("value") or 0 for k in ("emotion accuracy (strict)", "Bayes ceiling"))
     if ceiling > 0:
         lines.append(
@@ -680,6 +688,21 @@ def score_lines(
             "the accuracy of one who knows the odds of every painting"
         )
     return lines
+
+
+def print_notes(
+    notes: Iterable[str],  # what a reader of the scores must know
+    failed: dict[str, str],  # score -> why it was computed in vain
+) -> int:  # exit code: 1 if a score failed
+    "Print to the standard error what a table of scores cannot say; scores that failed for one reason on one line."
+    for note in notes:
+        print_message(f"note: {note}")
+    reasons: dict[str, list[str]] = {}
+    for name, why in failed.items():
+        reasons.setdefault(why, []).append(name)
+    for why, names in reasons.items():
+        print_message(f"{'; '.join(names)}: {why}")
+    return 1 if failed else 0
 
 
 # %% ../nbs/library/command_line.ipynb #0343c60e
@@ -740,7 +763,8 @@ def _scoring_inputs(args) -> tuple:
     option(
         "--predictions",
         metavar="FILE",
-        help="saved answers (predictions.jsonl, or its folder), which are scored again; no model runs",
+        help="saved answers (predictions.jsonl, or its folder; a JSON list; a COCO result file whose image_id are "
+        "paintings), which are scored again; no model runs",
     ),
     *SCORE_OPTIONS,
     *GENERATION_OPTIONS,
@@ -752,7 +776,12 @@ def _scoring_inputs(args) -> tuple:
         "off (all are computed), or a folder to keep them in",
     ),
     FEATURES_DTYPE,
-    option("--out", metavar="DIR", help="write metrics.json and predictions.jsonl there"),
+    option(
+        "--out",
+        metavar="DIR",
+        help="write metrics.json, scores.csv and predictions.jsonl there; answers are kept as they come, and the same "
+        "command goes on where it was stopped",
+    ),
     JSON,
     QUIET,
     examples="evaluate data/mini\n"
@@ -760,6 +789,7 @@ def _scoring_inputs(args) -> tuple:
     "evaluate data/artemis/v1 --predictions runs/mine/test --split published\n"
     "evaluate data/artemis/v2 --part test_all --weights jing5566/SEVLM --lexicon NRC-VAD-Lexicon.txt --out runs/theirs",
     alone_in="out",
+    resume_hint="With --out the answers so far are kept. Go on by the same command.",
 )
 def _evaluate(args):
     from sevlm.studies.evaluate import evaluate, score
@@ -780,10 +810,12 @@ def _evaluate(args):
     else:
         with using_threads(choose_threads(explainer.model.config.width, EVALUATION_BATCH)):
             how = dict(progress=not args.quiet, features=args.features, dtype=args.features_dtype)
-            result = evaluate(explainer, paintings, about=about, generation=generation, **how, **given)
+            where = dict(out=args.out or None, log=lambda line: print_message(f"note: {line}"))
+            result = evaluate(explainer, paintings, about=about, generation=generation, **how, **where, **given)
     if args.out:
         result.save(args.out)
     print_result(*([json.dumps(result.to_dict(), indent=1)] if args.json else score_lines(result.scores)))
+    return print_notes(result.notes, result.failed)
 
 
 @command(
@@ -797,6 +829,7 @@ def _evaluate(args):
     alone_in="out",
 )
 def _compare(args):
+    from sevlm.metrics.captions import FAILED
     from sevlm.plot import save_figure
     from sevlm.studies.compare import compare, comparison_sentence, forest_plot
 
@@ -804,13 +837,16 @@ def _compare(args):
         check_writable(args.out)
     paintings, _, given, _ = _scoring_inputs(args)
     found = compare(*args.runs, paintings, names=tuple(map(str, args.runs)), **given)
-    accuracy = comparison_sentence(found) if "emotion accuracy (strict)" in set(found.table.score) else ""
-    print_result(found, "", accuracy, comparison_sentence(found, "BLEU-4"))
+    settled = [
+        comparison_sentence(found, s) for s in ("emotion accuracy (strict)", "BLEU-4") if s in {*found.table.score}
+    ]
+    print_result(found, "", *settled)
     if args.out:
         with write_atomic(Path(args.out) / "comparison.csv") as tmp:
             found.table.to_csv(tmp, index=False)
         picture = save_figure(forest_plot(found).figure, "comparison", args.out)
         print_result(f"written: {picture}, {args.out}/comparison.csv")
+    return print_notes(found.notes, {name: why for name, why in found.skipped.items() if why.startswith(FAILED)})
 
 
 # %% ../nbs/library/command_line.ipynb #7951f2c6

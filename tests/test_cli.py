@@ -498,7 +498,7 @@ def test_the_trained_run_is_evaluated(base, tmp_path, sevlm_):
     )
     assert (
         code == 0
-        and err == ""
+        and all(line.startswith("sevlm: note: 50 of 50 answers") for line in err.splitlines())  # hardly trained
         and "Bayes ceiling" in out
         and "grounding, shuffled" in out
         and "the accuracy of one who knows" in out

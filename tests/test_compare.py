@@ -204,6 +204,7 @@ def test_compare_finds_a_difference_and_none_where_there_is_none(tmp_path):
     assert ((t.low <= t.difference) & (t.difference <= t.high)).all() and set(found.skipped) == {
         "METEOR",
         "METEOR, artemis",
+        "METEOR, filtered",
     }
     assert ("strong is better") in comparison_sentence(found) and ("strong is better") in comparison_sentence(
         found, "cross-entropy of the votes"

@@ -4,11 +4,18 @@
 
 # %% auto #0
 __all__ = [
+    "FAILED",
+    "PROBE_SECONDS",
+    "START_SECONDS",
+    "SECONDS_PER_TEXT",
+    "LAST_SECONDS",
     "TOKENIZERS",
     "Tokens",
     "FAMILIES",
     "one_line",
     "simple_tokens",
+    "ScoreError",
+    "outside",
     "java_missing",
     "ptb_tokens",
     "bleu_scores",
@@ -16,24 +23,29 @@ __all__ = [
     "meteor_from_sums",
     "CaptionScores",
     "caption_scores",
+    "filtered_measures",
 ]
 
 # %% ../../nbs/studies/captions.ipynb #2cd864d4
 import contextlib
+import functools
 import io
+import os
 import re
 import shutil
+import signal
 import subprocess
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import numpy as np
 
-from ..errors import ConfigError, DataError, require
+from ..errors import ConfigError, DataError, SevlmError, require
 from .bootstrap import Measure, mean_of
 
 # %% ../../nbs/studies/captions.ipynb #731f7bdb
@@ -55,36 +67,125 @@ def simple_tokens(captions: Sequence[str]) -> list[str]:  # tokens joined by spa
     return [" ".join(w for w in _WORD.findall(re.sub(r"\bcannot\b", "can not", t)) if w not in _DROPPED) for t in text]
 
 
-# %% ../../nbs/studies/captions.ipynb #9cfe9241
+# %% ../../nbs/studies/captions.ipynb #f1a220fc
+FAILED = "failed: "  # so begins the reason of a score that was tried in vain
+
+
+class ScoreError(DataError):
+    "A program or library that is not ours could not compute a score."
+
+
+@contextlib.contextmanager
+def outside(
+    what: str,  # the score, program or library, for the message
+) -> Iterator[None]:
+    "Inside the block whatever a foreign program or library raises becomes a `ScoreError`."
+    try:
+        yield
+    except SevlmError:
+        raise
+    except Exception as e:
+        raise ScoreError(f"{what} failed ({type(e).__name__}: {str(e)[:200]})") from e
+
+
+PROBE_SECONDS = 20.0  # for `java -version`, which takes 0.1 s
+START_SECONDS, SECONDS_PER_TEXT = 180.0, 0.05  # for a Java program; measured for METEOR: 15 s and 0.001 s
+LAST_SECONDS = 1.0  # for a program that has closed its pipes to end
+_ENGLISH = ("-Duser.language=en", "-Duser.country=US", "-Dfile.encoding=UTF-8")
+
+
+def _java_environment() -> dict[str, str]:
+    "That of this process; what overrides a command line says English, too."
+    if options := os.environ.get("_JAVA_OPTIONS"):
+        return {**os.environ, "_JAVA_OPTIONS": " ".join((options, *_ENGLISH))}
+    return dict(os.environ)
+
+
+def _start_java(arguments: Sequence[str], folder: Path | None = None) -> subprocess.Popen:
+    "A Java program that talks through pipes, in a process group of its own."
+    try:
+        return subprocess.Popen(
+            ["java", *_ENGLISH, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=folder,
+            env=_java_environment(),
+            start_new_session=True,
+        )
+    except OSError as e:
+        raise ScoreError(f"java cannot be started ({e.strerror})") from e
+
+
+def _end_java(process: subprocess.Popen) -> None:
+    "End a program and all that it has started."
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def _run_java(
+    arguments: Sequence[str],
+    data: bytes = b"",  # for its standard input
+    seconds: float = PROBE_SECONDS,  # it may take
+    folder: Path | None = None,  # it runs in
+) -> tuple[int, str, str]:  # exit code, output, errors
+    "Run a Java program to its end. Raises `ScoreError` if it cannot be started or takes longer."
+    with _start_java(arguments, folder) as process:
+        try:
+            out, err = process.communicate(data, timeout=seconds)
+        except subprocess.TimeoutExpired as e:
+            _end_java(process)
+            raise ScoreError(f"java had not answered after {seconds:.0f} s and was ended") from e
+        except BaseException:  # also Ctrl-C, which does not reach the process group of the program
+            _end_java(process)
+            raise
+    return process.returncode, out.decode(errors="replace"), err.decode(errors="replace")
+
+
+@functools.cache
+def _java_fault(java: str) -> str | None:  # path of the program -> what is wrong with it
+    "Runs `java -version`, once per process."
+    try:
+        code, out, err = _run_java(["-version"])
+    except ScoreError as e:
+        return f"{java} is of no use: {e}"
+    if code or "version" not in err + out:
+        said = " ".join((err + out).split())[:100]
+        return f"{java} is of no use: asked for its version, it ended with exit code {code} and said {said!r}"
+    return None
+
+
 def java_missing() -> str | None:
-    "Why METEOR and the PTB tokenizer cannot run; None when they can."
-    if shutil.which("java"):
-        return None
+    "Why METEOR and the PTB tokenizer cannot run; None when they can. Java is asked once per process."
+    if java := shutil.which("java"):
+        return _java_fault(java)
     return "Java was not found on the PATH; METEOR and the PTB tokenizer need it: apt install default-jre-headless"
 
 
+# %% ../../nbs/studies/captions.ipynb #9cfe9241
 def ptb_tokens(captions: Sequence[str]) -> list[str]:  # tokens joined by spaces
     """Penn Treebank tokens of captions of one line each, by the Stanford tokenizer of coco-caption (needs Java).
 
-    Raises `ConfigError` without Java and `DataError` if the tokenizer returns another number of lines."""
+    Raises `ConfigError` without Java and `ScoreError` if the tokenizer takes too long or returns another number of
+    lines."""
     if reason := java_missing():
         raise ConfigError(reason)
     require("pycocoevalcap", extra="metrics")
     from pycocoevalcap.tokenizer import ptbtokenizer as ptb
 
     full = [*filter(None, captions), "sentinel"]
-    program = ["java", "-cp", ptb.STANFORD_CORENLP_3_4_1_JAR, "edu.stanford.nlp.process.PTBTokenizer"]
-    run = subprocess.run(
+    program = ["-cp", ptb.STANFORD_CORENLP_3_4_1_JAR, "edu.stanford.nlp.process.PTBTokenizer"]
+    _, out, err = _run_java(
         [*program, "-preserveLines", "-lowerCase"],
-        input="\n".join(full).encode(),
-        cwd=Path(ptb.__file__).parent,
-        capture_output=True,
+        "\n".join(full).encode(),
+        START_SECONDS + SECONDS_PER_TEXT * len(full),
+        Path(ptb.__file__).parent,
     )
-    lines = run.stdout.decode().split("\n")
+    lines = out.split("\n")
     if lines[len(full) - 1 : len(full)] != full[-1:]:
-        raise DataError(
+        raise ScoreError(
             f"The PTB tokenizer returned {len(lines)} lines for {len(full)} captions, out of step: look for odd "
-            f'characters, or use tokenizer="simple". {run.stderr.decode()[-200:].strip()}'
+            f'characters, or use tokenizer="simple". {err[-200:].strip()}'
         )
     words = iter(" ".join(w for w in line.split() if w not in ptb.PUNCTUATIONS) for line in lines)
     return [next(words) if c else "" for c in captions]
@@ -138,10 +239,11 @@ def _bleu(hyp: Tokens, ref: Tokens) -> tuple[dict[str, float], dict[str, np.ndar
     require("pycocoevalcap", extra="metrics")
     from pycocoevalcap.bleu.bleu_scorer import BleuScorer
 
-    scorer = BleuScorer(n=4)
-    for k in hyp:
-        scorer += hyp[k][0], ref[k]
-    total, each = scorer.compute_score(option="closest", verbose=0)
+    with outside("BLEU"):
+        scorer = BleuScorer(n=4)
+        for k in hyp:
+            scorer += hyp[k][0], ref[k]
+        total, each = scorer.compute_score(option="closest", verbose=0)
     nearest = lambda c: min((abs(r - c["testlen"]), r) for r in c["reflen"])[1]
     sums = [[*c["correct"], *c["guess"], c["testlen"], nearest(c)] for c in scorer.ctest]
     return (
@@ -196,21 +298,23 @@ def meteor_from_sums(
 
 @contextlib.contextmanager
 def _meteor_class() -> Iterator[type]:
-    """The wrapper's class `Meteor`.
+    """The wrapper's class `Meteor`, with our way to start Java.
 
     Its Java program does not find its own data below a folder whose name a URL would escape, such as one with a
     space. There it runs from a copy."""
     require("pycocoevalcap", extra="metrics")
     from pycocoevalcap.meteor import meteor as wrapper
 
-    home, name = Path(wrapper.__file__).parent, wrapper.METEOR_JAR
+    class English(wrapper.Meteor):
+        def __init__(self) -> None:
+            program = ["-jar", "-Xmx2G", str(jar), "-", "-", "-stdio", "-l", "en", "-norm"]
+            self.meteor_p, self.lock = _start_java(program), threading.Lock()
+
+    jar = Path(wrapper.__file__).resolve().with_name(wrapper.METEOR_JAR)
     with tempfile.TemporaryDirectory() as place:
-        if quote(str(home)) != str(home):
-            wrapper.METEOR_JAR = str(Path(shutil.copytree(home, Path(place) / "meteor")) / name)
-        try:
-            yield wrapper.Meteor
-        finally:
-            wrapper.METEOR_JAR = name
+        if quote(str(jar)) != str(jar):
+            jar = shutil.copytree(jar.parent, Path(place) / "meteor") / jar.name
+        yield English
 
 
 def _meteor_counts(line: str) -> np.ndarray:
@@ -224,30 +328,42 @@ def _meteor_counts(line: str) -> np.ndarray:
 
 
 def _run_meteor(scorer: Any, hyp: Tokens, ref: Tokens) -> tuple[float, np.ndarray, np.ndarray]:
-    process, send, lines = scorer.meteor_p, scorer._stat, []
+    process, send, lines, late = scorer.meteor_p, scorer._stat, [], threading.Event()
+    seconds = START_SECONDS + SECONDS_PER_TEXT * sum(1 + len(texts) for texts in ref.values())
 
     def send_and_record(*texts):
         lines.append(send(*texts))
         return lines[-1]
 
+    def give_up():
+        late.set()
+        _end_java(process)
+
     scorer._stat = send_and_record
+    limit = threading.Timer(seconds, give_up)
+    limit.start()
     try:
         total, each = scorer.compute_score(ref, hyp)
-    except (ValueError, OSError) as err:
-        process.kill()
-        raise DataError(
-            f"METEOR stopped ({err}): {process.stderr.read().decode()[-300:].strip()} "
-            'Expected a Java with 2 GB of memory; use meteor="off" to go without.'
-        ) from err
+        counts = np.stack([_meteor_counts(line) for line in lines])
+    except Exception as err:  # of the wrapper, which reads whatever the program prints
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(LAST_SECONDS)
+        ended = process.returncode
+        _end_java(process)
+        said = process.stderr.read().decode(errors="replace")[-300:].strip()
+        why = f"no end after {seconds:.0f} s" if late.is_set() else err if ended is None else f"exit code {ended}"
+        memory = "It needs 2 GB of memory. " if "memory" in said or "heap" in said else ""
+        raise ScoreError(f'METEOR stopped ({why}): {said} {memory}Leave it out by meteor="off" (--no-meteor).') from err
     finally:
+        limit.cancel()
         if scorer.lock.locked():
             scorer.lock.release()  # otherwise the wrapper blocks on its own lock when it is deleted
-        process.kill()
+        _end_java(process)
         for pipe in (process.stdin, process.stdout, process.stderr):
             with contextlib.suppress(OSError):
                 pipe.close()
         process.wait()
-    return float(total), np.array(each), np.stack([_meteor_counts(line) for line in lines])
+    return float(total), np.array(each), counts
 
 
 def _meteor(hyp: Tokens, ref: Tokens) -> tuple[float, np.ndarray, np.ndarray]:
@@ -271,11 +387,13 @@ class CaptionScores:
     each: dict[str, np.ndarray]  # name -> [N] score of each painting, in the order of the hypotheses
     n: int  # paintings
     tokenizer: str  # 'ptb', 'simple' or 'split'
-    skipped: dict[str, str]  # name -> why it was not computed
+    skipped: dict[str, str]  # name -> why it was not computed; begins with `FAILED` if it was tried
     empty_hypotheses: int  # answers without a word: they score 0
     empty_references: int  # references without a word: left out
     measures: dict[str, Measure]  # name -> the same score as a function of sums over paintings
     family: str  # which of `FAMILIES`
+    tokens: tuple[Tokens, Tokens] = field(repr=False)  # of hypotheses and references
+    stand_in: str = ""  # why the simple tokenizer stood in for the PTB tokenizer; '': it did not
 
     def rows(self, name: str) -> list[tuple]:
         "Lines of a `metrics_table`: name, value, n, note."
@@ -292,6 +410,36 @@ def _check_options(meteor: str, family: str) -> None:
         raise ConfigError(f"Unknown family {family!r} of caption scores: expected one of {', '.join(FAMILIES)}.")
 
 
+def _usual_tokens(
+    hypotheses: Mapping, references: Mapping, usual: str
+) -> tuple[tuple[Tokens, Tokens, int], str, str]:  # as `_tokenise` gives them; the tokenizer; why it is not the usual
+    "Tokens of a family; without a Java that works, the simple tokenizer stands in for PTB's."
+    why = (java_missing() or "") if usual == "ptb" else ""
+    if not why:
+        try:
+            return _tokenise(hypotheses, references, usual), usual, ""
+        except ScoreError as e:
+            why = FAILED + str(e)
+    return _tokenise(hypotheses, references, "simple"), "simple", why
+
+
+def _cider(hyp: Tokens, ref: Tokens) -> np.ndarray:  # [N]
+    "CIDEr of each painting, the n-grams weighed by the references of all of them."
+    from pycocoevalcap.cider.cider import Cider
+
+    if len(hyp) < 2:
+        raise DataError("one painting: CIDEr weighs n-grams by how many paintings share them, so it needs two or more")
+    with outside("CIDEr"), contextlib.redirect_stdout(io.StringIO()):  # the library prints
+        return np.array(Cider().compute_score(ref, hyp)[1], float)
+
+
+def _rouge(hyp: Tokens, ref: Tokens) -> np.ndarray:  # [N]
+    from pycocoevalcap.rouge.rouge import Rouge
+
+    with outside("ROUGE-L"), contextlib.redirect_stdout(io.StringIO()):
+        return np.array(Rouge().compute_score(ref, hyp)[1], float)
+
+
 def caption_scores(
     hypotheses: Mapping[Any, str],  # key -> caption
     references: Mapping[Any, Sequence[str]],  # key -> captions, the same keys
@@ -299,45 +447,51 @@ def caption_scores(
     tokenizer: str = "auto",  # 'ptb' (Java), 'simple', 'split'; 'auto': the family's, without Java 'simple' for 'ptb'
     family: str = "coco",  # 'coco' (as SEVLM reports) or 'artemis'
 ) -> CaptionScores:
-    """BLEU-1 to 4, METEOR, ROUGE-L and CIDEr by pycocoevalcap, and what was left out.
+    """BLEU-1 to 4, METEOR, ROUGE-L and CIDEr by pycocoevalcap, and what was left out. A score that fails is left out,
+    with the reason.
 
     Raises `DataError` if the keys differ or a reference is missing, `ConfigError` for an unknown option or, where Java
     was asked for, without Java."""
     require("pycocoevalcap", extra="metrics")
-    from pycocoevalcap.cider.cider import Cider
-    from pycocoevalcap.rouge.rouge import Rouge
-
     _check_options(meteor, family)
     reason = 'switched off by meteor="off"' if meteor == "off" else java_missing()
     if meteor == "on" and reason:
         raise ConfigError(reason)
     usual, aggregate = FAMILIES[family]
+    stand_in = ""
     if tokenizer == "auto":
-        tokenizer = "simple" if usual == "ptb" and java_missing() else usual
-    hyp, ref, empty_references = _tokenise(hypotheses, references, tokenizer)
+        (hyp, ref, empty_references), tokenizer, stand_in = _usual_tokens(hypotheses, references, usual)
+    else:
+        hyp, ref, empty_references = _tokenise(hypotheses, references, tokenizer)
     skipped = {"METEOR": reason} if reason else {}
-    bleu, each, sums = _bleu(hyp, ref)
-    values: dict[str, float | None] = {**bleu, "METEOR": None, "ROUGE-L": None, "CIDEr": None}
-    measures = {f"BLEU-{n}": Measure(sums, lambda s, n=n: bleu_from_sums(s, n)) for n in range(1, 5)}
-    with contextlib.redirect_stdout(io.StringIO()):  # the library prints
-        if not reason:
-            try:
-                total, each["METEOR"], sums = _meteor(hyp, ref)
-                values["METEOR"] = total if aggregate else each["METEOR"].mean()
-                measures["METEOR"] = Measure(sums, aggregate) if aggregate else mean_of(each["METEOR"])
-            except DataError as err:
-                if meteor == "on":
-                    raise
-                skipped["METEOR"] = str(err)
-        values["ROUGE-L"], each["ROUGE-L"] = Rouge().compute_score(ref, hyp)
-        if len(hyp) > 1:
-            values["CIDEr"], each["CIDEr"] = Cider().compute_score(ref, hyp)
-        else:
-            skipped["CIDEr"] = (
-                "one painting: CIDEr weighs n-grams by how many paintings share them, so it needs two or more"
-            )
-    # CIDEr: its weights of n-grams are kept when paintings are redrawn
-    measures |= {m: mean_of(each[m]) for m in ("ROUGE-L", "CIDEr") if m in each}
+    values: dict[str, float | None] = dict.fromkeys(("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR"))
+    each: dict[str, np.ndarray] = {}
+    measures: dict[str, Measure] = {}
+    try:
+        bleu, each, sums = _bleu(hyp, ref)
+        values |= bleu
+        measures |= {f"BLEU-{n}": Measure(sums, lambda s, n=n: bleu_from_sums(s, n)) for n in range(1, 5)}
+    except ScoreError as err:
+        skipped |= {f"BLEU-{n}": FAILED + str(err) for n in range(1, 5)}
+    if not reason:
+        try:
+            total, each["METEOR"], sums = _meteor(hyp, ref)
+            values["METEOR"] = total if aggregate else each["METEOR"].mean()
+            measures["METEOR"] = Measure(sums, aggregate) if aggregate else mean_of(each["METEOR"])
+        except ScoreError as err:
+            if meteor == "on":
+                raise
+            skipped["METEOR"] = FAILED + str(err)
+    for name, compute in (("ROUGE-L", _rouge), ("CIDEr", _cider)):
+        values[name] = None
+        try:
+            each[name] = compute(hyp, ref)
+            values[name] = each[name].mean()
+            measures[name] = mean_of(each[name])  # CIDEr: its weights of n-grams are kept when paintings are redrawn
+        except ScoreError as err:
+            skipped[name] = FAILED + str(err)
+        except DataError as err:  # one painting
+            skipped[name] = str(err)
     return CaptionScores(
         values={m: None if v is None else float(v) for m, v in values.items()},
         each=each,
@@ -348,4 +502,31 @@ def caption_scores(
         empty_references=empty_references,
         measures=measures,
         family=family,
+        tokens=(hyp, ref),
+        stand_in=stand_in,
     )
+
+
+# %% ../../nbs/studies/captions.ipynb #a5197e48
+def filtered_measures(
+    scores: CaptionScores,
+    chosen: Sequence[bool] | np.ndarray,  # [N] in the order of the hypotheses
+) -> tuple[
+    dict[str, Measure], dict[str, str]
+]:  # name -> the score over the chosen paintings; name -> why there is none
+    "The same scores over some of the paintings, such as those whose emotion was named rightly. Still [N] sums each."
+    marked = np.asarray(chosen, bool)
+    n, skipped = int(marked.sum()), dict(scores.skipped)
+    if not n:
+        return {}, dict.fromkeys(scores.values, "no painting is chosen")
+    found = {m: Measure(x.sums * marked[:, None], x.of, n) for m, x in scores.measures.items() if m != "CIDEr"}
+    keys = [k for k, yes in zip(scores.tokens[0], marked) if yes]
+    try:
+        each = np.zeros(len(marked))
+        each[marked] = _cider(*({k: texts[k] for k in keys} for texts in scores.tokens))
+        found["CIDEr"] = mean_of(each, marked)
+    except ScoreError as err:
+        skipped["CIDEr"] = FAILED + str(err)
+    except DataError as err:  # one painting
+        skipped["CIDEr"] = str(err)
+    return found, skipped

@@ -7,7 +7,7 @@ __all__ = ["LOWER_IS_BETTER", "NEITHER_IS_BETTER", "Run", "Comparison", "compare
 
 # %% ../../nbs/studies/comparing.ipynb #ed03fccf
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from ..artemis.folder import open_data
 from ..data.paintings import Painting
 from ..errors import DataError
 from ..metrics.bootstrap import bootstrap_weights, percentile_interval
-from .evaluate import Evaluation, aligned, measure, read_predictions
+from .evaluate import FILTERED, Evaluation, aligned, answer_notes, measure, read_predictions, recognised
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,11 +35,13 @@ Run = Evaluation | Sequence[dict] | str | Path  # an evaluation, its predictions
 class Comparison:
     "Paired differences of two runs."
 
-    table: pd.DataFrame  # score; the two values; difference (second - first), low, high (95 %); n paintings
+    # score; the two values; difference (second - first), low, high (95 %); n paintings, or 'n/n' where the two differ
+    table: pd.DataFrame
     names: tuple[str, str]  # of the runs
     paintings: int
     draws: int  # of the bootstrap
     skipped: dict[str, str]  # score -> why it is not in the table
+    notes: list[str] = field(default_factory=list)  # what a reader of the table must know about the answers
 
     def __str__(self) -> str:
         return self.table.to_string(index=False, float_format="{:.3f}".format)
@@ -79,12 +81,14 @@ def compare(
     """The difference and its interval for every score, on the same redrawn paintings for both runs.
 
     Raises `DataError` if the runs did not answer the same paintings, or none of those given."""
-    a, b = _predictions(run_a), _predictions(run_b)
     if isinstance(paintings, (str, Path)):  # answers are there: no picture is needed
         parts, _ = open_data(paintings).parts(images=False)
         paintings = sorted((p for part in parts.values() for p in part), key=lambda p: p.key)
+    a, b = (recognised(_predictions(run), paintings)[0] for run in (run_a, run_b))
     common = _common_paintings(a, b, paintings, names)
-    (first, plain, _), (second, other, _) = (measure(aligned(run, common)[0], common, **options) for run in (a, b))
+    answers = [aligned(run, common)[0] for run in (a, b)]
+    one, two = (measure(rows, common, **options) for rows in answers)
+    first, second = one.measures, two.measures
     weights, rows = bootstrap_weights(len(common), draws, seed), []
     for name in (m for m in first if m in second):
         x, y = first[name], second[name]
@@ -92,11 +96,15 @@ def compare(
             continue
         difference = y.value - x.value
         gaps = y.resampled(weights) - x.resampled(weights)
-        low, high = percentile_interval(gaps, difference if x.centred else None)
+        low, high = percentile_interval(gaps, difference if x.centred else None) or (np.nan, np.nan)
         values = {names[0]: x.value, names[1]: y.value}
-        rows.append({"score": name, **values, "difference": difference, "low": low, "high": high, "n": x.n})
-    skipped = {k: s["note"] for k, s in {**plain, **other}.items() if s["value"] is None}
-    return Comparison(pd.DataFrame(rows), names, len(common), draws, skipped)
+        n = x.n if x.n == y.n else f"{x.n}/{y.n}"
+        rows.append({"score": name, **values, "difference": difference, "low": low, "high": high, "n": n})
+    skipped = {k: s["note"] for k, s in {**one.plain, **two.plain}.items() if s["value"] is None}
+    notes = list(dict.fromkeys(one.notes + two.notes))
+    for name, given_answers in zip(names, answers):
+        notes += [f"{name}: {note}" for note in answer_notes(given_answers, (), options.get("split", "first"))]
+    return Comparison(pd.DataFrame(rows), names, len(common), draws, skipped, notes)
 
 
 # %% ../../nbs/studies/comparing.ipynb #cfcefc8c
@@ -113,6 +121,8 @@ def comparison_sentence(
         f"{score}: {b} {r[b]:.3f}, {a} {r[a]:.3f}; difference {r.difference:+.3f}, between {r.low:+.3f} and "
         f"{r.high:+.3f} (95 %, {r.n} paintings). "
     )
+    if score.endswith(FILTERED):
+        start += f"Each run is scored over the paintings whose emotion it named rightly ({a}/{b}: {r.n}). "
     if r.low == r.high == 0:
         return start + "The two runs are the same in this score."
     if r.low <= 0 <= r.high:

@@ -5,17 +5,34 @@
 # %% auto #0
 __all__ = [
     "ANSWER_SPLITS",
+    "CAPTIONS",
+    "NOVELTY",
+    "FILTERED",
+    "ALIGNMENT",
+    "SHOWN",
+    "LONGEST",
+    "SUM_TOLERANCE",
     "Measures",
     "SyntheticScores",
+    "FAILURES",
+    "EMOTION_SCORES",
+    "CALIBRATION",
+    "ANSWERS",
+    "ANSWERS_OF",
     "LEADING_SCORES",
+    "EARLIER",
     "explanation_of",
     "read_predictions",
     "read_scores",
     "caption_measures",
     "text_measures",
+    "novelty_measures",
     "TextClassifier",
     "alignment_measures",
+    "recognised",
     "aligned",
+    "answer_notes",
+    "Measured",
     "measure",
     "Evaluation",
     "score",
@@ -24,14 +41,26 @@ __all__ = [
 
 # %% ../../nbs/library/evaluation.ipynb #645e8b50
 import csv
+import html
 import json
-from collections.abc import Callable, Sequence
+import logging
+import os
+import re
+import subprocess
+import sys
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from numbers import Real
 from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import unquote
 
 import numpy as np
+import torch
+from tqdm.auto import tqdm
 
 from sevlm.metrics.emotions import (
     RULES,
@@ -43,21 +72,31 @@ from sevlm.metrics.emotions import (
     reliability,
     soft_cross_entropy,
 )
+from sevlm.utils import (
+    check_writable,
+    checksum,
+    read_object,
+    requested_threads,
+    using_threads,
+    write_atomic,
+    write_json,
+)
 
 from .. import __version__
-from ..config import EMOTIONS
+from ..config import EMOTIONS, canonical_emotion
 from ..data.features import keep_features
 from ..data.paintings import Painting
-from ..errors import ConfigError, DataError
-from ..images import open_image
+from ..errors import ConfigError, DataError, SevlmError, require
+from ..images import PICTURES, open_image
 from ..metrics.bootstrap import Measure, bootstrap_weights, interval, mean_of
-from ..metrics.captions import FAMILIES, caption_scores
+from ..metrics.captions import FAILED, FAMILIES, caption_scores, filtered_measures, outside
 from ..metrics.novelty import DistinctShare, has_simile, novelty
 from ..models.explainer import Explainer
+from ..models.hub import fingerprint
 from ..models.sampling import Generation
-from ..near import near_files, what_is
+from ..near import read_text
+from ..training.inputs import BATCH
 from ..training.validation import answer_all
-from ..utils import check_writable, read_object, write_atomic, write_json
 
 # %% ../../nbs/library/evaluation.ipynb #3224cfa3
 ANSWER_SPLITS = ("first", "published")
@@ -86,67 +125,91 @@ def _painting_key(ids: dict | None, image_id: Any) -> str:
     for i in (image_id, str(image_id)):
         if i in keys:
             return keys[i]
+    if isinstance(image_id, str) and not ids:
+        return image_id
     raise DataError(
         f"image id {image_id} of a COCO result file is not in the table of ids; give ids = {{image id: painting key}}."
     )
 
 
-def _read_coco(text: str, path: Path, ids: dict | None) -> list[dict]:
-    try:
-        return [
-            dict(painting=_painting_key(ids, r["image_id"]), emotion=None, explanation=r["caption"], probabilities=None)
-            for r in json.loads(text)
-        ]
-    except (ValueError, TypeError, KeyError, RecursionError) as e:
-        raise DataError(
-            f"{path} is no COCO result file ({e!r}): expected a list of objects with image_id and caption."
-        ) from e
+def _is_number(value: Any) -> bool:
+    "Whether a value is a number that a float can hold, or nan."
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return False
+    return not isinstance(value, int) or abs(value) <= sys.float_info.max
 
 
-def _are_shares(found: Any) -> bool:
-    values = list(found.values()) if isinstance(found, dict) else None
-    return values is not None and all(type(v) in (int, float) and 0 <= v <= 1 for v in values)
-
-
-def _read_answer(line: str, where: str) -> dict:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as e:
-        raise DataError(f"{where}: not JSON ({e}). Is the file whole?") from e
+def _checked_answer(row: Any, where: str) -> dict:
+    "An answer whose fields have their types. Raises `DataError` that says where and what."
+    found = repr(row)[:60]
     complete = isinstance(row, dict) and {"painting", "emotion", "explanation"} <= row.keys()
-    if not complete or not isinstance(row["explanation"], str) or not isinstance(row["painting"], str):
+    if not complete or not isinstance(row["explanation"], str):
+        raise DataError(f"{where}: found {found}; expected an object with painting, emotion and explanation (a text).")
+    if not isinstance(row["painting"], str):
         raise DataError(
-            f"{where}: found {line[:60]}; expected an object with painting, emotion and explanation (a text)."
+            f"{where}: the painting is {repr(row['painting'])[:60]}; expected its key, a text like 'style/painting'."
         )
     if not isinstance(row["emotion"], str | None):
-        raise DataError(f"{where}: the emotion is {str(row['emotion'])[:40]!r}; expected the name of one, or null.")
-    shares = row.get("probabilities")
-    if shares is not None and not _are_shares(shares):
         raise DataError(
-            f"{where}: the probabilities are {str(shares)[:60]}; expected a number from 0 to 1 for each emotion."
+            f"{where}: the emotion is {repr(row['emotion'])[:60]} ({type(row['emotion']).__name__}); expected a text, "
+            "or null where none is named."
+        )
+    odds = row.get("probabilities")
+    if not isinstance(odds, dict | None) or not all(map(_is_number, (odds or {}).values())):
+        raise DataError(
+            f"{where}: the probabilities are {repr(odds)[:60]}; expected an object from emotions to numbers, or null."
         )
     return {"probabilities": None, **row}
 
 
+def _read_list(text: str, path: Path, ids: dict | None) -> list[dict]:
+    "A JSON list: of answers as in predictions.jsonl, or a COCO result file."
+    try:
+        rows = json.loads(text)
+        if any(isinstance(r, dict) and "painting" in r for r in rows):
+            return [_checked_answer(r, f"{path}, answer {n}") for n, r in enumerate(rows, 1)]
+        answers = [
+            dict(painting=_painting_key(ids, r["image_id"]), emotion=None, explanation=r["caption"], probabilities=None)
+            for r in rows
+        ]
+    except (ValueError, TypeError, KeyError, RecursionError) as e:
+        raise DataError(
+            f"{path} is no COCO result file ({e!r}): expected a list of objects with image_id and caption, or of "
+            "answers as in predictions.jsonl."
+        ) from e
+    return [_checked_answer(a, f"{path}, result {n}") for n, a in enumerate(answers, 1)]
+
+
+def _read_line(line: str, where: str) -> dict:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as e:
+        raise DataError(
+            f"{where}: not JSON ({str(e)[:100]}). Is the file whole? An interrupted evaluation is finished by the same "
+            "command."
+        ) from e
+    return _checked_answer(row, where)
+
+
 def read_predictions(
-    path: str | Path,  # predictions.jsonl, a folder that holds it, or a COCO result file (a JSON list)
-    ids: dict | None = None,  # for a COCO result file: image id -> painting's key
+    path: str | Path,  # predictions.jsonl, a folder that holds it, or a JSON list (also a COCO result file)
+    ids: dict | None = None,  # for a COCO result file: image id -> painting's key; None: they are the keys
 ) -> list[dict]:  # painting, emotion, explanation, probabilities (None where they were not stored)
-    "Saved answers. Raises `DataError` for a file of another form. Source: docs/facts/data.md, sections 11.1 and 11.2."
+    """Saved answers, at least one. Raises `DataError` for a file of another form, and for a field of another type.
+
+    Source: docs/facts/data.md, sections 11.1 and 11.2."""
     path = Path(path)
     if path.is_dir():
         path = path / "predictions.jsonl"
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as e:
-        raise DataError(
-            f"cannot read predictions from {path}: {what_is(path) or e}.{near_files(path)} "
-            "Expected predictions.jsonl, as `sevlm evaluate --out` writes it."
-        ) from e
+    text = read_text(path, "predictions.jsonl, as `sevlm evaluate --out` writes it")
     if text.lstrip().startswith("["):
-        return _read_coco(text, path, ids)
-    lines = filter(str.strip, text.split("\n"))
-    return [_read_answer(line, f"{path}, answer {n}") for n, line in enumerate(lines, 1)]
+        answers = _read_list(text, path, ids)
+    else:
+        lines = [(n, line) for n, line in enumerate(re.split(r"\r\n|\n|\r", text), 1) if line.strip()]
+        answers = [_read_line(line, f"{path}, line {n}, answer {k}") for k, (n, line) in enumerate(lines, 1)]
+    if not answers:
+        raise DataError(f"{path} holds no answer. Expected one line per painting: is the file whole?")
+    return answers
 
 
 def read_scores(
@@ -159,15 +222,25 @@ def read_scores(
 
 
 # %% ../../nbs/library/evaluation.ipynb #caba010a
+CAPTIONS = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr")
+NOVELTY = ("novelty, largest LCS", "novelty, mean LCS")
+FILTERED = ", filtered"  # ends the names of scores over the paintings whose emotion was named rightly
+
+
 def caption_measures(
     explanations: Sequence[str],  # one per painting
     paintings: Sequence[Painting],
     meteor: str = "auto",  # 'auto': if Java is there
-) -> tuple[dict[str, Measure], dict[str, str]]:  # measures; name -> why it was skipped
-    "Caption scores of both families."
+    right: Sequence[bool] | np.ndarray | None = None,  # [N] for filtered scores: whose emotion was named rightly
+    families: Sequence[str] = tuple(FAMILIES),
+) -> tuple[dict[str, Measure], dict[str, str], list[str]]:  # measures; name -> why it was skipped; notes
+    """Caption scores of some families, those of coco also filtered (docs/facts/protocol.md, sections 5.7 and 5.9).
+
+    Raises `DataError` if a painting has no reference with a word in it."""
     measures: dict[str, Measure] = {}
     skipped: dict[str, str] = {}
-    for family in FAMILIES:
+    notes: list[str] = []
+    for family in families:
         suffix = "" if family == "coco" else f", {family}"
         c = caption_scores(
             {p.key: e for p, e in zip(paintings, explanations)},
@@ -175,36 +248,53 @@ def caption_measures(
             meteor,
             family=family,
         )
-        for name, m in c.measures.items():
-            m.note = f"{c.tokenizer} tokens; {c.empty_hypotheses} empty answers"
-            measures[name + suffix] = m
-        skipped |= {name + suffix: why for name, why in c.skipped.items()}
-    return measures, skipped
+        found = [(suffix, c.measures, c.skipped, f"{c.tokenizer} tokens; {c.empty_hypotheses} empty answers")]
+        if family == "coco" and right is not None:
+            note = f"{c.tokenizer} tokens; only where the strict majority was named"
+            found.append((FILTERED, *filtered_measures(c, right), note))
+        for end, values, missing, note in found:
+            for name, m in values.items():
+                m.note = note
+                measures[name + end] = m
+            skipped |= {name + end: why for name, why in missing.items()}
+        if c.stand_in:
+            also = "METEOR is not computed, and " if c.skipped.get("METEOR") == c.stand_in else ""
+            notes.append(f"{also}the simple tokenizer stands in for the PTB tokenizer: {c.stand_in}")
+    return measures, skipped, notes
 
 
 def text_measures(
     explanations: Sequence[str],
-    training_texts: Sequence[str] | None = None,  # for novelty
 ) -> dict[str, Measure | DistinctShare]:
-    "Variety, similes, length and (with the training texts) novelty."
+    "Variety, similes and length."
     texts = list(explanations)
     found: dict[str, Measure | DistinctShare] = {
         "unique explanations": DistinctShare(texts, "distinct strings; the interval is of half sets, see novelty"),
         "similes": mean_of(list(map(has_simile, texts)), note="explanations with a phrase of comparison"),
         "mean length": mean_of([len(t.split()) for t in texts], note="words of an explanation"),
     }
-    if training_texts is not None:
-        new, drawn = novelty(texts, training_texts), np.zeros(len(texts))
-        drawn[new.chosen] = 1
-        note = f"words shared in order with {new.texts} training texts, which are held fixed"
-        for name, each in (("largest LCS", new.each_max), ("mean LCS", new.each_mean)):
-            values = np.zeros(len(texts))
-            values[new.chosen] = each
-            found[f"novelty, {name}"] = mean_of(values, drawn, note)
+    return found
+
+
+def novelty_measures(
+    explanations: Sequence[str],
+    training_texts: Sequence[str],
+) -> dict[str, Measure]:
+    "How much of each explanation stands, word for word and in order, in a training text."
+    new, drawn, found = novelty(list(explanations), training_texts), np.zeros(len(explanations)), {}
+    drawn[new.chosen] = 1
+    note = f"words shared in order with {new.texts} training texts, which are held fixed"
+    for name, each in zip(NOVELTY, (new.each_max, new.each_mean)):
+        values = np.zeros(len(explanations))
+        values[new.chosen] = each
+        found[name] = mean_of(values, drawn, note)
     return found
 
 
 # %% ../../nbs/library/evaluation.ipynb #056c1bd1
+ALIGNMENT = (*(f"emotional alignment ({rule})" for rule in RULES), "alignment cross-entropy")
+
+
 class TextClassifier(Protocol):
     "What emotional alignment needs of a classifier of texts."
 
@@ -219,8 +309,10 @@ def alignment_measures(
 ) -> dict[str, Measure]:
     """Whether a classifier of texts finds the painting's emotion in the explanation, by both majority rules.
 
-    Raises `DataError` if it does not give nine probabilities per text. Source: docs/facts/protocol.md, section 5.2."""
-    p = np.asarray(classifier.probabilities(list(explanations)), float)
+    Raises `DataError` if it fails or does not give nine probabilities per text. Source: docs/facts/protocol.md, section
+    5.2."""
+    with outside("the text classifier"):
+        p = np.asarray(classifier.probabilities(list(explanations)), float)
     if p.shape != (len(explanations), len(EMOTIONS)):
         raise DataError(
             f"the text classifier gave {p.shape} for {len(explanations)} explanations; expected [N, {len(EMOTIONS)}]."
@@ -236,27 +328,187 @@ def alignment_measures(
 
 
 # %% ../../nbs/library/evaluation.ipynb #866108e9
+SHOWN, LONGEST = 3, 100  # examples in a note; characters of each
+
+
+def _examples(texts: Iterable[object]) -> str:
+    "The most frequent ones, with their counts where they come more than once."
+    counts = Counter(repr(t)[:LONGEST] for t in texts)
+    some = [text if n == 1 else f"{text} ({n})" for text, n in counts.most_common(SHOWN)]
+    return ", ".join(some) + (", ..." if len(counts) > SHOWN else "")
+
+
+def _plain_key(key: str) -> str:
+    "A painting's key without the differences that web pages, file systems and habits make."
+    text = unicodedata.normalize("NFC", html.unescape(unquote(key))).replace("\\", "/").strip(" /")
+    stem, dot, ending = text.rpartition(".")
+    return (stem if f".{ending.lower()}" in PICTURES else text).casefold()
+
+
+def recognised(
+    predictions: Sequence[dict],  # as `read_predictions` gives them
+    paintings: Sequence[Painting],
+) -> tuple[list[dict], list[str]]:  # the same with the paintings' own keys; the keys that were spelt otherwise
+    """Answers whose painting is spelt otherwise, where it can be one painting only, and one that has no other answer.
+
+    Raises `DataError` for an answer of another form."""
+    answers = [_checked_answer(p, f"answer {n}") for n, p in enumerate(predictions, 1)]
+    known, given = {p.key for p in paintings}, {a["painting"] for a in answers}
+    if given <= known:
+        return answers, []
+    fits: dict[str, list[str]] = {}
+    for key in known - given:
+        fits.setdefault(_plain_key(key), []).append(key)
+    meant = {key: fits.get(_plain_key(key), []) for key in given - known}
+    taken = Counter(found[0] for found in meant.values() if len(found) == 1)
+    new = {key: found[0] for key, found in meant.items() if len(found) == 1 and taken[found[0]] == 1}
+    return [{**a, "painting": new.get(a["painting"], a["painting"])} for a in answers], sorted(new)
+
+
+def _join(predictions: Sequence[dict], paintings: Sequence[Painting]) -> tuple[list[dict], list[str], list[str]]:
+    "One answer per painting, in their order; the keys without one; notes."
+    if not predictions:
+        raise DataError(f"no answer to score for {len(paintings)} paintings; expected one for each.")
+    answers, spelt = recognised(predictions, paintings)
+    by_key = {a["painting"]: a for a in answers}
+    if len(by_key) < len(answers):
+        twice = [key for key, n in Counter(a["painting"] for a in answers).items() if n > 1]
+        raise DataError(
+            f"{len(answers)} predictions for {len(by_key)} paintings; expected one for each at most. "
+            f"More than one: {_examples(twice)}."
+        )
+    if odd := sorted(by_key.keys() - {p.key for p in paintings}):
+        raise DataError(
+            f"{len(odd)} of {len(by_key)} predictions are for none of the {len(paintings)} paintings, e.g. {odd[0]}; "
+            "give the data and the part they were made for (--part)."
+        )
+    none = dict(emotion="", explanation="", probabilities=None)
+    rows = [{**none, **by_key.get(p.key, {}), "painting": p.key, "majority": p.majority()} for p in paintings]
+    missing, notes = [p.key for p in paintings if p.key not in by_key], []
+    if missing:
+        notes.append(
+            f"{len(missing)} of {len(paintings)} paintings have no answer, and count as wrong in emotion and as empty "
+            f"explanations: {_examples(missing)}"
+        )
+    if spelt:
+        notes.append(
+            f"{len(spelt)} paintings are spelt otherwise in the answers, and were recognised: {_examples(spelt)}"
+        )
+    return rows, missing, notes
+
+
 def aligned(
     predictions: Sequence[dict],  # as `read_predictions` gives them
     paintings: Sequence[Painting],
 ) -> tuple[list[dict], int]:  # one prediction per painting, in their order; how many are missing
-    "Joins answers with paintings. Raises `DataError` for a second answer, or one to a painting that is not given."
-    by_key = {p["painting"]: p for p in predictions}
-    if len(by_key) < len(predictions):
-        raise DataError(f"{len(predictions)} predictions for {len(by_key)} paintings; expected one for each at most.")
-    if odd := sorted(by_key.keys() - {p.key for p in paintings}):
-        raise DataError(
-            f"{len(odd)} of {len(by_key)} predictions are for none of the {len(paintings)} paintings, e.g. {odd[0]}; "
-            "give the data and the part they were made for."
+    """Joins answers with paintings. Raises `DataError` without answers, for one of another form, for a second answer,
+    or one to a painting that is not given."""
+    rows, missing, _ = _join(predictions, paintings)
+    return rows, len(missing)
+
+
+# %% ../../nbs/library/evaluation.ipynb #ee03b4a5
+SUM_TOLERANCE = 1e-3  # probabilities may be stored with few digits
+
+
+def _named(
+    row: dict,  # an answer
+    split: str,  # 'published' compares emotions as they are written
+    emotions: Sequence[str],
+) -> str:
+    "The emotion that an answer names, as it is scored."
+    text = (row["emotion"] or "").strip()
+    return text if split == "published" else canonical_emotion(text, emotions) or text
+
+
+def _odds(row: dict, emotions: Sequence[str]) -> np.ndarray:  # [E]
+    "The probabilities of an answer in the order of the emotions; those it does not list are 0."
+    listed = {canonical_emotion(e, emotions): p for e, p in (row["probabilities"] or {}).items()}
+    return np.array([listed.get(e, 0) for e in emotions], float)
+
+
+def _bad_odds(row: dict, emotions: Sequence[str]) -> bool:
+    "Whether an answer has probabilities that are none: not finite, negative, or with another sum than 1."
+    p = _odds(row, emotions)
+    fine = np.isfinite(p).all() and (p >= 0).all() and abs(p.sum() - 1) <= SUM_TOLERANCE
+    return bool(row["probabilities"]) and not fine
+
+
+def answer_notes(
+    rows: Sequence[dict],  # from `aligned`
+    missing: Sequence[str] = (),  # keys of paintings without an answer, which are told elsewhere
+    split: str = "first",  # see `explanation_of`
+    emotions: Sequence[str] = EMOTIONS,
+) -> list[str]:
+    "What a reader of the scores must know about the answers: each a sentence with a count and examples."
+    given, notes = [r for r in rows if r["painting"] not in set(missing)], []
+    texts = [(r["emotion"] or "").strip() for r in given]
+    means = [canonical_emotion(t, emotions) for t in texts]
+    if given and not any(texts):
+        notes.append(f"none of the {len(given)} answers names an emotion: there are no emotion scores")
+    else:
+        if other := [t for t, e in zip(texts, means) if e and t != e]:
+            how = (
+                "which the published rule counts as wrong"
+                if split == "published"
+                else "which were read as what they mean"
+            )
+            notes.append(
+                f"{len(other)} of {len(given)} answers have an emotion in another spelling, {how}: {_examples(other)}"
+            )
+        if unknown := [t for t, e in zip(texts, means) if e is None]:
+            notes.append(
+                f"{len(unknown)} of {len(given)} answers name none of the {len(emotions)} emotions, and count as "
+                f"wrong: {_examples(unknown)}"
+            )
+    if empty := [r["painting"] for r in given if not r["explanation"].strip()]:
+        notes.append(
+            f"{len(empty)} of {len(given)} answers have no explanation (no text after 'because'): {_examples(empty)}"
         )
-    none = dict(emotion="", explanation="", probabilities=None)
-    rows = [{**none, **by_key.get(p.key, {}), "painting": p.key, "majority": p.majority()} for p in paintings]
-    return rows, len(paintings) - len(by_key)
+    without = [r["painting"] for r in given if not r["probabilities"]]
+    if without and len(without) < len(given):
+        notes.append(
+            f"{len(without)} of {len(given)} answers have no probabilities, so their calibration is not scored: "
+            f"{_examples(without)}"
+        )
+    if bad := [r["painting"] for r in given if _bad_odds(r, emotions)]:
+        notes.append(
+            f"{len(bad)} of {len(given)} answers have probabilities that are not finite, negative, or with another sum "
+            f"than 1, so their calibration is not scored: {_examples(bad)}"
+        )
+    return notes
 
 
 # %% ../../nbs/library/evaluation.ipynb #230e084a
 Measures = dict[str, Any]  # name -> `Measure` or `DistinctShare`
 SyntheticScores = Callable[[Sequence[str], Sequence[Painting]], tuple[Measures, dict[str, dict]]]
+FAILURES = (SevlmError, OSError, subprocess.SubprocessError, MemoryError)  # what may fail a score and nothing else
+EMOTION_SCORES = (*(f"emotion accuracy ({rule})" for rule in RULES), "macro F1")
+CALIBRATION = ("calibration error", "Brier score", "cross-entropy of the votes")
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class Measured:
+    "What was measured on some answers."
+
+    n: int  # paintings
+    measures: Measures = field(default_factory=dict)
+    plain: dict[str, dict] = field(default_factory=dict)  # scores without an interval, and those without a value
+    tables: dict[str, Any] = field(default_factory=dict)  # confusion, recall, reliability
+    notes: list[str] = field(default_factory=list)  # what a reader of the scores must know
+
+    def skip(self, names: Iterable[str], why: str, n: int | None = None) -> None:
+        "Record that these scores have no value; n: paintings they would be over, if not all."
+        self.plain |= {name: dict(value=None, n=self.n if n is None else n, note=why) for name in names}
+
+    def attempt(self, names: Iterable[str], compute: Callable[[], Measures]) -> None:
+        "Add a family of scores; if it fails, its names without a value and with the reason."
+        try:
+            self.measures |= compute()
+        except FAILURES as e:
+            _log.debug("scores failed: %s", ", ".join(names), exc_info=True)
+            self.skip(names, f"{FAILED}{str(e) or type(e).__name__}")
 
 
 def measure(
@@ -267,36 +519,68 @@ def measure(
     split: str = "first",  # what is the explanation: see `explanation_of`
     training_texts: Sequence[str] | None = None,  # for novelty
     alignment: TextClassifier | None = None,  # for emotional alignment
-) -> tuple[Measures, dict[str, dict], dict[str, Any]]:  # measures, scores without an interval, tables
-    "Everything that can be measured on some answers."
+) -> Measured:
+    "Everything that can be measured on some answers. A family of scores that fails has no value, and says why."
+    emotions: Sequence[str] = EMOTIONS
     explanations, counts = [explanation_of(r, split) for r in rows], [p.counts for p in paintings]
-    measures: Measures = dict(emotion_measures([r["emotion"] for r in rows], counts))
-    plain: dict[str, dict] = {}
-    tables: dict[str, Any] = {}  # confusion, recall, reliability
-    if eligible := [r for r in rows if r["majority"]]:
-        table = confusion([(r["emotion"] or "").strip() for r in eligible], [r["majority"] for r in eligible])
-        tables["confusion"] = dict(rows=EMOTIONS, columns=[*EMOTIONS, "unnamed"], counts=table.tolist())
-        tables["recall"] = {e: dict(value=v, n=int(n)) for (e, v), n in zip(recalls(table).items(), table.sum(1))}
-    if all(r["probabilities"] for r in rows):
-        odds = np.array([[r["probabilities"].get(e, 0) for e in EMOTIONS] for r in rows])
-        measures |= calibration_measures(odds, counts)
-        tables["reliability"] = reliability(odds, counts)
-    else:
-        without = dict(value=None, n=len(rows), note="not every prediction has probabilities")
-        for name in ("calibration error", "Brier score", "cross-entropy of the votes"):
-            plain[name] = dict(without)
-    if synthetic:
+    named = [_named(r, split, emotions) for r in rows]
+    right = np.array([r["majority"] is not None and e == r["majority"] for r, e in zip(rows, named)])
+    found = Measured(len(rows))
+
+    def of_emotions() -> Measures:
+        if eligible := [(e, r["majority"]) for e, r in zip(named, rows) if r["majority"]]:
+            table = confusion(*zip(*eligible))
+            shares = zip(recalls(table).items(), table.sum(1))
+            found.tables["confusion"] = dict(rows=emotions, columns=[*emotions, "unnamed"], counts=table.tolist())
+            found.tables["recall"] = {e: dict(value=v, n=int(n)) for (e, v), n in shares}
+        return dict(emotion_measures(named, counts))
+
+    def of_probabilities() -> Measures:
+        odds = np.array([_odds(r, emotions) for r in rows])
+        measures = calibration_measures(odds, counts)
+        found.tables["reliability"] = reliability(odds, counts)
+        return dict(measures)
+
+    def of_synthetic() -> Measures:
+        assert synthetic is not None
         more, known = synthetic(explanations, paintings)
-        measures, plain = measures | more, plain | known
-    found, skipped = caption_measures(explanations, paintings, meteor)
-    plain |= {name: dict(value=None, n=len(rows), note=why) for name, why in skipped.items()}
-    measures |= found | text_measures(explanations, training_texts)
+        found.plain |= known
+        return more
+
+    def of_captions(family: str) -> Measures:
+        filtered = right if family == "coco" else None
+        measures, skipped, notes = caption_measures(explanations, paintings, meteor, filtered, (family,))
+        for name, why in skipped.items():
+            found.skip([name], why, int(right.sum()) if name.endswith(FILTERED) else None)
+        found.notes += notes
+        return dict(measures)
+
+    if any(named):
+        found.attempt(EMOTION_SCORES, of_emotions)
+    else:
+        found.skip(EMOTION_SCORES, "no answer names an emotion")
+    lacking = sum(not r["probabilities"] for r in rows)
+    if lacking or any(_bad_odds(r, emotions) for r in rows):
+        found.skip(CALIBRATION, "not every prediction has probabilities" if lacking else "not all are probabilities")
+    else:
+        found.attempt(CALIBRATION, of_probabilities)
+    if synthetic:
+        found.attempt(("scores of synthetic paintings",), of_synthetic)
+    for family in FAMILIES:
+        suffixes = ("", FILTERED) if family == "coco" else (f", {family}",)
+        found.attempt([name + end for end in suffixes for name in CAPTIONS], lambda: of_captions(family))
+    found.measures |= text_measures(explanations)
+    if training_texts is not None:
+        found.attempt(NOVELTY, lambda: dict(novelty_measures(explanations, training_texts)))
     if alignment is not None:
-        measures |= alignment_measures(alignment, explanations, counts)
-    return measures, plain, tables
+        found.attempt(ALIGNMENT, lambda: dict(alignment_measures(alignment, explanations, counts)))
+    return found
 
 
 # %% ../../nbs/library/evaluation.ipynb #3c079e53
+ANSWERS, ANSWERS_OF = "predictions.jsonl", "predictions_of.json"  # answers; the model and settings they are from
+
+
 @dataclass
 class Evaluation:
     "Scores with their counts, and every answer they were computed from."
@@ -305,6 +589,13 @@ class Evaluation:
     predictions: list[dict]  # painting, majority, emotion, explanation, probabilities
     about: dict = field(default_factory=dict)  # what was scored, and how
     tables: dict = field(default_factory=dict)  # confusion matrix, recall, reliability
+    notes: list[str] = field(default_factory=list)  # what a reader of the scores must know; part of `about`, too
+    answers_of: dict | None = None  # what the answers depend on, if a model gave them here: see `evaluate`
+
+    @property
+    def failed(self) -> dict[str, str]:  # name -> why
+        "The scores that were tried in vain."
+        return {name: s["note"] for name, s in self.scores.items() if s["note"].startswith(FAILED)}
 
     def to_dict(self) -> dict[str, dict]:
         "What metrics.json holds."
@@ -313,6 +604,12 @@ class Evaluation:
     def save(self, out: str | Path) -> Path:  # the folder
         "Writes metrics.json, the scores also as a table (scores.csv), and predictions.jsonl."
         out = check_writable(out)
+        if self.answers_of is None:
+            (out / ANSWERS_OF).unlink(missing_ok=True)  # of other answers
+        with write_atomic(out / ANSWERS) as path:
+            path.write_text("".join(json.dumps(p) + "\n" for p in self.predictions), encoding="utf-8")
+        if self.answers_of is not None:
+            write_json(out / ANSWERS_OF, self.answers_of)
         write_json(out / "metrics.json", self.to_dict())
         with write_atomic(out / "scores.csv") as path, open(path, "w", encoding="utf-8", newline="") as f:
             rows = csv.writer(f, lineterminator="\n")
@@ -321,8 +618,6 @@ class Evaluation:
                 (name, s["value"], *(s.get("interval") or ("", "")), s["n"], s["note"])
                 for name, s in self.scores.items()
             )
-        with write_atomic(out / "predictions.jsonl") as path:
-            path.write_text("".join(json.dumps(p) + "\n" for p in self.predictions), encoding="utf-8")
         return out
 
 
@@ -345,8 +640,15 @@ def _protocols(split: str, draws: int) -> dict:
             family: f"{tokenizer} tokens, METEOR {'summed over the set' if aggregate else 'averaged over paintings'}"
             for family, (tokenizer, aggregate) in FAMILIES.items()
         },
+        filtered="captions of family coco, over the paintings whose strict majority was named (NLX-GPT, e-ViL)",
         intervals=f"95 % over paintings, {draws} draws",
     )
+
+
+def _require_libraries() -> None:
+    "Raises `ConfigError` if a library is missing that most scores need: before the work, not after it."
+    for name in ("pycocoevalcap", "sklearn"):
+        require(name, extra="metrics")
 
 
 def score(
@@ -358,29 +660,140 @@ def score(
     draws: int = 1000,  # of the bootstrap
     **options: Any,  # meteor, training_texts, alignment: see `measure`
 ) -> Evaluation:
-    "Scores of saved answers. Raises `DataError` without paintings, or if the answers do not fit them."
+    """Scores of saved answers; one that fails has no value, and says why.
+
+    Raises `DataError` without paintings, or if the answers do not fit them."""
     if not paintings:
         raise DataError("no painting to evaluate on; expected at least one.")
+    _require_libraries()
     if isinstance(predictions, (str, Path)):
         predictions = read_predictions(predictions)
-    rows, missing = aligned(predictions, paintings)
-    measures, plain, tables = measure(rows, paintings, synthetic, split=split, **options)
+    rows, missing, notes = _join(predictions, paintings)
+    found = measure(rows, paintings, synthetic, split=split, **options)
+    notes += answer_notes(rows, missing, split) + found.notes
     weights = bootstrap_weights(len(paintings), draws)
     scores = {
-        name: dict(value=m.value, n=m.n, interval=interval(m, weights), note=m.note) for name, m in measures.items()
-    } | plain
+        name: dict(value=m.value, n=m.n, interval=interval(m, weights), note=m.note)
+        for name, m in found.measures.items()
+    } | found.plain
     about = {
         "data": None,
         "synthetic": synthetic is not None,
         "part": None,
         "paintings": len(paintings),
-        "without an answer": missing,
+        "without an answer": len(missing),
+        "notes": notes,
         "model": None,
         **(about or {}),
         "protocols": _protocols(split, draws),
         "versions": dict(sevlm=__version__, pycocoevalcap=version("pycocoevalcap")),
     }
-    return Evaluation({n: scores[n] for n in LEADING_SCORES if n in scores} | scores, rows, about, tables)
+    scores = {n: scores[n] for n in LEADING_SCORES if n in scores} | scores
+    return Evaluation(scores, rows, about, found.tables, notes)
+
+
+# %% ../../nbs/library/evaluation.ipynb #540dec64
+EARLIER = "earlier"  # folder for the answers and scores of another evaluation
+
+
+def _state_of(file: Path | None) -> tuple[int, int]:
+    "Bytes, and when it was written last; zeros for a file that is not there."
+    if file is None or not file.is_file():
+        return 0, 0
+    found = file.stat()
+    return found.st_size, found.st_mtime_ns
+
+
+def _depends_on(explainer: Explainer, paintings: Sequence[Painting], generation: Generation | None, **how: Any) -> dict:
+    "All that the answers of a model depend on, as plain values: another value, other answers."
+    model, table = explainer.model, explainer.table
+    pictures = [[p.key, *_state_of(p.image)] for p in paintings]
+    return dict(
+        weights=fingerprint(model),
+        settings=model.config.to_dict(),
+        lexicon=table.digest() if hasattr(table, "digest") else table.lexicon.facts(),  # the latter: looked up by NLTK
+        tokenizer=checksum(sorted(explainer.tokenizer.get_vocab().items())),
+        generation=generation.changes() if generation else {},
+        paintings=len(paintings),
+        pictures=checksum(pictures),
+        batch=BATCH,
+        device=str(explainer.device),
+        versions=dict(sevlm=__version__, torch=version("torch")),
+        **how,
+    )
+
+
+class _AnswerFile:
+    """The answers of one evaluation in a folder: predictions.jsonl, and predictions_of.json beside it.
+
+    `kept` are the answers that are there already: whole batches, or all."""
+
+    def __init__(self, out: str | Path, depends_on: dict, keys: Sequence[str], log: Callable[[str], Any]):
+        self.folder, self.keys = check_writable(out), list(keys)
+        self.path, stamp = self.folder / ANSWERS, self.folder / ANSWERS_OF
+        self.depends_on: dict = json.loads(json.dumps(depends_on))  # as it comes back from the file
+        self.about: dict = {}  # also of the first call: patch tokens, threads
+        self.kept: list[dict] = []
+        found = _plain_json(stamp)
+        if self.path.exists() and found.get("depends on") == self.depends_on:
+            self.about = {name: found.get(name) for name in ("patch tokens", "threads")}
+            self.kept = self._whole_batches(log)
+        elif any((self.folder / name).exists() for name in (ANSWERS, ANSWERS_OF, "metrics.json")):
+            self._set_aside(found.get("depends on"), log)
+
+    def _whole_batches(self, log: Callable[[str], Any]) -> list[dict]:
+        "The answers of whole batches; what follows them is cut off."
+        lines = self.path.read_bytes().split(b"\n")[:-1]  # what has no line feed is no whole line
+        fields, rows = ("painting", "emotion", "explanation", "probabilities"), []
+        for key, line in zip(self.keys, lines):
+            try:
+                row = _checked_answer(json.loads(line), "")
+            except (ValueError, RecursionError, DataError):
+                break
+            if row["painting"] != key:
+                break
+            rows.append({name: row[name] for name in fields})
+        whole = len(rows) if len(rows) == len(self.keys) else len(rows) - len(rows) % BATCH
+        with open(self.path, "r+b") as f:
+            f.truncate(sum(len(line) + 1 for line in lines[:whole]))
+        if whole:
+            log(f"{whole} of {len(self.keys)} answers are in {self.folder} already, from the same model and pictures")
+        return rows[:whole]
+
+    def _set_aside(self, other: dict | None, log: Callable[[str], Any]) -> None:
+        "Move what another evaluation has left."
+        differs = [k for k, v in self.depends_on.items() if (other or {}).get(k) != v]
+        why = f"they differ in {', '.join(differs)}" if other else "it is not recorded what they depend on"
+        log(f"answers in {self.folder} are of another evaluation ({why}): they are now in {self.folder / EARLIER}")
+        place = self.folder / EARLIER
+        place.mkdir(exist_ok=True)
+        for name in (ANSWERS, ANSWERS_OF, "metrics.json", "scores.csv"):
+            (place / name).unlink(missing_ok=True)
+            if (self.folder / name).exists():
+                os.replace(self.folder / name, place / name)
+
+    def start(self, **about: Any) -> dict:  # what predictions_of.json holds
+        "Record what the answers depend on, with what else the first call has chosen."
+        self.about = {**about, **{k: v for k, v in self.about.items() if v is not None}}
+        stamp = {**self.about, "depends on": self.depends_on}
+        write_json(self.folder / ANSWERS_OF, stamp)
+        return stamp
+
+    def add(self, answers: Sequence[dict]) -> None:
+        "Append the answers of a batch, and wait until the disk has them."
+        with open(self.path, "ab") as f:
+            f.write("".join(json.dumps(a) + "\n" for a in answers).encode())
+            f.flush()
+            os.fsync(f.fileno())
+
+
+def _plain_json(path: Path) -> dict:
+    "A JSON object, or nothing where there is none."
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 # %% ../../nbs/library/evaluation.ipynb #daa11000
@@ -394,26 +807,53 @@ def evaluate(
     generation: Generation | None = None,  # how texts are written; None: the most likely token each time
     features: str | Path = "off",  # kept patch tokens: a folder to keep them in, or 'auto': those in the cache folder
     dtype: str = "float16",  # of those on disk
+    out: str | Path | None = None,  # folder in which answers are kept as they come, and found again; None: nowhere
+    log: Callable[[str], Any] = _log.info,  # called with a line: what was found in `out`
     **options: Any,  # split, training_texts, alignment, draws: see `score`
 ) -> Evaluation:
-    "Asks a model about some paintings and scores its answers. Raises `DataError` without paintings."
+    """Asks a model about some paintings and scores its answers. With `out`, answers of an earlier call with the same
+    model, settings and pictures are not asked for again; `save` writes the scores there.
+
+    Raises `DataError` without paintings."""
     if not paintings:
         raise DataError("no painting to evaluate on; expected at least one.")
-    grids = None
-    if features != "off":
-        where = dict(folder=None, write=False, verify=False) if features == "auto" else dict(folder=features)
-        encoder, images = explainer.model.encoder, [p.image for p in paintings]
-        how = dict(dtype=dtype, device=explainer.device, progress=progress)
-        grids = keep_features(encoder, images, open_image, **how, **where)
-    answers = answer_all(explainer, paintings, grids, progress=progress, generation=generation)
-    predictions = [
-        dict(painting=p.key, emotion=a.emotion, explanation=a.explanation, probabilities=a.probabilities)
-        for p, a in zip(paintings, answers)
-    ]
-    about = {
-        "model": explainer.model.config.to_dict(),
-        "patch tokens": "computed" if grids is None else str(grids.report),
-        **({"generation": generation.changes()} if generation else {}),
-        **(about or {}),
-    }
-    return score(predictions, paintings, synthetic, meteor=meteor, about=about, **options)
+    _require_libraries()
+    file = None
+    if out is not None:
+        how = {} if features == "off" else {"features": str(features), "dtype": dtype}
+        depends_on = _depends_on(explainer, paintings, generation, **how)
+        file = _AnswerFile(out, depends_on, [p.key for p in paintings], log)
+    threads = torch.get_num_threads()
+    if file and file.about.get("threads") and not requested_threads():
+        threads = int(file.about["threads"])
+    with using_threads(threads):
+        predictions, patch_tokens = list(file.kept) if file else [], file.about.get("patch tokens") if file else None
+        grids = None
+        if features != "off" and len(predictions) < len(paintings):
+            where = dict(folder=None, write=False, verify=False) if features == "auto" else dict(folder=features)
+            encoder, images = explainer.model.encoder, [p.image for p in paintings]
+            kept = dict(dtype=dtype, device=explainer.device, progress=progress)
+            grids = keep_features(encoder, images, open_image, **kept, **where)
+        patch_tokens = patch_tokens or ("computed" if grids is None else str(grids.report))
+        answers_of = file.start(threads=threads, **{"patch tokens": patch_tokens}) if file else None
+        starts = range(len(predictions), len(paintings), BATCH)
+        for i in tqdm(starts, desc="explaining", unit="batch", disable=not progress):
+            some = paintings[i : i + BATCH]
+            part = None if grids is None else grids[i : i + BATCH]
+            answers = answer_all(explainer, some, part, progress=False, generation=generation)
+            rows = [
+                dict(painting=p.key, emotion=a.emotion, explanation=a.explanation, probabilities=a.probabilities)
+                for p, a in zip(some, answers, strict=True)
+            ]
+            if file:
+                file.add(rows)
+            predictions += rows
+        about = {
+            "model": explainer.model.config.to_dict(),
+            "patch tokens": patch_tokens,
+            **({"generation": generation.changes()} if generation else {}),
+            **(about or {}),
+        }
+        found = score(predictions, paintings, synthetic, meteor=meteor, about=about, **options)
+    found.answers_of = answers_of
+    return found

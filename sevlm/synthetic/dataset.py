@@ -12,6 +12,7 @@ __all__ = [
     "STAMP",
     "RELEASE_COLUMNS",
     "SCENE_COLUMNS",
+    "SURE",
     "odds_table",
     "emotion_odds",
     "CatalogueEntry",
@@ -276,18 +277,23 @@ def vote_counts(
 
 
 # %% ../../nbs/synthetic/dataset.ipynb #5f9271e5
+SURE = 1e-16  # odds that are nearer to 0 or 1 are taken as this near
+
+
 def majority_odds(
     odds: np.ndarray,  # [N, 9] odds of the emotions
     annotators: Sequence[int] | np.ndarray,  # [N] number of votes
 ) -> np.ndarray:  # [N, 9] chance that each emotion gets more than half of the votes
-    "Binomial upper tails; at most one emotion can have a majority, so rows add up to the chance of having one."
+    """Binomial upper tails; at most one emotion can have a majority, so rows add up to the chance of having one.
+
+    By logarithms: the binomial coefficients of a thousand votes and more exceed every float."""
     odds, annotators = np.asarray(odds, float), np.asarray(annotators, int)
     chance = np.zeros_like(odds)
-    for n in np.unique(annotators):
-        p = odds[annotators == n]
-        chance[annotators == n] = sum(
-            math.comb(n, k) * p**k * (1 - p) ** (n - k) for k in range(int(n) // 2 + 1, int(n) + 1)
-        )
+    for n in map(int, np.unique(annotators)):
+        p = odds[annotators == n].clip(SURE, 1 - SURE)  # so that both have a logarithm
+        for k in range(n // 2 + 1, n + 1):
+            ways = math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
+            chance[annotators == n] += np.exp(ways + k * np.log(p) + (n - k) * np.log1p(-p))
     return chance
 
 
@@ -312,7 +318,7 @@ def bayes_ceiling(
     labelled = 2 * counts.max(1) > n
     right = (counts.argmax(1) == best)[labelled]
     return Ceiling(
-        float(chance[rows, best].sum() / chance.sum()),
+        float(chance[rows, best].sum() / chance.sum()) if chance.sum() else math.nan,
         float(right.mean()) if len(right) else math.nan,
         int(labelled.sum()),
         float(chance.sum(1).mean()),
@@ -328,6 +334,8 @@ def synthetic_scores(
 
 
 def _synthetic_scores(truth: dict, explanations: Sequence[str], paintings: Sequence) -> tuple[dict, dict]:
+    if unknown := [p.key for p in paintings if p.key not in truth]:
+        raise DataError(f"{len(unknown)} of {len(paintings)} paintings are not in {TRUTH}, e.g. {unknown[0]}.")
     scenes, odds = zip(*(truth[p.key] for p in paintings))
     # a ceiling is over votes, not over shares
     votes = [p.counts if sum(p.counts) > 1.5 else tuple(map(p.emotions.count, EMOTIONS)) for p in paintings]

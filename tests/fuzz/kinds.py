@@ -19,7 +19,7 @@ from PIL import Image
 from sevlm.app.inspect import inspect_path
 from sevlm.artemis.folder import open_data, paintings_of, provenance, truth_of
 from sevlm.artemis.pickles import module_tensors, read_untrusted, read_untrusted_torch, to_array, to_dataframe
-from sevlm.artemis.prepare import check_picture, up_to_date
+from sevlm.artemis.prepare import up_to_date
 from sevlm.artemis.protocol import Vocabulary, read_preprocessed, read_rows
 from sevlm.artemis.records import load_records, read_grouped, read_histograms, read_records
 from sevlm.artemis.utterances import read_known_words, read_tables
@@ -27,7 +27,7 @@ from sevlm.cli import main, make_parser
 from sevlm.config import EMOTIONS, SEVLMConfig, TrainConfig
 from sevlm.data.paintings import read_artemis
 from sevlm.errors import SevlmError
-from sevlm.images import open_image
+from sevlm.images import check_picture, open_image
 from sevlm.lexicon.files import read_lexicon_file
 from sevlm.lexicon.lexicon import Lexicon
 from sevlm.lexicon.token_table import VADTable
