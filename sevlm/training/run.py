@@ -74,6 +74,7 @@ from ..data.features import Features
 from ..errors import ConfigError
 from ..images import open_image
 from ..models.sevlm import SEVLM, trainable
+from ..models.vision import check_tower, describe_tower
 from ..processor import check_causal
 from .distributed import Processes, resolve_precision, start_processes
 from .memory import Fit, fit_step, measure_step, worst_batch
@@ -209,7 +210,7 @@ def train_callbacks(
 # %% ../../nbs/course/14_training.ipynb #60cef482
 def chosen_before(
     out: Path,  # folder of the run
-) -> dict[str, Any]:  # 'threads', 'precision', 'parts', 'checkpointing', 'why'; empty for a new run
+) -> dict[str, Any]:  # 'threads', 'precision', 'parts', 'checkpointing', 'image_encoder', 'why'; empty for a new run
     "How an unfinished run was computed, from its train.json."
     file = out / "train.json"
     return json.loads(file.read_text(encoding="utf-8")).get("chosen", {}) if file.is_file() else {}
@@ -245,6 +246,8 @@ def _build_learner(
     limit_memory(settings.budget, processes.device)
     seed_everything(settings.seed)
     model = start_model(config, data.tokenizer, gpt2).to(processes.device)
+    if "image_encoder" in previous:  # its weights may be a file that was replaced meanwhile
+        check_tower(model.encoder, previous["image_encoder"], out, weights=bool(config.tower_pretrained))
     wanted = previous.get("precision", "auto") if settings.precision == "auto" else settings.precision
     precision = resolve_precision(wanted, processes.device, processes.requested)
     if precision != "float32":
@@ -277,7 +280,11 @@ def _build_learner(
     learner.accumulate, model.decoder.checkpointing = fit.parts, fit.checkpointing
     reasons = previous.get("why") or [why, *fit.why]
     chosen = dict(device=str(processes.device), processes=processes.count, precision=precision, parts=fit.parts)
-    return learner, recorder, dict(chosen, checkpointing=fit.checkpointing, why=reasons)
+    return (
+        learner,
+        recorder,
+        dict(chosen, checkpointing=fit.checkpointing, why=reasons, image_encoder=describe_tower(model.encoder)),
+    )
 
 
 # %% ../../nbs/course/14_training.ipynb #ea71dbfa
