@@ -6,6 +6,7 @@ put it."""
 
 # %% auto #0
 __all__ = [
+    "SLOW_ANSWER",
     "TOO_MANY",
     "SERVER_ERROR",
     "MOST_CLASSES",
@@ -26,6 +27,7 @@ __all__ = [
 import errno
 import hashlib
 import json
+import os
 import pickle
 import re
 import ssl
@@ -43,14 +45,18 @@ from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from ..errors import CheckpointError, SevlmError
 
-
 # %% ../../nbs/library/hub.ipynb #4803d8ff
+SLOW_ANSWER = 60  # seconds that the hub's library waits for an answer when the first request took too long
+
+
 def ask_hub() -> Exception | None:  # None: it answered; else what came instead
     "One request by the hub's own client, by its own settings (address, proxy, certificates, patience)."
     from huggingface_hub import constants, get_session
 
+    connect = constants.HF_HUB_ETAG_TIMEOUT
+    answer = connect if "HF_HUB_ETAG_TIMEOUT" in os.environ else max(connect, SLOW_ANSWER)
     try:
-        get_session().head(constants.ENDPOINT, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+        get_session().head(constants.ENDPOINT, timeout=(connect, answer, answer, connect))
     except Exception as e:  # of its HTTP library, or because offline mode is set
         return e
     return None

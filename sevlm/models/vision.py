@@ -289,8 +289,8 @@ class TowerFacts:
         for k in ("mean", "std"):
             if k in known:
                 known[k] = tuple(known[k]) if isinstance(known[k], list | tuple) else (known[k],)
-        if isinstance(known.get("size"), list | tuple):
-            known["size"] = known["size"][0]
+        if isinstance(size := known.get("size"), list | tuple) and len(set(map(repr, size))) == 1:  # height and width
+            known["size"] = size[0]
         numbers = lambda v: len(v) == 3 and all(isinstance(x, int | float) and math.isfinite(x) for x in v)
         right = {
             "mean": numbers,
