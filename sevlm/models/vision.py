@@ -309,7 +309,7 @@ def _registered_tags(tower: str) -> dict[str, str]:
     "Tags of published weights of an architecture, with either activation: tag -> the name it is registered under."
     import open_clip
 
-    names = (_plain(tower), _plain(tower) + QUICK_GELU, tower)
+    names = (tower, _plain(tower), _plain(tower) + QUICK_GELU)
     return {tag: name for name in names for tag in open_clip.list_pretrained_tags_by_model(name)}
 
 
