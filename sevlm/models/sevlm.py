@@ -4,7 +4,6 @@
 
 # %% auto #0
 __all__ = [
-    "log",
     "MODEL_FILES",
     "Output",
     "SEVLM",
@@ -48,8 +47,6 @@ from .decoder import Decoder
 from .fusion import Fusion, VADEncoder
 from .hub import check_tensors, fetch, read_tensors
 from .vad_head import VADHead, vad_loss
-
-log = logging.getLogger(__name__)
 
 
 # %% ../../nbs/course/10_sevlm.ipynb #5de888b5
@@ -304,6 +301,9 @@ def load_weights(
 
 
 # %% ../../nbs/course/10_sevlm.ipynb #8b675390
+_log = logging.getLogger(__name__)
+
+
 def recorded_tower(
     metadata: dict[str, str],  # of model.safetensors
     where: str | Path,  # named in messages
@@ -325,7 +325,7 @@ def _as_earlier_versions(encoder: ImageEncoder, where: Path) -> None:
     own = encoder.preprocess
     encoder.use(TowerFacts(weights=encoder.facts.weights, source="earlier versions of sevlm"))
     if encoder.preprocess != own:
-        log.warning(
+        _log.warning(
             "%s was trained by an earlier version, with %s; so it stays, although its tower was trained with %s.",
             where,
             encoder.preprocess,
@@ -356,7 +356,7 @@ def load_model(
     load_weights(model, weights, folder)
     before = recorded_tower(metadata, folder)
     if before is None:
-        log.debug("%s does not note its image encoder in full: an earlier version wrote it", folder)
+        _log.debug("%s does not note its image encoder in full: an earlier version wrote it", folder)
         before = {"tower": config.tower, "weights": config.tower_pretrained}
         if "tower" in metadata:
             before["fingerprint"] = metadata["tower"]

@@ -4,7 +4,6 @@
 
 # %% auto #0
 __all__ = [
-    "log",
     "CLIP_MEAN",
     "CLIP_STD",
     "IMAGENET_MEAN",
@@ -71,8 +70,6 @@ from ..config import SEVLMConfig
 from ..errors import CheckpointError, ConfigError, SevlmError, did_you_mean, require
 from ..utils import asset, write_atomic
 from .hub import WEIGHTS, check_tensors, fetch, fingerprint, read_json, read_pickle, read_tensors
-
-log = logging.getLogger(__name__)
 
 # %% ../../nbs/course/05_vision.ipynb #2a3fde90
 # OpenAI's, from the repository openai/CLIP, clip/clip.py; ImageNet's, from torchvision/transforms/_presets.py
@@ -261,6 +258,7 @@ def build_tower(
 
 
 # %% ../../nbs/course/05_vision.ipynb #485ef456
+_log = logging.getLogger(__name__)
 ACTIVATIONS = {True: "QuickGELU", False: "GELU"}
 
 
@@ -663,7 +661,7 @@ def _check_facts(encoder: "ImageEncoder", facts: TowerFacts, what: str, as_train
         f"{ACTIVATIONS[computed]}"
     )
     if as_trained:
-        log.warning("%s. The checkpoint was trained that way, so it stays.", found)
+        _log.warning("%s. The checkpoint was trained that way, so it stays.", found)
         return
     right = _plain(encoder.name) + QUICK_GELU * wanted
     raise CheckpointError(f"{found}: all patch tokens would be off, without a sign of it. Set tower={right}.")
@@ -730,7 +728,7 @@ def load_tower(
     encoder.visual.load_state_dict(weights)
     encoder.use(facts)
     if "quick_gelu" in unsure and not encoder.name.endswith(QUICK_GELU):
-        log.warning(
+        _log.warning(
             "%s do not say with which activation they were trained; %s is computed, as the tower %r says. OpenAI's, "
             "DFN's and MetaCLIP's weights need tower=%s.",
             what,
@@ -739,7 +737,7 @@ def load_tower(
             _plain(encoder.name) + QUICK_GELU,
         )
     if {"mean", "std", "interpolation"} & set(unsure) and encoder.image_stats == "tower":
-        log.warning(
+        _log.warning(
             "%s do not say how their pictures were prepared, and published weights of %r differ in it; used: %s.",
             what,
             encoder.name,
