@@ -264,7 +264,11 @@ MODEL_OPTIONS = (
         help="released weights instead: a hub id such as jing5566/SEVLM, or a folder in its layout; run as published",
     ),
     option("--lexicon", metavar="FILE", help="with --weights: the VAD lexicon they were trained with"),
-    option("--tower", metavar="FILE", help="with --weights: CLIP's weights (.safetensors), if there is no network"),
+    option(
+        "--tower",
+        metavar="FILE",
+        help="the image encoder's weights (a file or folder), if there is no network or they have moved",
+    ),
     option(
         "--lemmas",
         default="lemminflect",
@@ -327,14 +331,16 @@ def explainer_of(
         raise ConfigError("give either --checkpoint or --weights.")
     if args.weights:
         return load(args.weights, args.lexicon, args.device, tower=args.tower, lemmas=args.lemmas)
-    if args.lexicon or args.tower or args.lemmas != "lemminflect":
-        raise ConfigError("--lexicon, --lemmas and --tower belong to --weights; a checkpoint of sevlm knows its own.")
+    if args.lexicon or args.lemmas != "lemminflect":
+        raise ConfigError("--lexicon and --lemmas belong to --weights; a checkpoint of sevlm knows its own.")
+    if args.tower and not args.checkpoint:
+        raise ConfigError("--tower belongs to --weights or --checkpoint; the shipped model has its own.")
     if not args.checkpoint:
         print_message(
             "note: this is the shipped model, trained on synthetic paintings only; give your own by --checkpoint"
         )
         return load(device=args.device)
-    return load(checkpoint_of(args.checkpoint), device=args.device)
+    return load(checkpoint_of(args.checkpoint), device=args.device, tower=args.tower)
 
 
 # %% ../nbs/library/command_line.ipynb #4b8f6f03

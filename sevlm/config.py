@@ -227,7 +227,7 @@ class SEVLMConfig(Settings):
     choices: ClassVar[dict[str, tuple[str, ...]]] = dict(
         boundary=("because", "fixed"),
         image_stats=("tower", "imagenet"),
-        resize=("bicubic", "bilinear"),
+        resize=("tower", "bicubic", "bilinear"),
         lookup=("word", "start", "piece"),
         empty_vad=("zero", "nan"),
         lone_negative=("none", "itself"),
@@ -259,7 +259,7 @@ class SEVLMConfig(Settings):
     boundary: str = "because"  # emotion | explanation: at the word, or 'fixed' = position 6 (finding 2)
     pad_in_span: bool = False  # the means over the spans include padding (True: as published, finding 3)
     image_stats: str = "tower"  # the tower's own mean and deviation, or 'imagenet' (finding 4)
-    resize: str = "bicubic"  # as CLIP was trained, or 'bilinear' (as published)
+    resize: str = "tower"  # the tower's own interpolation, 'bicubic' (as CLIP's), or 'bilinear' (as published)
     lookup: str = "word"  # VAD of the word so far; 'start' = of pieces that begin a word; 'piece' = as published
     stable_contrast: bool = True  # log-sum-exp; False: exponentials of raw scores (finding 8)
     empty_vad: str = "zero"  # VAD loss of a batch without a known word: zero, or 'nan' (finding 8)
@@ -280,8 +280,8 @@ class SEVLMConfig(Settings):
         )
         side = math.isqrt(self.patches)
         self._require(
-            side * side == self.patches and self.image_size % side == 0,
-            f"patches = {self.patches} must be a square number whose root divides image_size = {self.image_size}.",
+            side * side == self.patches and side <= self.image_size,
+            f"patches = {self.patches} must be a square number, its root at most image_size = {self.image_size}.",
         )
         for k in ("max_positions", "vad_positions"):
             for t in ("max_tokens", "new_tokens"):

@@ -4,6 +4,9 @@ import base64
 import hashlib
 import json
 import os
+import select
+import socket
+import ssl
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -85,15 +88,57 @@ class Hub(BaseHTTPRequestHandler):
         return self.answer_json({})
 
 
+class Tunnel(BaseHTTPRequestHandler):
+    "A proxy that leads every CONNECT, whatever its address, to one server."
+
+    def do_CONNECT(self):
+        self.server.asked.append(f"CONNECT {self.path}")
+        with socket.create_connection(self.server.target) as there:
+            self.send_response(200)
+            self.end_headers()
+            other = {self.connection: there, there: self.connection}
+            while True:
+                for one in select.select(list(other), [], [])[0]:
+                    data = one.recv(65536)
+                    if not data:
+                        self.close_connection = True
+                        return
+                    other[one].sendall(data)
+
+    def log_message(self, *_):
+        pass
+
+
+@contextmanager
+def tunnel(
+    target: tuple[str, int],  # host and port of the server behind it
+) -> Iterator[ThreadingHTTPServer]:
+    "A proxy for HTTPS on this machine."
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Tunnel)
+    server.daemon_threads, server.block_on_close = True, False
+    server.target, server.asked = target, []
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
 @contextmanager
 def serve(
     root: Path,  # the files of the repository; made if missing
     home: Path,  # where clients keep what they have fetched
+    certificate: Path | None = None,  # of a server that speaks TLS; it is for hub.invalid and 127.0.0.1
 ) -> Iterator[tuple[ThreadingHTTPServer, partial]]:
     "A server, and `subprocess.run` in an environment that takes it for the hub."
     root.mkdir(parents=True, exist_ok=True)
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     server.root, server.asked, server.spoiled = root, [], False
+    if certificate is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     env = {
         **os.environ,

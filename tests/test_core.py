@@ -104,7 +104,7 @@ def test_every_switch_both_ways():
         dict(heads=5),
         dict(vad_heads=2),
         dict(patches=195),
-        dict(image_size=225),
+        dict(image_size=13),
         dict(layers=0),
         dict(dropout=1.0),
         dict(max_tokens=2000),

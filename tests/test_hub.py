@@ -25,9 +25,10 @@ def nowhere(monkeypatch, tmp_path):
 
 
 def test_tower_weights():
-    encoder = ImageEncoder(SEVLMConfig.preset("tiny", tower="ViT-S-32-alt", patches=49, image_size=224))
+    encoder = ImageEncoder(SEVLMConfig.preset("tiny", tower="ViT-B-32-quickgelu", patches=49, image_size=224))
     with pytest.raises(
-        CheckpointError, match=r"could not get the weights 'openai' of the tower 'ViT-S-32-alt'.*copy its cache folder"
+        CheckpointError,
+        match=r"could not get the weights 'openai' of the tower 'ViT-B-32-quickgelu'.*copy its cache folder",
     ):
         load_tower(encoder, "openai")
 

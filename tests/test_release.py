@@ -199,8 +199,9 @@ def test_the_released_way_of_finding_lemmas(place, capsys, monkeypatch):
         (("--weights", "hub"), "the released weights need the lexicon"),
         (("--weights", "nowhere", "--lexicon", "lexicon.txt"), "neither a folder nor the id"),
         (("--weights", "hub", "--checkpoint", "hub"), "either --checkpoint or --weights"),
-        (("--lexicon", "lexicon.txt"), "--lexicon, --lemmas and --tower belong to --weights"),
+        (("--lexicon", "lexicon.txt"), "--lexicon and --lemmas belong to --weights"),
         (("--lemmas", "nltk"), "belong to --weights"),
+        (("--tower", "tower.safetensors"), "--tower belongs to --weights or --checkpoint"),
         (("--weights", "hub", "--lexicon", "lexicon.txt", "--tower", "nowhere.safetensors"), "no tower weights at"),
     ],
 )
@@ -296,7 +297,7 @@ def test_a_file_damaged_on_the_way(place, hub):
 def test_without_a_network_the_message_says_what_to_bring(monkeypatch, tmp_path):
     from huggingface_hub import constants
 
-    monkeypatch.setattr(sevlm.models.hub, "hub_answers", lambda: False)
+    monkeypatch.setattr(sevlm.models.hub, "ask_hub", lambda: ConnectionError("no network"))
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(
         CheckpointError,

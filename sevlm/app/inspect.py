@@ -6,6 +6,7 @@
 __all__ = ["text_bars", "fact_lines", "inspect_path"]
 
 # %% ../../nbs/library/inspect.ipynb #9cf7d9cb
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -116,6 +117,15 @@ def _pictures(path):
     }
 
 
+def _plain_or_json(text):
+    "A note of a safetensors file: an object if it is one in JSON, else the text."
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    return found if isinstance(found, dict) else text
+
+
 def _weights(path):
     import torch
 
@@ -130,7 +140,7 @@ def _weights(path):
         "tensors": len(tensors),
         "numbers": parts.total(),
         "by part": dict(parts),
-        "metadata": metadata,
+        "metadata": {k: _plain_or_json(v) for k, v in metadata.items()},
         "problems": [
             f"{k} holds values that are not finite"
             for k, t in tensors.items()
@@ -145,10 +155,13 @@ def _checkpoint(folder):
     from sevlm.models.hub import read_tensors
     from sevlm.models.sevlm import SEVLM, load_weights
     from sevlm.models.tokenizer import load_tokenizer
+    from sevlm.models.vision import NOTE
 
     file, config = folder / "model.safetensors", lambda: SEVLMConfig.load(folder / "config.json")
+    facts = _weights(file)
+    facts["image encoder it was trained with"] = facts["metadata"].pop(NOTE, "not noted: an earlier version wrote it")
     return _each(
-        {**_weights(file), "kind": "checkpoint of a SEVLM"},
+        {**facts, "kind": "checkpoint of a SEVLM"},
         {
             "configuration": lambda: config().to_dict(),
             "weights fit it": lambda: bool(load_weights(SEVLM(config()), read_tensors(file)[0], folder)),

@@ -17,7 +17,7 @@ from ..data.paintings import Release, split_paintings
 from ..images import open_image
 from ..models.explainer import Explainer
 from ..models.tokenizer import Tokenizer, encode_all, save_tokenizer, special_ids, train_bpe
-from ..models.vision import ImageEncoder
+from ..models.vision import ImageEncoder, save_tower
 from ..studies.evaluate import Evaluation, evaluate
 from ..synthetic.dataset import make_mini, synthetic_scores
 from ..training.clip import train_clip
@@ -53,8 +53,8 @@ def _make_first_parts(
     bar = tqdm(part, desc="reading paintings", disable=not progress)
     pixels = torch.stack([encoder.preprocess(open_image(p.image)) for p in bar])
     clip, _ = train_clip(pixels, texts, tokenizer, epochs=tower_epochs, seed=seed, progress=progress)
-    with write_atomic(out / "tower.safetensors") as path:
-        save_file({k: v.contiguous() for k, v in clip.visual.state_dict().items()}, path)
+    encoder.visual.load_state_dict(clip.visual.state_dict())
+    save_tower(encoder, out / "tower.safetensors")
     return tokenizer
 
 

@@ -322,7 +322,7 @@ def load(
     lexicon: str | Path | Lexicon | None = None,  # VAD lexicon; None: that of the checkpoint
     device: torch.device | str = "auto",
     tag: str | None = None,  # which of the released weights: 'best-res' or 'best-acc'
-    tower: str | Path | None = None,  # released weights: a file with CLIP's weights; None: from open_clip or the hub
+    tower: str | Path | None = None,  # a file or folder with the image encoder's weights; None: as the model names them
     lemmas: str = "lemminflect",  # released weights: how words find their entry; 'nltk' as the released code does
     revision: str | None = None,  # branch or commit on the hub; None: the newest
 ) -> Explainer:
@@ -343,7 +343,7 @@ def load(
     if is_released(folder):
         return _load_released(folder, words, device, tag, tower, lemmas)
     folder = checkpoint_of(folder)
-    model, tokenizer = load_model(folder), load_tokenizer(folder)
+    model, tokenizer = load_model(folder, tower), load_tokenizer(folder)
     return Explainer(model, tokenizer, _table_of(folder, tokenizer, words, model.config.lookup), device)
 
 

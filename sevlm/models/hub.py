@@ -6,10 +6,14 @@ put it."""
 
 # %% auto #0
 __all__ = [
+    "SLOW_ANSWER",
+    "TOO_MANY",
+    "SERVER_ERROR",
     "MOST_CLASSES",
     "WEIGHTS",
-    "hub_answers",
+    "ask_hub",
     "offline_unless_reachable",
+    "reason_of",
     "fetch",
     "read_pickle",
     "read_tensors",
@@ -20,67 +24,137 @@ __all__ = [
 ]
 
 # %% ../../nbs/library/hub.ipynb #45411a25
+import errno
 import hashlib
+import os
 import pickle
 import re
+import ssl
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.request import getproxies
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, SevlmError
 from ..utils import read_object
 
-
 # %% ../../nbs/library/hub.ipynb #4803d8ff
-def hub_answers() -> bool:
-    "Whether the hub's own client gets an answer to one request, by its own settings (address, proxy, patience)."
+SLOW_ANSWER = 60  # seconds that the hub's library waits for an answer when the first request took too long
+
+
+def ask_hub() -> Exception | None:  # None: it answered; else what came instead
+    "One request by the hub's own client, by its own settings (address, proxy, certificates, patience)."
     from huggingface_hub import constants, get_session
 
+    connect = constants.HF_HUB_ETAG_TIMEOUT
+    answer = connect if "HF_HUB_ETAG_TIMEOUT" in os.environ else max(connect, SLOW_ANSWER)
     try:
-        get_session().head(constants.ENDPOINT, timeout=constants.HF_HUB_ETAG_TIMEOUT)
-    except Exception:  # of its HTTP library, or because offline mode is set
-        return False
-    return True
+        get_session().head(constants.ENDPOINT, timeout=(connect, answer, answer, connect))
+    except Exception as e:  # of its HTTP library, or because offline mode is set
+        return e
+    return None
 
 
 # %% ../../nbs/library/hub.ipynb #e792a352
 @contextmanager
-def offline_unless_reachable() -> Iterator[None]:
+def offline_unless_reachable() -> Iterator[Exception | None]:  # why the hub does not answer; None: it does
     "Inside the block the hub's library uses only its cache, if the hub does not answer."
     from huggingface_hub import constants
 
-    before = constants.HF_HUB_OFFLINE
-    constants.HF_HUB_OFFLINE = before or not hub_answers()
+    before, silence = constants.HF_HUB_OFFLINE, ask_hub()
+    constants.HF_HUB_OFFLINE = before or silence is not None
     try:
-        yield
+        yield silence
     finally:
         constants.HF_HUB_OFFLINE = before
 
 
 # %% ../../nbs/library/hub.ipynb #36e6a564
+TOO_MANY, SERVER_ERROR = 429, 500  # HTTP
+
+
+def reason_of(
+    error: BaseException,  # as a download ended, with its causes
+) -> str:  # a sentence about the hub, without its subject: 'has no ...'
+    "Why a download failed, and what to do about it."
+    from huggingface_hub import constants, errors
+
+    chain: list[BaseException] = []
+    at: BaseException | None = error
+    while at is not None and at not in chain:
+        chain.append(at)
+        at = at.__cause__ or at.__context__
+    kinds = {type(e).__name__ for e in chain}
+    first = lambda *classes: next((e for e in chain if isinstance(e, classes)), None)
+    status = next((r.status_code for e in chain if (r := getattr(e, "response", None)) is not None), 0)
+    proxy = " by way of the proxy that is set (HTTPS_PROXY, HTTP_PROXY)" if getproxies() else ""
+    login = "log in (`hf auth login`, or a token in HF_TOKEN)"
+    if wrong := next((e for e in chain if isinstance(e, ssl.SSLError) or "CERTIFICATE_VERIFY" in str(e)), None):
+        return (
+            f"shows a certificate that is not trusted ({wrong}). If a proxy of your network opens connections, name "
+            "the file with its certificate in SSL_CERT_FILE"
+        )
+    if refused := next((e for e in chain if type(e).__name__ == "ProxyError"), None):
+        return (
+            f"was not reached, since the proxy refused ({refused}). Check HTTPS_PROXY, with user and password if needed"
+        )
+    if first(errors.GatedRepoError):
+        return f"gives it only to those who accepted its terms: accept them on its page, and {login}"
+    if first(errors.RepositoryNotFoundError):
+        return f"has no such repository, or hides it. Check the name; if it is a private one, {login}"
+    if first(errors.RevisionNotFoundError, errors.RemoteEntryNotFoundError):
+        return "has the repository, but not this file or revision. Check the name"
+    if status in (401, 403):
+        return f"refused it (HTTP {status}): {login}"
+    if status == TOO_MANY:
+        return f"says that too much was asked (HTTP {status}): wait a few minutes, or {login}"
+    if status >= SERVER_ERROR:
+        return f"has an error of its own (HTTP {status}): try again later"
+    if status:
+        return f"answered HTTP {status}"
+    if first(errors.OfflineModeIsEnabled) and constants.HF_HUB_OFFLINE:
+        return "was not asked, since offline mode is set (HF_HUB_OFFLINE)"
+    if any("Timeout" in kind for kind in kinds):
+        return (
+            f"did not answer in time{proxy}: HF_HUB_ETAG_TIMEOUT ({constants.HF_HUB_ETAG_TIMEOUT} s) and "
+            f"HF_HUB_DOWNLOAD_TIMEOUT ({constants.HF_HUB_DOWNLOAD_TIMEOUT} s) say how long to wait"
+        )
+    unwritable = (errno.ENOSPC, errno.EACCES, errno.EROFS)
+    if full := next((e for e in chain if isinstance(e, OSError) and e.errno in unwritable), None):
+        return (
+            f"may have it, but it cannot be written here ({full.strerror}: {full.filename}). HF_HOME names another "
+            "folder"
+        )
+    return (
+        f"was not reached{proxy} ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no details'})"
+    )
+
+
 def fetch(
     load: Callable,  # loads from the cache or the hub; its result is returned
     what: str,  # named in the message
     instead: str,  # what to do without a network
 ) -> Any:
-    "The result of `load`, or a `CheckpointError` that says what to fetch and where to put it."
+    "The result of `load`, or a `CheckpointError` that says why not, what to fetch and where to put it."
     from huggingface_hub import constants
 
+    silence = None
     try:
-        with offline_unless_reachable():
+        with offline_unless_reachable() as silence:
             return load()
+    except SevlmError:
+        raise
     except Exception as e:  # the libraries raise many kinds; all mean that it is not to be had
         raise CheckpointError(
-            f"could not get {what}: it is not in the cache {constants.HF_HOME}, and fetching it from "
-            f"{constants.ENDPOINT} failed ({type(e).__name__}). With a network it is downloaded on first use, "
-            f"by way of HTTPS_PROXY if that is set. Without one: {instead}"
+            f"could not get {what}: it is not in the cache {constants.HF_HOME}, and {constants.ENDPOINT} "
+            f"{reason_of(silence or e)}. With a network it is downloaded on first use. Without one: {instead}"
         ) from e
 
 

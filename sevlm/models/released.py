@@ -44,7 +44,7 @@ from .decoder import gpt2_weights
 from .hub import WEIGHTS, check_tensors, fetch, read_json, read_pickle, read_tensors, weights_file
 from .sevlm import MODEL_FILES, SEVLM, own_weights
 from .tokenizer import ADDED, load_tokenizer
-from .vision import load_tower
+from .vision import NOTE, check_tower, describe_tower, load_tower
 
 # %% ../../nbs/library/released_weights.ipynb #d166a819
 BLOCK_NAMES = (
@@ -285,6 +285,8 @@ def read_released(
         for key, value in [*((names[k], v) for k, v in used.items()), *((inner[k], v) for k, v in felt.items())]:
             own[key].copy_(value)
     _fill_tower(model, tower, tar)
+    if isinstance(before := settings.get(NOTE), dict):
+        check_tower(model.encoder, before, root, weights=tower is not None or bool(config.tower_pretrained))
     rest |= {k: v for k, v in tensors.items() if k not in kept and k != "lm_head.weight"}
     return Released(model.eval(), tokenizer, tag, settings, stats, {"decoder": rest, "vad_encoder": idle})
 
@@ -307,8 +309,9 @@ def _fill_tower(model, state, source):
 
 
 # %% ../../nbs/library/released_weights.ipynb #b0a672a4
-def _settings(config):
+def _settings(model):
     "A config.json for a model that was not read from one."
+    config = model.config
     return dict(
         architectures=["GPT2LMHeadModel"],
         model_type="gpt2",
@@ -329,6 +332,13 @@ def _settings(config):
         use_VAD_loss=config.use_vad_head,
         use_exp_loss=True,
         sevlm=config.to_dict(),
+        **{
+            NOTE: {
+                k: v
+                for k, v in describe_tower(model.encoder).items()
+                if k != "fingerprint" or model.encoder.facts.weights
+            }
+        },
     )
 
 
@@ -377,7 +387,7 @@ def write_released(
             save_file(decoder, tmp, metadata={"format": "pt"})  # a tied head cannot be stored twice there
         else:
             torch.save({**decoder, "lm_head.weight": decoder["transformer.wte.weight"]}, tmp)
-    settings = released.settings or _settings(config)
+    settings = released.settings or _settings(model)
     with write_atomic(place / "config.json") as tmp:
         tmp.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     vad = {**{k: own[v] for k, v in vad_encoder_names(config).items()}, **released.unused.get("vad_encoder", {})}

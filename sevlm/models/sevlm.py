@@ -12,10 +12,13 @@ __all__ = [
     "own_weights",
     "save_model",
     "load_weights",
+    "recorded_tower",
     "load_model",
 ]
 
 # %% ../../nbs/course/10_sevlm.ipynb #6ef63d0e
+import json
+import logging
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +29,17 @@ from huggingface_hub import ModelCard, PyTorchModelHubMixin, snapshot_download
 from safetensors.torch import save_file
 from torch import nn
 
+from sevlm.models.vision import (
+    NOTE,
+    ImageEncoder,
+    TowerFacts,
+    check_tower,
+    describe_tower,
+    is_published,
+    load_tower,
+    save_tower,
+)
+
 from ..config import SEVLMConfig
 from ..errors import CheckpointError, ConfigError
 from ..utils import write_atomic, write_json
@@ -33,9 +47,8 @@ from .card import model_card, recorded_scores
 from .contrast import ContrastiveHead, contrastive_loss, contrastive_scores, masked_mean
 from .decoder import Decoder
 from .fusion import Fusion, VADEncoder
-from .hub import check_tensors, fetch, fingerprint, read_tensors
+from .hub import check_tensors, fetch, read_tensors
 from .vad_head import VADHead, vad_loss
-from .vision import ImageEncoder, load_tower
 
 
 # %% ../../nbs/course/10_sevlm.ipynb #5de888b5
@@ -202,10 +215,8 @@ class SEVLM(
         """Weights, configuration, the scores on file, and a tower that is a file of its own. Called by
         `save_pretrained`."""
         config = self.config
-        if config.tower_pretrained and Path(config.tower_pretrained).is_file():
-            weights = {k: v.detach().cpu().contiguous() for k, v in self.encoder.visual.state_dict().items()}
-            with write_atomic(save_directory / "tower.safetensors") as path:
-                save_file(weights, path)
+        if config.tower_pretrained and not is_published(config.tower, config.tower_pretrained):
+            save_tower(self.encoder, save_directory / "tower.safetensors")
             config = config.replace(tower_pretrained="tower.safetensors")
         save_model(self, save_directory)
         config.save(save_directory / "config.json")
@@ -267,11 +278,11 @@ def save_model(
     model: SEVLM,
     folder: str | Path,  # made if missing; files in it are replaced whole
 ) -> Path:  # the folder
-    "Writes model.safetensors and config.json."
+    "Writes model.safetensors, with a note of the image encoder it was trained with, and config.json."
     folder = Path(folder)
     weights = {k: v.detach().cpu().contiguous() for k, v in own_weights(model).items()}
     with write_atomic(folder / "model.safetensors") as path:
-        save_file(weights, path, metadata={"tower": fingerprint(model.encoder.visual)})
+        save_file(weights, path, metadata={NOTE: json.dumps(describe_tower(model.encoder))})
     model.config.save(folder / "config.json")
     return folder
 
@@ -293,6 +304,7 @@ def load_weights(
 
 # %% ../../nbs/course/10_sevlm.ipynb #8b675390
 MOST_PIXELS = 4096  # side of the square picture that a checkpoint may ask for
+_log = logging.getLogger(__name__)
 
 
 def _check_sizes(config: SEVLMConfig, weights: dict[str, torch.Tensor], folder: Path) -> None:
@@ -310,29 +322,66 @@ def _check_sizes(config: SEVLMConfig, weights: dict[str, torch.Tensor], folder: 
         raise CheckpointError(f"{folder}: config.json has image_size = {c.image_size}; expected {MOST_PIXELS} at most.")
 
 
+def recorded_tower(
+    metadata: dict[str, str],  # of model.safetensors
+    where: str | Path,  # named in messages
+) -> dict[str, Any] | None:  # as `describe_tower` gives it; None: not noted
+    "The image encoder that a checkpoint was trained with. Raises `CheckpointError` for a note that cannot be read."
+    if NOTE not in metadata:
+        return None
+    try:
+        found = json.loads(metadata[NOTE])
+    except (ValueError, RecursionError) as e:
+        raise CheckpointError(f"{where}: the note on its image encoder cannot be read ({e}). Copy it again.") from e
+    if not isinstance(found, dict) or not isinstance(found.get("preprocess", {}), dict):
+        raise CheckpointError(f"{where}: the note on its image encoder is no JSON object. Copy it again.")
+    return found
+
+
+def _as_earlier_versions(encoder: ImageEncoder, where: Path) -> None:
+    "Prepare pictures as before checkpoints noted it: with CLIP's values for every tower."
+    own = encoder.preprocess
+    encoder.use(TowerFacts(weights=encoder.facts.weights, source="earlier versions of sevlm"))
+    if encoder.preprocess != own:
+        _log.warning(
+            "%s was trained by an earlier version, with %s; so it stays, although its tower was trained with %s.",
+            where,
+            encoder.preprocess,
+            own,
+        )
+
+
 def load_model(
     folder: str | Path,  # as `save_model` writes it
-    tower: ImageEncoder
-    | None = None,  # an encoder that already has its weights; else they are found by `config.tower_pretrained`
+    # an encoder that already has its weights, or a file with them; None: they are found by `config.tower_pretrained`
+    tower: ImageEncoder | str | Path | None = None,
 ) -> SEVLM:  # in evaluation mode
-    "Reads a checkpoint folder, with its tower."
+    "Reads a checkpoint folder, with its tower. Raises `CheckpointError`, also for a tower it was not trained with."
     folder = Path(folder)
     weights, metadata = read_tensors(folder / "model.safetensors")
     try:
         config = SEVLMConfig.load(folder / "config.json")
         _check_sizes(config, weights, folder)
+        if isinstance(tower, str | Path):
+            config = config.replace(tower_pretrained=str(tower))
         model = SEVLM(config)
     except ConfigError as e:
         raise CheckpointError(f"{folder}: {e}") from e
-    if tower is not None:
+    if isinstance(tower, ImageEncoder):
         model.encoder = tower
-    elif source := model.config.tower_pretrained:
-        load_tower(model.encoder, str(folder / source) if os.path.isfile(folder / source) else source)
+    elif source := config.tower_pretrained:
+        here = folder / source
+        inside = tower is None and os.path.isfile(here)  # also for a name that no file can have
+        load_tower(model.encoder, str(here) if inside else source, as_trained=True)
     load_weights(model, weights, folder)
-    if model.config.tower_pretrained and metadata.get("tower") not in (None, fingerprint(model.encoder.visual)):
-        raise CheckpointError(
-            f"{folder}: trained with another image tower than {model.config.tower!r} with weights "
-            f"{model.config.tower_pretrained!r} is now; give the tower it was trained with."
-        )
+    before = recorded_tower(metadata, folder)
+    if before is None:
+        _log.debug("%s does not note its image encoder in full: an earlier version wrote it", folder)
+        before = {"tower": config.tower, "weights": config.tower_pretrained}
+        if "tower" in metadata:
+            before["fingerprint"] = metadata["tower"]
+        if not isinstance(tower, ImageEncoder):
+            _as_earlier_versions(model.encoder, folder)
+    check_tower(model.encoder, before, folder, weights=bool(config.tower_pretrained))
     model.source = folder
     return model.eval()

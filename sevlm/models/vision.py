@@ -9,6 +9,16 @@ __all__ = [
     "IMAGENET_MEAN",
     "IMAGENET_STD",
     "RESIZE",
+    "QUICK_GELU",
+    "NO_TEXT",
+    "ACTIVATIONS",
+    "NOTE",
+    "TOWER_FILES",
+    "FILE_ENDINGS",
+    "OPENAI_ONLY",
+    "SHORTEST_TAG",
+    "NO_PROJECTION",
+    "PILLOW_FILTERS",
     "Preprocess",
     "make_preprocess",
     "image_stats",
@@ -16,20 +26,35 @@ __all__ = [
     "VisionTransformer",
     "create_clip",
     "build_tower",
+    "TowerFacts",
+    "published_facts",
+    "family_facts",
+    "tower_facts",
+    "uses_quick_gelu",
     "ImageEncoder",
+    "tower_file",
+    "read_tower",
+    "is_published",
     "load_tower",
+    "save_tower",
+    "export_tower",
+    "describe_tower",
+    "tower_differences",
+    "check_tower",
     "patch_similarity",
     "encode_images",
 ]
 
 # %% ../../nbs/course/05_vision.ipynb #1edd2fc8
+import hashlib
 import json
 import logging
 import math
+import zipfile
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -37,13 +62,14 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from torch import nn
 from tqdm.auto import tqdm
 
 from ..config import SEVLMConfig
-from ..errors import CheckpointError, ConfigError, did_you_mean, require
-from ..utils import asset
-from .hub import check_tensors, fetch, read_tensors
+from ..errors import CheckpointError, ConfigError, SevlmError, did_you_mean, require
+from ..utils import asset, write_atomic
+from .hub import WEIGHTS, check_tensors, fetch, fingerprint, read_json, read_pickle, read_tensors
 
 # %% ../../nbs/course/05_vision.ipynb #2a3fde90
 # OpenAI's, from the repository openai/CLIP, clip/clip.py; ImageNet's, from torchvision/transforms/_presets.py
@@ -170,14 +196,14 @@ class VisionTransformer(nn.Module):
 # %% ../../nbs/course/05_vision.ipynb #87009ca5
 @contextmanager
 def _quiet() -> Iterator[None]:
-    "Suppresses open_clip's warning about a model without weights: here that is on purpose."
-    log = logging.getLogger()
-    before = log.level
-    log.setLevel(logging.ERROR)
+    "Suppresses what open_clip logs of weights: `fetch` says what fails, and a tower without weights is on purpose."
+    root = logging.getLogger()
+    before = root.level
+    root.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
-        log.setLevel(before)
+        root.setLevel(before)
 
 
 def create_clip(
@@ -199,15 +225,134 @@ def create_clip(
 
 
 # %% ../../nbs/course/05_vision.ipynb #b7d41e05
+QUICK_GELU = "-quickgelu"  # ending of open_clip's names of towers with this activation
+NO_TEXT = dict(width=8, heads=1, layers=1, vocab_size=2, context_length=2)  # the smallest text tower there can be
+
+
+def _plain(tower: str) -> str:
+    "The name of an architecture without its activation."
+    return tower.removesuffix(QUICK_GELU)
+
+
 def build_tower(
     name: str,  # 'mini' or 'tiny', the towers shipped with this project, or an open_clip model name
 ) -> nn.Module:
     "A vision tower with random weights: ours if shipped, else open_clip's. Raises `ConfigError` for an unknown name."
     shipped = {path.stem: path for path in asset("towers").glob("*.json")}
-    if name not in shipped:
-        return create_clip(name).get_submodule("visual")
-    settings = json.loads(shipped[name].read_text(encoding="utf-8"))
-    return VisionTransformer(**settings["vision_cfg"], output_dim=settings["embed_dim"])
+    if name in shipped:
+        settings = json.loads(shipped[name].read_text(encoding="utf-8"))
+        return VisionTransformer(**settings["vision_cfg"], output_dim=settings["embed_dim"])
+    require("open_clip", extra="clip")
+    import open_clip
+
+    settings = open_clip.get_model_config(name) or open_clip.get_model_config(_plain(name))
+    if settings is None:
+        names = [*shipped, *open_clip.list_models()]
+        raise ConfigError(
+            f"tower {name!r} is not a model of open_clip. {did_you_mean(name, names)}"
+            " `open_clip.list_models()` lists them all."
+        )
+    quick = settings.get("quick_gelu", False) or name.endswith(QUICK_GELU)
+    vision = {**settings["vision_cfg"], "timm_model_pretrained": False}
+    return open_clip.CustomTextCLIP(settings["embed_dim"], vision, NO_TEXT, quick_gelu=quick).visual
+
+
+# %% ../../nbs/course/05_vision.ipynb #485ef456
+_log = logging.getLogger(__name__)
+ACTIVATIONS = {True: "QuickGELU", False: "GELU"}
+
+
+@dataclass(frozen=True)
+class TowerFacts:
+    "What weights of a vision tower were trained with, which is what they need around them."
+
+    mean: tuple[float, ...] = CLIP_MEAN  # of each colour channel, on the scale 0..1
+    std: tuple[float, ...] = CLIP_STD
+    interpolation: str = "bicubic"
+    resize_mode: str = "shortest"  # how its authors made a square: 'shortest' side and crop, or 'squash', as SEVLM does
+    quick_gelu: bool | None = None  # the activation, see ACTIVATIONS; None: not known
+    size: int | None = None  # side of its pictures, in pixels; None: that of the architecture
+    tower: str = ""  # open_clip's name of the architecture; empty: not known
+    weights: str = ""  # open_clip's tag, or the name of a file
+    source: str = ""  # who says all this, for messages
+
+    @classmethod
+    def read(
+        cls,
+        found: dict[str, Any],  # plain values, as in JSON; what is not a fact is passed over
+        source: str,  # named in messages
+    ) -> "TowerFacts":
+        "Raises `CheckpointError` for values that cannot be."
+        known = {k: found[k] for k in (f.name for f in fields(cls)) if found.get(k) is not None}
+        for k in ("mean", "std"):
+            if k in known:
+                known[k] = tuple(known[k]) if isinstance(known[k], list | tuple) else (known[k],)
+        if isinstance(size := known.get("size"), list | tuple) and len(set(map(repr, size))) == 1:  # height and width
+            known["size"] = size[0]
+        numbers = lambda v: len(v) == 3 and all(isinstance(x, int | float) and math.isfinite(x) for x in v)
+        right = {
+            "mean": numbers,
+            "std": lambda v: numbers(v) and min(v) > 0,
+            "interpolation": lambda v: isinstance(v, str) and v in RESIZE,
+            "quick_gelu": lambda v: isinstance(v, bool),
+            "size": lambda v: type(v) is int and v > 0,
+        }
+        for k, v in known.items():
+            if not right.get(k, lambda v: isinstance(v, str))(v):
+                raise CheckpointError(f"{source}: {k} = {v!r} cannot be what a tower was trained with.")
+        return cls(**{**known, "source": source})
+
+
+def _registered_tags(tower: str) -> dict[str, str]:
+    "Tags of published weights of an architecture, with either activation: tag -> the name it is registered under."
+    import open_clip
+
+    names = (tower, _plain(tower), _plain(tower) + QUICK_GELU)
+    return {tag: name for name in names for tag in open_clip.list_pretrained_tags_by_model(name)}
+
+
+def published_facts(
+    tower: str,  # an open_clip model name
+    tag: str,  # of published weights, such as 'openai'
+) -> TowerFacts | None:
+    "What open_clip's registry says of published weights; None if it has no such tag. Needs no network."
+    import open_clip
+
+    for name in (tower, _plain(tower), _plain(tower) + QUICK_GELU):
+        if found := open_clip.get_pretrained_cfg(name, tag):
+            about = {"quick_gelu": False, **found, "tower": _plain(tower), "weights": tag}
+            return TowerFacts.read(about, f"open_clip's registry, {name} {tag}")
+    return None
+
+
+def family_facts(
+    tower: str,  # an open_clip model name
+) -> tuple[TowerFacts, list[str]]:  # and the names of the facts in which published weights differ
+    "What all published weights of an architecture have in common; where they differ, CLIP's own values."
+    every = [f for tag in _registered_tags(tower) if (f := published_facts(tower, tag))]
+    names = ("mean", "std", "interpolation", "resize_mode", "quick_gelu")
+    found = {k: {getattr(f, k) for f in every} for k in names}
+    alike = {k: v.pop() for k, v in found.items() if len(v) == 1}
+    unsure = [k for k, v in found.items() if len(v) > 1]
+    return TowerFacts(**alike, tower=_plain(tower), source="all published weights of this architecture"), unsure
+
+
+def tower_facts(
+    tower: str,  # a shipped tower or an open_clip model name
+    pretrained: str = "",  # a tag; anything else: not known yet
+) -> TowerFacts:
+    "What is known of a tower's weights before they are read."
+    if (asset("towers") / f"{tower}.json").is_file():
+        return TowerFacts(tower=tower, source="this project")
+    return published_facts(tower, pretrained) or family_facts(tower)[0]
+
+
+def uses_quick_gelu(
+    visual: nn.Module,  # a tower
+) -> bool | None:  # None: it has neither activation (a ResNet)
+    "Which activation a tower computes."
+    kinds = {type(module).__name__ for module in visual.modules()}
+    return "QuickGELU" in kinds if kinds & {"QuickGELU", "GELU", "GELUTanh"} else None
 
 
 # %% ../../nbs/course/05_vision.ipynb #d705d1f5
@@ -218,25 +363,54 @@ class ImageEncoder(nn.Module):
 
     def __init__(
         self,
-        config: SEVLMConfig,  # fields used: tower, image_stats, resize, patches, pool
+        config: SEVLMConfig,  # fields used: tower, tower_pretrained, image_stats, resize, image_size, patches, pool
     ):
-        "Raises `ConfigError` if the tower does not give the number of patches of the configuration."
+        "Raises `ConfigError` if the tower does not take the size or give the number of patches of the configuration."
         super().__init__()
         self.name, self.pool = config.tower, config.pool
         self.visual = build_tower(config.tower)
         size = self.visual.image_size
         self.image_size = size[0] if isinstance(size, tuple) else size
-        stats = image_stats(config.image_stats, *(tuple(self.visual.preprocess_cfg[k]) for k in ("mean", "std")))
-        self.preprocess = make_preprocess(self.image_size, *stats, config.resize)
+        self.image_stats, self.resize = config.image_stats, config.resize
+        self.use(tower_facts(config.tower, config.tower_pretrained))
         self.requires_grad_(False).eval()
-        blank = torch.zeros(1, 3, self.image_size, self.image_size)
-        patches, self.width = self(blank)[0].shape[1:]  # measured, since towers do not all state it
-        if patches != config.patches:
+        patches, self.width = self._measure()
+        if (patches, self.image_size) != (config.patches, config.image_size):
             raise ConfigError(
-                f"the tower {config.tower!r} with pool = {config.pool} gives {patches} patches; "
-                f"the configuration says patches = {config.patches}. "
-                f"Set patches={patches}, image_size={self.image_size}."
+                f"the tower {config.tower!r} with pool = {config.pool} gives {patches} patches of a picture of "
+                f"{self.image_size} pixels; the configuration says patches = {config.patches}, image_size = "
+                f"{config.image_size}. Set patches={patches}, image_size={self.image_size}."
             )
+
+    def use(
+        self,
+        facts: TowerFacts,  # of the weights
+    ) -> None:
+        "Prepare pictures as the weights need it, as far as the configuration leaves that to them."
+        if facts.size not in (None, self.image_size):
+            raise CheckpointError(
+                f"{facts.source}: the weights are for pictures of {facts.size} pixels, the tower {self.name!r} takes "
+                f"{self.image_size}. Set the tower that they belong to."
+            )
+        mean, std = image_stats(self.image_stats, facts.mean, facts.std)
+        resize = facts.interpolation if self.resize == "tower" else self.resize
+        self.facts, self.preprocess = facts, make_preprocess(self.image_size, mean, std, resize)
+
+    def _measure(self) -> tuple[int, int]:
+        "The number of patches and their width, from a blank picture, since towers do not all state them."
+        blank = torch.zeros(1, 3, self.image_size, self.image_size)
+        # what open_clip's towers can give: other tokens besides patches; patches in a row, or in rows and columns
+        for self.class_token, self.layout in ((True, "NLC"), (False, "NLC"), (False, "NCHW")):
+            try:
+                return tuple(self(blank)[0].shape[1:])
+            except SevlmError:
+                raise
+            except Exception as e:  # of open_clip or timm, in many classes
+                reason = f"{type(e).__name__}: {e}"
+        raise ConfigError(
+            f"the tower {self.name!r} does not hand on patch tokens ({reason}). Choose another, such as "
+            "ViT-B-16-quickgelu."
+        )
 
     def train(self, mode: bool = True) -> "ImageEncoder":
         "Frozen: stays in evaluation mode."
@@ -261,11 +435,12 @@ class ImageEncoder(nn.Module):
             img,
             indices=1,
             normalize_intermediates=True,
-            output_fmt="NLC",
-            output_extra_tokens=True,
+            output_fmt=self.layout,
+            output_extra_tokens=self.class_token,
             intermediates_only=True,
         )
-        grid = out["image_intermediates"][-1].contiguous()
+        grid = out["image_intermediates"][-1]
+        grid = (grid.flatten(2).transpose(1, 2) if self.layout == "NCHW" else grid).contiguous()
         extra = out.get("image_intermediates_prefix")
         return self._pooled(grid), (extra[-1][:, 0] if extra and extra[-1].shape[1] else grid.mean(1))
 
@@ -284,32 +459,368 @@ class ImageEncoder(nn.Module):
         return nn.functional.avg_pool2d(squares, self.pool).flatten(2).transpose(1, 2).contiguous()
 
 
+# %% ../../nbs/course/05_vision.ipynb #44f671f6
+NOTE = "image_encoder"  # where a safetensors file notes what an image encoder needs: JSON, see `TowerFacts`
+TOWER_FILES = ("tower.safetensors", "open_clip_model.safetensors", "open_clip_pytorch_model.bin", *WEIGHTS)
+FILE_ENDINGS = (".safetensors", ".bin", ".pt", ".pth")
+OPENAI_ONLY = {"input_resolution", "context_length", "vocab_size"}  # entries of OpenAI's own state dictionaries
+SHORTEST_TAG = 5  # letters; shorter tags, such as 'v1', occur in names by chance
+NO_PROJECTION = torch.empty(0)  # of transformers' CLIPVisionModel, which has none
+PILLOW_FILTERS = {2: "bilinear", 3: "bicubic"}  # `resample` in preprocessor_config.json
+
+
+def tower_file(
+    pretrained: str,  # as a configuration names weights
+) -> Path | None:  # None: it is no file
+    "The file of weights that is meant: the file itself, or the one in a folder. Raises `CheckpointError`."
+    path = Path(pretrained)
+    if path.is_dir():
+        found = [path / name for name in TOWER_FILES if (path / name).is_file()]
+        if not found:
+            raise CheckpointError(f"no weights in the folder {path}; expected one of {', '.join(TOWER_FILES)}.")
+        return found[0]
+    if path.is_file():
+        return path
+    if path.suffix in FILE_ENDINGS:
+        raise CheckpointError(
+            f"no tower weights at {path}; expected a file written by save_tower or a CLIP in safetensors. "
+            "`sevlm mini --remake` makes the small tower."
+        )
+    return None
+
+
+def _object(thing: Any) -> dict:
+    "A JSON object, empty if it is something else."
+    return thing if isinstance(thing, dict) else {}
+
+
+def _note_of(path: Path, notes: dict[str, str]) -> TowerFacts | None:
+    "What a file's own notes say."
+    if NOTE not in notes:
+        return None
+    try:
+        found = json.loads(notes[NOTE])
+    except (ValueError, RecursionError) as e:
+        raise CheckpointError(f"{path}: its note {NOTE!r} is not readable ({e}). Write the file anew.") from e
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{path}: its note {NOTE!r} is a {type(found).__name__}; expected a JSON object.")
+    return TowerFacts.read(found, f"the notes in {path.name}")
+
+
+def _beside(path: Path) -> TowerFacts | None:
+    "What JSON files beside the weights say, in the layouts of open_clip and transformers."
+    file = path.parent / "open_clip_config.json"
+    if file.is_file():
+        found = read_json(file)
+        model, prepare = _object(found.get("model_cfg")), _object(found.get("preprocess_cfg"))
+        quick = bool(model.get("quick_gelu", False)) if model else None
+        return TowerFacts.read(
+            {"size": _object(model.get("vision_cfg")).get("image_size"), **prepare, "quick_gelu": quick}, file.name
+        )
+    file = path.parent / "config.json"
+    found = read_json(file) if file.is_file() else {}
+    vision = _object(found.get("vision_config")) or found
+    if not str(found.get("model_type", "")).startswith(("clip", "siglip")):
+        return None
+    clip = found["model_type"].startswith("clip")
+    about = {
+        "quick_gelu": vision.get("hidden_act", "quick_gelu" if clip else "gelu") == "quick_gelu",
+        "size": vision.get("image_size"),
+    }
+    file = path.parent / "preprocessor_config.json"
+    prepare = read_json(file) if file.is_file() else {}
+    own = {"mean": prepare.get("image_mean"), "std": prepare.get("image_std")}
+    if not clip and not prepare:
+        own = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+    if "resample" in prepare:
+        own["interpolation"] = PILLOW_FILTERS.get(prepare["resample"], str(prepare["resample"]))
+    return TowerFacts.read({**about, **own}, "config.json beside the weights")
+
+
+def _named(path: Path, tower: str) -> TowerFacts | None:
+    "What the name of a file or of its folder says, if it names published weights of this architecture."
+    clean = lambda text: text.lower().replace("-", "_").replace(".", "_")
+    cached = [part for part in path.parts if part.startswith("models--")]  # the hub's cache
+    name = clean("_".join([*cached, *path.absolute().parts[-2:]]))
+    tags = [tag for tag in _registered_tags(tower) if len(tag) >= SHORTEST_TAG and clean(tag) in name]
+    facts = published_facts(tower, max(tags, key=len)) if tags else None
+    return facts and replace(facts, source=f"the name of {path.name}, which says {facts.weights}")
+
+
+def _refuse_program(path: Path) -> None:
+    "Raises `CheckpointError` for TorchScript, which holds code beside the weights, as OpenAI publishes them."
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as z:
+        if not any("/code/" in name for name in z.namelist()):
+            return
+    with path.open("rb") as f:
+        digest = hashlib.file_digest(f, "sha256").hexdigest()
+    import open_clip
+
+    known = [
+        m
+        for m in open_clip.list_pretrained_models_by_tag("openai")
+        if digest in open_clip.get_pretrained_url(m, "openai")
+    ]
+    origin = f"by its SHA-256 it is OpenAI's own {known[0]}" if known else f"its SHA-256 is {digest}"
+    command = (
+        "import torch, safetensors.torch as s; "
+        f"w = torch.jit.load('{path.name}', map_location='cpu').state_dict(); "
+        f"s.save_file({{k: v.contiguous() for k, v in w.items()}}, '{path.stem}.safetensors')"
+    )
+    raise CheckpointError(
+        f"{path} is a TorchScript archive, a program with its weights; {origin}. It was not run. If you trust it, take "
+        f'the weights out by `python -c "{command}"` and give {path.stem}.safetensors; or use the tag openai.'
+    )
+
+
+def _from_transformers(found: dict[str, torch.Tensor], path: Path) -> dict[str, torch.Tensor]:
+    "The tensors of CLIP's vision model as transformers names them, named as open_clip does."
+    found = {k.removeprefix("vision_model."): v for k, v in found.items()}
+    if "pre_layrnorm.weight" not in found:
+        raise CheckpointError(
+            f"{path} names its tensors as transformers does, and is no CLIP; only CLIP's vision model is read in that "
+            "form. Give the same weights in open_clip's form (open_clip_model.safetensors), or their tag."
+        )
+    simple = {
+        "embeddings.class_embedding": "class_embedding",
+        "embeddings.patch_embedding.weight": "conv1.weight",
+        "embeddings.position_embedding.weight": "positional_embedding",
+        **{
+            f"{a}.{k}": f"{b}.{k}"
+            for a, b in (("pre_layrnorm", "ln_pre"), ("post_layernorm", "ln_post"))
+            for k in ("weight", "bias")
+        },
+    }
+    parts = {
+        "layer_norm1": "ln_1",
+        "layer_norm2": "ln_2",
+        "self_attn.out_proj": "attn.out_proj",
+        "mlp.fc1": "mlp.c_fc",
+        "mlp.fc2": "mlp.c_proj",
+    }
+    named = {simple[k]: v for k, v in found.items() if k in simple}
+    layers = sorted({k.split(".")[2] for k in found if k.startswith("encoder.layers.")})
+    for here, there in ((f"encoder.layers.{i}", f"transformer.resblocks.{i}") for i in layers):
+        for kind in ("weight", "bias"):
+            for a, b in parts.items():
+                if f"{here}.{a}.{kind}" in found:
+                    named[f"{there}.{b}.{kind}"] = found[f"{here}.{a}.{kind}"]
+            each = [found[k] for p in "qkv" if (k := f"{here}.self_attn.{p}_proj.{kind}") in found]
+            whole = len(each) == len("qkv") and len({t.shape for t in each}) == 1 and each[0].dim()
+            named[f"{there}.attn.in_proj_{kind}"] = torch.cat(each) if whole else torch.empty(0)  # refused by its shape
+    if "visual_projection.weight" in found and found["visual_projection.weight"].dim() == len(("in", "out")):
+        named["proj"] = found["visual_projection.weight"].T.contiguous()
+    return named if "proj" in named else {**named, "proj": NO_PROJECTION}
+
+
+def read_tower(
+    path: Path,
+    tower: str,  # the architecture it is wanted for
+) -> tuple[dict[str, torch.Tensor], TowerFacts | None]:  # tensors as open_clip names them; what they need, if known
+    "The vision tower in a file of weights, read without running anything. Raises `CheckpointError`."
+    found: Any
+    if path.suffix == ".safetensors":
+        found, notes = read_tensors(path)
+    else:
+        _refuse_program(path)
+        found, notes = read_pickle(path), {}
+        if isinstance(found, dict) and isinstance(found.get("state_dict"), dict):  # as open_clip saves while it trains
+            found = found["state_dict"]
+        if not isinstance(found, dict) or not all(isinstance(k, str) for k in found):
+            raise CheckpointError(f"{path} holds a {type(found).__name__}; expected the weights of a CLIP by name.")
+    openai = OPENAI_ONLY <= found.keys()
+    tensors = {k: v for k, v in found.items() if k not in OPENAI_ONLY and isinstance(v, torch.Tensor)}
+    weights = {k.removeprefix("module."): v for k, v in tensors.items()}
+    if any(k.startswith("visual.") for k in weights):  # a whole CLIP: its text tower is not needed
+        weights = {k.removeprefix("visual."): v for k, v in weights.items() if k.startswith("visual.")}
+    elif any("embeddings.patch_embedding.weight" in k for k in weights):
+        weights = _from_transformers({k: v for k, v in weights.items() if not k.startswith("text_")}, path)
+    facts = _note_of(path, notes) or _beside(path)
+    if facts is None and openai:
+        facts = TowerFacts(quick_gelu=True, source=f"entries of {path.name} that only OpenAI's files have")
+    if facts is None and not (asset("towers") / f"{tower}.json").is_file():
+        facts = _named(path, tower)
+    return weights, facts and replace(facts, weights=facts.weights or path.name)
+
+
 # %% ../../nbs/course/05_vision.ipynb #5664a235
+def _check_facts(encoder: "ImageEncoder", facts: TowerFacts, what: str, as_trained: bool) -> None:
+    "Raises `CheckpointError` if the tower is not the one that the weights were trained in."
+    if facts.tower and _plain(facts.tower) != _plain(encoder.name):
+        raise CheckpointError(
+            f"{what} belong to the tower {facts.tower!r} ({facts.source}), not to {encoder.name!r}. Set "
+            f"tower={facts.tower}."
+        )
+    wanted, computed = facts.quick_gelu, uses_quick_gelu(encoder.visual)
+    if wanted is None or computed is None or wanted == computed:
+        return
+    found = (
+        f"{what} were trained with {ACTIVATIONS[wanted]} ({facts.source}), and the tower {encoder.name!r} computes "
+        f"{ACTIVATIONS[computed]}"
+    )
+    if as_trained:
+        _log.warning("%s. The checkpoint was trained that way, so it stays.", found)
+        return
+    right = _plain(encoder.name) + QUICK_GELU * wanted
+    raise CheckpointError(f"{found}: all patch tokens would be off, without a sign of it. Set tower={right}.")
+
+
+def _published_weights(tower: str, tag: str) -> dict[str, torch.Tensor]:
+    "Published weights, from the cache or the hub. Raises `CheckpointError`."
+    name = _registered_tags(tower)[tag]  # the weights are the same whichever activation the tower has
+    command = f"from sevlm.models.vision import export_tower; export_tower('{tower}', '{tag}', 'tower.safetensors')"
+    return fetch(
+        lambda: create_clip(name, tag).get_submodule("visual").state_dict(),
+        f"the weights {tag!r} of the tower {tower!r}",
+        f'run `python -c "{command}"` on a machine that has one, copy tower.safetensors here, and give it as '
+        "tower_pretrained (--set tower_pretrained=tower.safetensors; with --weights or --checkpoint: --tower); or "
+        "copy its cache folder here.",
+    )
+
+
+def is_published(
+    tower: str,  # a shipped tower or an open_clip model name
+    pretrained: str,  # as a configuration names weights
+) -> bool:
+    "Whether weights are shipped or named by a tag, so that they can be had again without a file."
+    shipped = (asset("towers") / f"{tower}.json").is_file()
+    return pretrained == "mini" or (not shipped and pretrained.lower().replace("-", "_") in _registered_tags(tower))
+
+
 def load_tower(
     encoder: ImageEncoder,  # filled in place
-    pretrained: str,  # 'mini' (shipped), a .safetensors file (of a tower or of a whole CLIP), or an open_clip tag
-) -> ImageEncoder:  # the same encoder
-    "Fills a tower with weights. Raises `CheckpointError` saying what to fetch, or which tensor does not fit."
-    path = asset("mini/tower.safetensors") if pretrained == "mini" else Path(pretrained)
-    if path.suffix == ".safetensors":
-        if not path.is_file():
-            raise CheckpointError(
-                f"no tower weights at {path}; expected a safetensors file. `sevlm mini --remake` makes the small tower."
-            )
-        weights, _ = read_tensors(path)
-        if any(k.startswith("visual.") for k in weights):  # a whole CLIP: its text tower is not needed
-            weights = {k.removeprefix("visual."): v for k, v in weights.items() if k.startswith("visual.")}
+    pretrained: str,  # 'mini' (shipped), a file or folder of weights (of a tower or a whole CLIP), or an open_clip tag
+    as_trained: bool = False,  # of a checkpoint: if it was trained with the wrong activation, that is only warned of
+) -> ImageEncoder:  # the same encoder, which now prepares pictures as the weights need it
+    """Fills a tower with weights. Raises `CheckpointError` saying what to fetch, which tensor does not fit, or that the
+    weights belong to another tower or activation."""
+    shipped = (asset("towers") / f"{encoder.name}.json").is_file()
+    what = f"the weights {pretrained!r}"
+    unsure: list[str] = []  # facts that nothing tells
+    if pretrained == "mini":
+        weights, facts = read_tensors(asset("mini/tower.safetensors"))[0], tower_facts("mini")
+        facts = replace(facts, weights="mini", tower="")
+    elif is_published(encoder.name, pretrained):
+        tag = pretrained.lower().replace("-", "_")
+        facts = tower_facts(encoder.name, tag)
+        _check_facts(encoder, facts, what, as_trained)  # before anything is fetched
+        weights = _published_weights(encoder.name, tag)
+    elif path := tower_file(pretrained):
+        weights, found = read_tower(path, encoder.name)
+        family, unsure = (tower_facts(encoder.name), []) if shipped else family_facts(encoder.name)
+        facts = found or replace(family, weights=path.name, tower="", quick_gelu=None)
+        if family.quick_gelu not in (None, uses_quick_gelu(encoder.visual)):
+            unsure.append("quick_gelu")
+        unsure = [k for k in unsure if found is None or (k == "quick_gelu" and facts.quick_gelu is None)]
     else:
-        command = f"import open_clip; open_clip.create_model('{encoder.name}', pretrained='{pretrained}')"
-        weights = fetch(
-            lambda: create_clip(encoder.name, pretrained).get_submodule("visual").state_dict(),
-            f"the weights {pretrained!r} of the tower {encoder.name!r}",
-            f'run `python -c "{command}"` on a machine that has one, and copy its cache folder here; '
-            "or give a .safetensors file of the tower as tower_pretrained.",
+        tags = [] if shipped else list(_registered_tags(encoder.name))
+        raise CheckpointError(
+            f"{what} of the tower {encoder.name!r} are neither a file nor published. "
+            + (did_you_mean(pretrained, tags) if tags else "None of this tower are published; give a file.")
         )
-    check_tensors(weights, encoder.visual.state_dict(), pretrained, f"the tower {encoder.name!r}")
+    _check_facts(encoder, facts, what, as_trained)
+    expected = encoder.visual.state_dict()
+    if weights.get("proj") is NO_PROJECTION and "proj" in expected:
+        weights["proj"] = torch.zeros_like(expected["proj"])  # patch tokens do not need it
+    check_tensors(weights, expected, pretrained, f"the tower {encoder.name!r}")
     encoder.visual.load_state_dict(weights)
+    encoder.use(facts)
+    if "quick_gelu" in unsure and not encoder.name.endswith(QUICK_GELU):
+        _log.warning(
+            "%s do not say with which activation they were trained; %s is computed, as the tower %r says. OpenAI's, "
+            "DFN's and MetaCLIP's weights need tower=%s.",
+            what,
+            ACTIVATIONS[bool(uses_quick_gelu(encoder.visual))],
+            encoder.name,
+            _plain(encoder.name) + QUICK_GELU,
+        )
+    if {"mean", "std", "interpolation"} & set(unsure) and encoder.image_stats == "tower":
+        _log.warning(
+            "%s do not say how their pictures were prepared, and published weights of %r differ in it; used: %s.",
+            what,
+            encoder.name,
+            encoder.preprocess,
+        )
     return encoder
+
+
+# %% ../../nbs/course/05_vision.ipynb #60ca4152
+def _write_tower(weights: dict[str, torch.Tensor], facts: TowerFacts, path: str | Path) -> Path:
+    note = {k: v for k, v in asdict(facts).items() if k != "source"}
+    with write_atomic(path) as tmp:
+        save_file(
+            {k: v.detach().cpu().contiguous() for k, v in weights.items()}, tmp, metadata={NOTE: json.dumps(note)}
+        )
+    return Path(path)
+
+
+def save_tower(
+    encoder: ImageEncoder,
+    path: str | Path,  # .safetensors
+) -> Path:  # the file
+    "Writes the tower with what it needs in its notes, for `load_tower`."
+    facts = replace(
+        encoder.facts, tower=encoder.name, quick_gelu=uses_quick_gelu(encoder.visual), size=encoder.image_size
+    )
+    return _write_tower(encoder.visual.state_dict(), facts, path)
+
+
+def export_tower(
+    tower: str,  # an open_clip model name
+    tag: str,  # of its published weights
+    path: str | Path,  # .safetensors
+) -> Path:  # the file
+    "Writes published weights into a file, with what they need in its notes. Raises `CheckpointError`."
+    build_tower(tower)  # raises for an unknown name
+    facts = published_facts(tower, tag)
+    if facts is None:
+        raise CheckpointError(
+            f"the tower {tower!r} has no published weights {tag!r}. {did_you_mean(tag, _registered_tags(tower))}"
+        )
+    name = _plain(tower) + QUICK_GELU * bool(facts.quick_gelu)
+    return _write_tower(_published_weights(tower, tag), replace(facts, tower=name), path)
+
+
+def describe_tower(encoder: ImageEncoder) -> dict[str, Any]:
+    "What patch tokens depend on besides the picture, in plain values: tower, weights, activation, preprocessing."
+    return dict(
+        tower=encoder.name,
+        weights=encoder.facts.weights,
+        fingerprint=fingerprint(encoder.visual),
+        quick_gelu=uses_quick_gelu(encoder.visual),
+        pool=encoder.pool,
+        preprocess=json.loads(json.dumps(asdict(encoder.preprocess))),
+    )
+
+
+def tower_differences(
+    before: dict[str, Any],  # as `describe_tower` gave it
+    now: dict[str, Any],
+) -> list[str]:  # sentences; empty if patch tokens are the same
+    "In what two image encoders differ; a name or a tag alone makes no difference."
+    one, two = ({**d, **(d.get("preprocess") or {})} for d in (before, now))
+    keys = [k for k in one if k in two and k not in ("tower", "weights", "preprocess")]
+    return [f"{k} was {one[k]!r} and is {two[k]!r}" for k in keys if one[k] != two[k]]
+
+
+def check_tower(
+    encoder: ImageEncoder,
+    before: dict[str, Any],  # as `describe_tower` gave it
+    where: str | Path,  # the checkpoint, named in messages
+    weights: bool = True,  # False: weights were never loaded, so they are not compared
+) -> None:
+    "Raises `CheckpointError` if a checkpoint was trained with other patch tokens than the encoder gives."
+    now = describe_tower(encoder)
+    if not weights:
+        now.pop("fingerprint")
+    if found := tower_differences(before, now):
+        names = [f"{d.get('tower')!r} with weights {d.get('weights') or 'of unknown origin'!r}" for d in (before, now)]
+        raise CheckpointError(
+            f"{where}: trained with another image tower than it gets now: {'; '.join(found)}. Then it was {names[0]}, "
+            f"now it is {names[1]}. Give the tower it was trained with (tower=..., --tower FILE), and its settings."
+        )
 
 
 # %% ../../nbs/course/05_vision.ipynb #b3418330

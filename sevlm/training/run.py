@@ -76,6 +76,7 @@ from ..errors import CheckpointError, ConfigError
 from ..images import open_image
 from ..lexicon.files import find_lexicon
 from ..models.sevlm import SEVLM, trainable
+from ..models.vision import check_tower, describe_tower
 from ..processor import check_causal
 from .distributed import Processes, resolve_precision, start_processes
 from .memory import Fit, fit_step, measure_step, worst_batch
@@ -211,7 +212,7 @@ def train_callbacks(
 # %% ../../nbs/course/14_training.ipynb #60cef482
 def chosen_before(
     out: Path,  # folder of the run
-) -> dict[str, Any]:  # 'threads', 'precision', 'parts', 'checkpointing', 'why', 'paintings'; empty for a new run
+) -> dict[str, Any]:  # threads, precision, parts, checkpointing, why, paintings, image_encoder; empty for a new run
     "How an unfinished run was computed, from its train.json. Raises `CheckpointError` if that is damaged."
     file = out / "train.json"
     found = read_object(file, CheckpointError, "what a run writes", chosen=dict)["chosen"] if file.is_file() else {}
@@ -270,6 +271,8 @@ def _build_learner(
     limit_memory(settings.budget, processes.device)
     seed_everything(settings.seed)
     model = start_model(config, data.tokenizer, gpt2).to(processes.device)
+    if "image_encoder" in previous:  # its weights may be a file that was replaced meanwhile
+        check_tower(model.encoder, previous["image_encoder"], out, weights=bool(config.tower_pretrained))
     wanted = previous.get("precision", "auto") if settings.precision == "auto" else settings.precision
     precision = resolve_precision(wanted, processes.device, processes.requested)
     if precision != "float32":
@@ -303,7 +306,8 @@ def _build_learner(
     reasons = previous.get("why") or [why, *fit.why]
     paintings = compare_paintings(data.parts, previous.get("paintings", {}), processes.log)
     chosen = dict(device=str(processes.device), processes=processes.count, precision=precision, parts=fit.parts)
-    return learner, recorder, dict(chosen, checkpointing=fit.checkpointing, why=reasons, paintings=paintings)
+    chosen |= dict(checkpointing=fit.checkpointing, why=reasons, paintings=paintings)
+    return learner, recorder, dict(chosen, image_encoder=describe_tower(model.encoder))
 
 
 # %% ../../nbs/course/14_training.ipynb #ea71dbfa
