@@ -50,7 +50,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import __version__
 from .app.inspect import fact_lines, inspect_path, text_bars
-from .config import EMOTIONS, SEVLMConfig, TrainConfig, emotion_id
+from .config import EMOTIONS, TEXTS, SEVLMConfig, TrainConfig, emotion_id
 from .errors import ConfigError, ImageError, SevlmError, did_you_mean
 from .utils import asset, check_writable, choose_threads, requested_threads, using_threads
 
@@ -155,7 +155,10 @@ def parse_settings(
             raise ConfigError(f"--set {pair}: unknown setting {key!r}. {did_you_mean(key, kinds)}")
         kind = kinds[key]
         try:
-            value = _BOOLEANS[text.lower()] if kind is bool else kind(text)
+            if kind == TEXTS:
+                value = tuple(part.strip() for part in text.split(","))
+            else:
+                value = _BOOLEANS[text.lower()] if kind is bool else kind(text)
         except (ValueError, KeyError):
             wanted = {bool: "one of " + ", ".join(_BOOLEANS), int: "a whole number", float: "a number"}[kind]
             raise ConfigError(f"--set {pair}: {text!r} is not {wanted}, which {key} needs.") from None
@@ -321,7 +324,12 @@ def _print_stream(
     "an emotion and its reason for any picture",
     option("images", nargs="+", metavar="IMAGE", help="pictures, or folders of pictures"),
     *MODEL_OPTIONS,
-    option("--emotion", metavar="NAME", help=f"explain this emotion instead of the likeliest: {', '.join(EMOTIONS)}"),
+    option(
+        "--emotion",
+        metavar="NAME",
+        help=f"explain this emotion instead of the likeliest: {', '.join(EMOTIONS)}; or, of a model trained on other "
+        "emotions, one of those",
+    ),
     *GENERATION_OPTIONS,
     option("--stream", action="store_true", help="print each text as it is written, without probabilities"),
     JSON,
@@ -333,14 +341,14 @@ def _print_stream(
     "explain wikiart/Impressionism --checkpoint runs/demo --json > answers.json",
 )
 def _explain(args):
-    if args.emotion:
-        emotion_id(args.emotion)
     generation = generation_of(args)
     if args.stream and args.json:
         raise ConfigError("--stream prints texts as they are written, --json all at the end; give one of them.")
     from sevlm.images import open_image, picture_files
 
     explainer = explainer_of(args)
+    if args.emotion:
+        emotion_id(args.emotion, explainer.emotions)
     threads = choose_threads(explainer.model.config.width, 1)
     files, found, failed = [], [], 0
     for path in args.images:
@@ -566,22 +574,25 @@ def _train_listener(args) -> list:
     from sevlm.artemis.protocol import Vocabulary
     from sevlm.studies.text_emotion import TextEmotionConfig, accuracies, read_glove, train_text_emotion
 
+    data = open_data(args.data)
     parts = {
         name: [(t, e) for p in paintings for t, e in zip(p.explanations, p.emotions) if t.split()]
-        for name, paintings in open_data(args.data).parts(progress=not args.quiet)[0].items()
+        for name, paintings in data.parts(progress=not args.quiet)[0].items()
     }
     vocabulary = Vocabulary.build([t for t, _ in parts["train"]], args.min_count)
     vectors, report = None, "no word vectors given: they are learnt"
     if args.glove:
         vectors, report = read_glove(args.glove, vocabulary)
-    config = TextEmotionConfig.preset("published" if args.glove else "mini")
+    config = TextEmotionConfig.preset("published" if args.glove else "mini", emotions=data.emotions)
     trained = train_text_emotion(
         parts["train"], parts["val"], vocabulary, config, vectors, args.out, progress=not args.quiet
     )
     if trained.interrupted:
         raise KeyboardInterrupt
     texts, emotions = zip(*parts["test"])
-    found = accuracies(trained.model.probabilities(list(texts)), emotions)
+    found = accuracies(trained.model.probabilities(list(texts)), emotions, data.emotions, data.polarity)
+    if not data.polarity:
+        report += "; no scores of polarity, which the data does not state (emotions.csv)"
     return [report, *(f"{name} accuracy on {n:,} test texts: {share:.3f}" for name, (share, n) in found.items())]
 
 

@@ -10,7 +10,9 @@ __all__ = ["Prepared", "open_data", "paintings_of", "truth_of", "provenance"]
 import json
 from pathlib import Path
 
+from ..config import EMOTIONS, POLARITY
 from ..data.paintings import Painting, Release, Report
+from ..data.tables import ImageTable, find_tables
 from ..errors import DataError
 from ..synthetic.dataset import read_truth
 from .prepare import STAMP
@@ -20,6 +22,8 @@ from .records import RecordFolder, read_records
 # %% ../../nbs/artemis/folder.ipynb #b70d69ca
 class Prepared:
     "A folder made by `prepare`, with the attributes of a `Release`."
+
+    emotions, polarity = EMOTIONS, POLARITY
 
     def __init__(self, folder: str | Path):
         self.folder, self.source = Path(folder), Path(folder) / STAMP
@@ -49,9 +53,9 @@ class Prepared:
 
 
 def open_data(
-    folder: str | Path,  # a release, a prepared folder, or the folder that holds prepared ones
-) -> Release | Prepared:
-    "A data folder of either kind."
+    folder: str | Path,  # a release, a prepared folder or the folder that holds prepared ones, pictures with a table
+) -> Release | Prepared | ImageTable:
+    "A data folder of any kind."
     folder = Path(folder)
     if (folder / STAMP).is_file():
         return Prepared(folder)
@@ -59,11 +63,11 @@ def open_data(
         raise DataError(
             f"{folder} holds the prepared data sets {', '.join(p.name for p in inner)}. Give one of them: {inner[0]}"
         )
-    return Release(folder)
+    return ImageTable(folder) if find_tables(folder) else Release(folder)
 
 
 def paintings_of(
-    data: Release | Prepared,  # from `open_data`
+    data: Release | Prepared | ImageTable,  # from `open_data`
     part: str = "test",  # 'train', 'val', 'test', 'all'; or a further test set, such as 'test_all' of v2.0
     progress: bool = False,
 ) -> tuple[list[Painting], list[str], list[Report]]:  # its paintings; the training texts; the reports
@@ -96,6 +100,8 @@ def provenance(
     folder: str | Path,
 ) -> dict[str, object]:  # data, synthetic
     "What result files say about where their numbers come from."
-    name = Prepared(folder).about["data"] if (Path(folder) / STAMP).is_file() else f"release in {Path(folder).name}"
+    kind = "pictures with a table" if find_tables(folder) else "release"
+    prepared = (Path(folder) / STAMP).is_file()
+    name = Prepared(folder).about["data"] if prepared else f"{kind} in {Path(folder).resolve().name}"
     synthetic = (Path(folder) / "mini_truth.csv").is_file()
     return {"data": "synthetic mini-ArtEmis" if synthetic else name, "synthetic": synthetic}

@@ -47,7 +47,7 @@ from sevlm.metrics.emotions import (
 from .. import __version__
 from ..config import EMOTIONS
 from ..data.features import keep_features
-from ..data.paintings import Painting
+from ..data.paintings import Painting, emotions_of, over_emotions
 from ..errors import ConfigError, DataError
 from ..images import open_image
 from ..metrics.bootstrap import Measure, bootstrap_weights, interval, mean_of
@@ -200,28 +200,37 @@ def text_measures(
 class TextClassifier(Protocol):
     "What emotional alignment needs of a classifier of texts."
 
-    def probabilities(self, texts: list[str], /) -> np.ndarray:  # [N, 9]
-        "The nine probabilities of each text."
+    def probabilities(self, texts: list[str], /) -> np.ndarray:  # [N, E]
+        "The probability of each emotion, for each text."
 
 
 def alignment_measures(
     classifier: TextClassifier,
     explanations: Sequence[str],  # one per painting
-    counts: Sequence,  # [N, 9] votes
+    counts: Sequence,  # [N, E] votes
+    emotions: Sequence[str] = EMOTIONS,  # E of them
 ) -> dict[str, Measure]:
     """Whether a classifier of texts finds the painting's emotion in the explanation, by both majority rules.
 
-    Raises `DataError` if it does not give nine probabilities per text. Source: docs/facts/protocol.md, section 5.2."""
-    p = np.asarray(classifier.probabilities(list(explanations)), float)
-    if p.shape != (len(explanations), len(EMOTIONS)):
+    Raises `DataError` if it does not give a probability for each of the emotions.
+    Source: docs/facts/protocol.md, section 5.2."""
+    known = tuple(getattr(classifier, "emotions", emotions))  # a classifier without names has the same
+    if set(known) != set(emotions):
         raise DataError(
-            f"the text classifier gave {p.shape} for {len(explanations)} explanations; expected [N, {len(EMOTIONS)}]."
+            f"the text classifier knows {', '.join(known)}; the paintings have {', '.join(emotions)}. "
+            "Train one on these data: sevlm listener."
         )
+    p = np.asarray(classifier.probabilities(list(explanations)), float)
+    if p.shape != (len(explanations), len(emotions)):
+        raise DataError(
+            f"the text classifier gave {p.shape} for {len(explanations)} explanations; expected [N, {len(emotions)}]."
+        )
+    p = p[:, [known.index(e) for e in emotions]]
     named = np.where(np.ptp(p, 1) > 0, p.argmax(1), -2)  # -2: named none; never equal to a majority
     notes = {"strict": "more than half of the votes (SEVLM)", "tolerant": "at least half of them, no tie (ArtEmis)"}
     found = {}
     for rule in RULES:
-        truth = majority_ids(counts, rule)
+        truth = majority_ids(counts, rule, emotions)
         found[f"emotional alignment ({rule})"] = mean_of(named == truth, truth >= 0, notes[rule])
     note = "against the shares of the votes, all paintings"
     return found | {"alignment cross-entropy": soft_cross_entropy(p, counts, note)}
@@ -262,17 +271,20 @@ def measure(
 ) -> tuple[Measures, dict[str, dict], dict[str, Any]]:  # measures, scores without an interval, tables
     "Everything that can be measured on some answers."
     explanations, counts = [explanation_of(r, split) for r in rows], [p.counts for p in paintings]
-    measures: Measures = dict(emotion_measures([r["emotion"] for r in rows], counts))
+    emotions = emotions_of(paintings)
+    measures: Measures = dict(emotion_measures([r["emotion"] for r in rows], counts, emotions))
     plain: dict[str, dict] = {}
     tables: dict[str, Any] = {}  # confusion, recall, reliability
     if eligible := [r for r in rows if r["majority"]]:
-        table = confusion([(r["emotion"] or "").strip() for r in eligible], [r["majority"] for r in eligible])
-        tables["confusion"] = dict(rows=EMOTIONS, columns=[*EMOTIONS, "unnamed"], counts=table.tolist())
-        tables["recall"] = {e: dict(value=v, n=int(n)) for (e, v), n in zip(recalls(table).items(), table.sum(1))}
+        table = confusion([(r["emotion"] or "").strip() for r in eligible], [r["majority"] for r in eligible], emotions)
+        tables["confusion"] = dict(rows=emotions, columns=[*emotions, "unnamed"], counts=table.tolist())
+        tables["recall"] = {
+            e: dict(value=v, n=int(n)) for (e, v), n in zip(recalls(table, emotions).items(), table.sum(1))
+        }
     if all(r["probabilities"] for r in rows):
-        odds = np.array([[r["probabilities"].get(e, 0) for e in EMOTIONS] for r in rows])
-        measures |= calibration_measures(odds, counts)
-        tables["reliability"] = reliability(odds, counts)
+        odds = np.array([[r["probabilities"].get(e, 0) for e in emotions] for r in rows])
+        measures |= calibration_measures(odds, counts, emotions)
+        tables["reliability"] = reliability(odds, counts, emotions)
     else:
         without = dict(value=None, n=len(rows), note="not every prediction has probabilities")
         for name in ("calibration error", "Brier score", "cross-entropy of the votes"):
@@ -284,7 +296,7 @@ def measure(
     plain |= {name: dict(value=None, n=len(rows), note=why) for name, why in skipped.items()}
     measures |= found | text_measures(explanations, training_texts)
     if alignment is not None:
-        measures |= alignment_measures(alignment, explanations, counts)
+        measures |= alignment_measures(alignment, explanations, counts, emotions)
     return measures, plain, tables
 
 
@@ -355,6 +367,9 @@ def score(
         raise DataError("no painting to evaluate on; expected at least one.")
     if isinstance(predictions, (str, Path)):
         predictions = read_predictions(predictions)
+    asked = list(dict.fromkeys(e for r in predictions for e in r["probabilities"] or ()))
+    if set(asked) - set(emotions_of(paintings)):  # of a model that chooses from more emotions
+        paintings = over_emotions(paintings, asked)
     rows, missing = aligned(predictions, paintings)
     measures, plain, tables = measure(rows, paintings, synthetic, split=split, **options)
     weights = bootstrap_weights(len(paintings), draws)
@@ -388,9 +403,12 @@ def evaluate(
     dtype: str = "float16",  # of those on disk
     **options: Any,  # split, training_texts, alignment, draws: see `score`
 ) -> Evaluation:
-    "Asks a model about some paintings and scores its answers. Raises `DataError` without paintings."
+    """Asks a model about some paintings and scores its answers.
+
+    Raises `DataError` without paintings, or if they have an emotion that the model does not know."""
     if not paintings:
         raise DataError("no painting to evaluate on; expected at least one.")
+    paintings = over_emotions(paintings, explainer.emotions)
     grids = None
     if features != "off":
         where = dict(folder=None, write=False, verify=False) if features == "auto" else dict(folder=features)

@@ -34,6 +34,7 @@ from sevlm.training.inputs import (
     TrainingData,
     cache_features,
     choose_storage,
+    emotions_for,
     load_training_data,
     save_checkpoint,
     start_model,
@@ -68,9 +69,10 @@ from sevlm.utils import (
 )
 
 from ..artemis.folder import open_data
-from ..config import SEVLMConfig, TrainConfig
+from ..config import EMOTIONS, SEVLMConfig, TrainConfig
 from ..data.batches import PairBatches, in_rows
 from ..data.features import Features
+from ..data.paintings import over_emotions
 from ..errors import ConfigError
 from ..images import open_image
 from ..models.sevlm import SEVLM, trainable
@@ -346,7 +348,9 @@ def _sources(data: Any, lexicon: Any, tokenizer: Any) -> dict[str, Any]:
         return dict(data=f"{checksum(texts):08x}", lexicon=data.table.digest())
     files = open_data(data)
     return dict(
-        data=_digest(files.source), lexicon=_digest(lexicon or files.lexicon), tokenizer=tokenizer and str(tokenizer)
+        data="-".join(filter(None, map(_digest, getattr(files, "sources", [files.source])))),
+        lexicon=_digest(lexicon or files.lexicon),
+        tokenizer=tokenizer and str(tokenizer),
     )
 
 
@@ -384,10 +388,13 @@ def start_run(
 ) -> TrainingRun:
     """The only way a run starts: claims the folder, reads and reports the data, trains, and saves.
 
-    Raises `ConfigError` if the folder holds another run or one is working in it, and `KeyboardInterrupt` once the state
+    The model's emotions are those of the data, unless `config` names its own. Raises `ConfigError` if it names others,
+    or if the folder holds another run or one is working in it, and `KeyboardInterrupt` once the state
     is saved."""
     out = Path(out)
     with start_processes(settings.device) as processes, lock_folder(out, processes):
+        emotions = data.emotions if isinstance(data, TrainingData) else open_data(data).emotions
+        config = config.replace(emotions=emotions_for(config, emotions))
         run = dict(
             config.to_dict(),
             **{k: v for k, v in settings.to_dict().items() if k != "name"},
@@ -402,6 +409,11 @@ def start_run(
         loaded = isinstance(data, TrainingData)
         if not loaded:
             data = load_training_data(data, config, lexicon, tokenizer, progress=progress and processes.main)
+        if data.emotions != config.emotions:  # the configuration has more, or another order
+            parts = {name: over_emotions(part, config.emotions) for name, part in data.parts.items()}
+            data = replace(data, parts=parts)
+        if config.emotions != EMOTIONS:
+            processes.log(f"the model chooses from {len(config.emotions)} emotions: {', '.join(config.emotions)}")
         sizes = ", ".join(f"{len(paintings)} {part}" for part, paintings in data.parts.items())
         for line in [*([] if loaded else data.reports), f"{sizes} paintings"]:
             processes.log(str(line))
