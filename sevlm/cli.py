@@ -436,9 +436,17 @@ def _inspect(args):
     ),
     option("--records", metavar="DIR", help="in place of --artemis: a folder with artEmisX_train.json, _val and _test"),
     option(
+        "--table",
+        metavar="PATH",
+        help="in place of all these, another data set of pictures, emotions and texts: a folder saved by the library "
+        "datasets, Parquet, or pictures with metadata.csv or the table of Affection or ArtELingo; --out becomes a data "
+        "folder",
+    ),
+    option("--language", metavar="NAME", help="with --table: the language whose texts are kept, such as english"),
+    option(
         "--histogram-file", metavar="FILE", help="image-emotion-histogram.csv, to go with --preprocessed or --grouped"
     ),
-    option("--wikiart", required=True, metavar="DIR", help="folder with one folder of pictures for each art style"),
+    option("--wikiart", metavar="DIR", help="folder with one folder of pictures for each art style"),
     option("--lexicon", metavar="FILE", help="VAD lexicon: NRC VAD v1 or v2.1, Warriner, or any tab-separated one"),
     option("--out", required=True, metavar="DIR", help="folder for the data folders v1 and v2 and the report"),
     option(
@@ -474,10 +482,15 @@ def _inspect(args):
     "--known-words glove.6B.100d.vocabulary.txt --out data/artemis\n"
     "prepare --artemis artemis_dataset_release_v0.csv --contrastive Contrastive.csv --wikiart wikiart "
     "--out data/artemis --parts all\n"
-    "prepare --preprocessed artemis_preprocessed.csv --histogram kept --wikiart wikiart --out data/theirs",
+    "prepare --preprocessed artemis_preprocessed.csv --histogram kept --wikiart wikiart --out data/theirs\n"
+    "prepare --table artelingo --language english --lexicon NRC-VAD-Lexicon.txt --out data/artelingo",
     resume_hint="No incomplete folder is left; finished texts are kept. Go on by the same command.",
 )
 def _prepare(args):
+    if args.table:
+        return _prepare_table(args)
+    if not args.wikiart or args.language:
+        raise ConfigError("give --wikiart with ArtEmis's files, or --table (and --language) with another data set.")
     from sevlm.artemis.prepare import Choices, Inputs, page_of, prepare
 
     same = ("artemis", "contrastive", "preprocessed", "grouped", "records", "wikiart", "lexicon", "tables")
@@ -525,6 +538,24 @@ def _lexicon(args):
             print_result(coverage(lexicon, texts), table.to_string(float_format="{:.3f}".format))
     if len(lexicons) == 2:
         print_result(compare_lexicons(*lexicons))
+
+
+# %% ../nbs/library/command_line.ipynb #acbdf52b
+def _prepare_table(args: argparse.Namespace) -> None:
+    "Another data set, made into pictures with a table."
+    from sevlm.data.imagefolder import make_imagefolder
+
+    others = ("artemis", "contrastive", "preprocessed", "grouped", "records", "wikiart")
+    if given := [f"--{name}" for name in others if getattr(args, name)]:
+        raise ConfigError(f"--table is a data set of its own; leave out {', '.join(given)}.")
+    data, report = make_imagefolder(args.table, args.out, args.language, args.lexicon)
+    lexicon = "" if data.lexicon else " --lexicon FILE"
+    print_result(
+        report,
+        f"emotions: {', '.join(data.emotions)}",
+        f"written: {args.out}/{data.source.name}, {args.out}/images, {args.out}/report.txt",
+        f"next:    sevlm train {args.out} --preset corrected --out runs/mine{lexicon}",
+    )
 
 
 # %% ../nbs/library/command_line.ipynb #97b40eda

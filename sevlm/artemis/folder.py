@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 
 from ..config import EMOTIONS, POLARITY
+from ..data.imagefolder import is_columnar
 from ..data.paintings import Painting, Release, Report
 from ..data.tables import ImageTable, find_tables
 from ..errors import DataError
@@ -62,6 +63,11 @@ def open_data(
     if inner := sorted(p.parent for p in folder.glob(f"*/{STAMP}")):
         raise DataError(
             f"{folder} holds the prepared data sets {', '.join(p.name for p in inner)}. Give one of them: {inner[0]}"
+        )
+    if is_columnar(folder):
+        raise DataError(
+            f"{folder} holds Arrow or Parquet files; training needs pictures as files. Unpack it once: "
+            f"sevlm prepare --table {folder} --out DIR, then give DIR."
         )
     return ImageTable(folder) if find_tables(folder) else Release(folder)
 

@@ -254,7 +254,7 @@ PICTURE_PLACES = ("", "images", "wikiart", "data")  # folders that the names of 
 def find_picture(
     folder: Path,  # of the data set
     name: str,  # as the table has it
-    index: dict[str, dict[str, dict[str, Path]]],  # place -> as `find_image` takes it; filled as it is needed
+    index: dict[str, dict],  # folder -> what `find_image` has seen in it; filled as it is needed
 ) -> Path | None:
     """The picture of a row: below the folder or one of `PICTURE_PLACES`; a beginning that belongs to another machine is
     left out. Never a file outside the folder."""
@@ -269,9 +269,10 @@ def find_picture(
     stem = PurePosixPath(parts[-1]).stem
     for first in range(len(parts)):  # another spelling (docs/facts/data.md, section 1.7), or another ending
         for place in PICTURE_PLACES:
-            style = "/".join(parts[first:-1])
-            if found := find_image(folder / place, style, stem, index.setdefault(place, {})):
-                return found
+            inside = folder.joinpath(place, *parts[first:-1])
+            style = Path(os.path.abspath(inside))
+            if found := find_image(style.parent, style.name, stem, index.setdefault(str(style.parent), {})):
+                return inside / found.name
     return None
 
 
@@ -419,7 +420,7 @@ class ImageTable:
         "Part ('' where the table names none) -> pictures with their annotations, sorted by key."
         report = deepcopy(self.report)
         groups: dict[Path, tuple[str, list[dict[str, str]]]] = {}  # picture -> part, rows
-        index: dict[str, dict[str, dict[str, Path]]] = {}
+        index: dict[str, dict] = {}
         files: dict[str, Path | None] = {}  # name in the table -> picture
         names: dict[Path, str] = {}  # picture -> name in the table
         for row in self.rows:
@@ -465,13 +466,22 @@ class ImageTable:
     def checked(self, progress: bool = False) -> tuple[list[Painting], list[Report]]:
         "The pictures of all parts that can be opened, with their annotations."
         parts, read = self.paintings()
-        paintings, opened = check_images([p for some in parts.values() for p in some], progress)
+        paintings, opened = check_images(sorted(itertools.chain(*parts.values()), key=lambda p: p.key), progress)
         return paintings, [read, opened]
 
-    def parts(self, seed: int = 2021, progress: bool = False) -> tuple[dict[str, list[Painting]], list[Report]]:
-        "'train', 'val', 'test' -> pictures that can be opened. Parts that the table does not name are drawn."
-        parts, read = self.paintings()
-        where = {p.key: part for part, some in parts.items() for p in some}
-        paintings, opened = check_images([p for some in parts.values() for p in some], progress)
-        named = {part: [p for p in paintings if where[p.key] == part] for part in ("train", "val", "test", "")}
-        return complete_parts(named, seed), [read, opened]
+    def parts(
+        self,
+        seed: int = 2021,  # of the draw of parts that the table does not name
+        progress: bool = False,
+        images: bool = True,  # False: pictures are not opened
+    ) -> tuple[dict[str, list[Painting]], list[Report]]:
+        """'train', 'val', 'test' -> pictures that can be opened.
+
+        The table alone decides where a picture belongs: one that cannot be opened moves no other."""
+        named, read = self.paintings()
+        parts = complete_parts(named, seed)
+        if not images:
+            return parts, [read]
+        usable, opened = check_images(list(itertools.chain(*parts.values())), progress)
+        keys = {p.key for p in usable}
+        return {part: [p for p in some if p.key in keys] for part, some in parts.items()}, [read, opened]

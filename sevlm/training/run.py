@@ -193,13 +193,15 @@ def train_callbacks(
     score = sample = None
     if processes.main:
         score, sample = make_validation(data, settings, out, processes.device, model, progress, **storage)
+    stored = {**config.to_dict(), **settings.to_dict()}  # trackers take no lists
+    stored = {k: ", ".join(v) if isinstance(v, list) else v for k, v in stored.items()}
     best = [BestCB("accuracy", out / "best-accuracy", save), BestCB("bleu4", out / "best-bleu4", save)]
     return [
         MeterCB(),
         recorder := RecorderCB(out if processes.main else None),
         ClipCB(settings.grad_clip),
         *([ProgressCB(validate_every=settings.validate_every)] if progress else []),
-        *([TrackCB(track, out, {**config.to_dict(), **settings.to_dict()})] if track else []),
+        *([TrackCB(track, out, stored)] if track else []),
         ValidateCB(score, settings.validate_every),
         *best,
         EarlyStopCB(["accuracy", "bleu4"], settings.patience),
