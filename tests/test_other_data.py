@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from sevlm.artemis.folder import open_data, paintings_of, provenance
+from sevlm.artemis.protocol import Vocabulary
 from sevlm.cli import main
 from sevlm.config import EMOTIONS, POLARITY, SEVLMConfig, TrainConfig, emotions_problem
 from sevlm.data.batches import PairBatches, pair_of_one_emotion
@@ -16,6 +17,8 @@ from sevlm.data.imagefolder import is_columnar, make_imagefolder
 from sevlm.data.paintings import Painting, emotions_of, over_emotions
 from sevlm.data.tables import MOST_EMOTIONS, ImageTable, complete_parts, find_picture, find_tables
 from sevlm.errors import ConfigError, DataError
+from sevlm.lexicon.lexicon import Lexicon
+from sevlm.lexicon.token_table import vad_table
 from sevlm.metrics.emotions import (
     calibration_measures,
     confusion,
@@ -24,7 +27,7 @@ from sevlm.metrics.emotions import (
     macro_f1,
     recalls,
 )
-from sevlm.models.contrast import contrastive_loss
+from sevlm.models.contrast import contrastive_loss, contrastive_scores
 from sevlm.models.explainer import load
 from sevlm.models.generation import emotion_probabilities
 from sevlm.models.sevlm import SEVLM
@@ -93,10 +96,9 @@ def test_one_table(tmp_path, table):
     data = open_data(fill(tmp_path, two_each(), table))
     parts, (read, opened) = data.parts()
     assert isinstance(data, ImageTable) and data.emotions == MOODS and data.polarity == {}
-    assert (
-        read.kept == 50 and opened.kept == 25 and {k: len(p) for k, p in parts.items()} == dict(train=20, val=3, test=2)
-    )
-    p = next(p for p in parts["train"] if p.name == "07.png")
+    assert read.kept == 50 and opened.kept == 25
+    assert {k: len(p) for k, p in parts.items()} == dict(train=21, val=2, test=2)
+    p = next(p for part in parts.values() for p in part if p.name == "07.png")
     assert p.key == "./07.png" and p.emotions == ("joyful", "lonely") and p.counts == (0, 0, 1, 1, 0)
     assert p.explanations[0] == "the sky it is joyful" and p.utterances[0] == "The sky, it is joyful!"
     assert data.lexicon.name == "tiny-lexicon.txt" and provenance(tmp_path)["synthetic"] is False
@@ -124,10 +126,8 @@ def test_splits_from_folders_columns_and_names(tmp_path):
     for part, some in (("Train", rows[:30]), ("validation", rows[30:40]), ("test", rows[40:])):
         fill(tmp_path / "folders" / part, some)
     assert [t.parent.name for t in find_tables(tmp_path / "folders")] == ["Train", "test", "validation"]
-    fill(
-        tmp_path / "column",
-        [{**r, "split": ("dev" if k < 10 else "TEST" if k < 20 else "train")} for k, r in enumerate(rows)],
-    )
+    names = ["dev"] * 10 + ["TEST"] * 10 + ["train"] * 30
+    fill(tmp_path / "column", [{**r, "split": name} for r, name in zip(rows, names)])
     sizes = lambda folder: {k: len(p) for k, p in open_data(tmp_path / folder).parts()[0].items()}
     assert sizes("folders") == dict(train=15, val=5, test=5) and sizes("column") == dict(train=15, val=5, test=5)
 
@@ -357,10 +357,9 @@ def test_unpacking_fails_whole(tmp_path):
 # ---- emotions through model, scores and plots
 
 
-@pytest.mark.parametrize(
-    "names", [("a",), ("a", "A"), ("a", ""), ("a", " b"), ("a", "b because c"), ("a", "<pad>"), ("a", "b\n")]
-)
-def test_lists_that_are_none(names):
+@pytest.mark.parametrize("second", [None, "A", "", " b", "b because c", "<pad>", "b\n", "b" * 41])
+def test_lists_that_are_none(second):
+    names = ("a",) if second is None else ("a", second)
     assert emotions_problem(names)
     with pytest.raises(ConfigError, match="emotions"):
         SEVLMConfig.preset("tiny", emotions=names)
@@ -451,9 +450,6 @@ def of_one_emotion(n, texts=1):
 
 def batches_of(paintings, **settings):
     config = SEVLMConfig.preset("tiny", emotions=MOODS, **settings)
-    from sevlm.lexicon.lexicon import Lexicon
-    from sevlm.lexicon.token_table import vad_table
-
     tokenizer = load_tokenizer(asset("mini"))
     table = vad_table(tokenizer, Lexicon({"sky": (0.1, 0.2, 0.3), "calm": (0.5, 0, 0)}), config.lookup)
     config = config.replace(vocab_size=len(tokenizer))
@@ -471,7 +467,7 @@ def test_pictures_of_one_emotion_are_kept_if_there_are_no_others():
     assert mixed.report.kept == 1 and mixed.report.dropped == {"one emotion only": 6}
     assert "one_emotion=keep" in mixed.report.notes["most paintings have one emotion only"]
     assert kept.report.kept == 7 and not kept.report.dropped
-    assert [b.same_emotion.tolist() for b in alone] == [[True] * 4, [True] * 2]
+    assert sorted(b.same_emotion.tolist() for b in alone) == [[True] * 2, [True] * 4]
     assert next(iter(mixed)).same_emotion is None
     assert sum(b.same_emotion.sum() for b in kept) == 6
 
@@ -492,8 +488,6 @@ def test_no_negative_of_the_same_emotion():
     model = SEVLM(batches.config)
     rows = tuple(torch.randn(n, 48, requires_grad=True) for n in (4, 8, 8))
     found = model.compare(rows, batch)["con"]
-    from sevlm.models.contrast import contrastive_scores
-
     scores = contrastive_scores(model.contrastive_head, *rows, batch.neg_perm, batches.config.lone_negative)
     assert scores.shape == (8, 3) and found.item() == pytest.approx(
         contrastive_loss(scores[:, [0, 2]]).item(), abs=1e-6
@@ -531,7 +525,6 @@ def test_evaluation_is_over_the_models_emotions(run, photos):
     explainer = load(run[1] / "last", device="cpu")
     paintings = paintings_of(open_data(photos), "all")[0]
     result = evaluate(explainer, paintings, meteor="off", progress=False, draws=10)
-    assert result.tables["confusion"]["rows"] == MOODS if "confusion" in result.tables else True
     assert result.scores["cross-entropy of the votes"]["n"] == 25
     again = score(result.predictions, paintings, meteor="off", draws=10)
     assert again.scores == result.scores
@@ -553,8 +546,6 @@ def test_a_part_without_one_of_the_moods(run, photos, tmp_path):
 
 
 def test_classifiers_know_their_emotions(tmp_path):
-    from sevlm.artemis.protocol import Vocabulary
-
     model = TextEmotion(
         TextEmotionConfig.preset("mini", emotions=MOODS), Vocabulary.build(["the sky is wide"], 1)
     ).eval()
