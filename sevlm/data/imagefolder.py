@@ -24,7 +24,7 @@ from ..config import emotions_problem
 from ..errors import ConfigError, DataError, require
 from ..utils import check_writable, normalise
 from .paintings import Report
-from .tables import CHOICES, METADATA, SPLITS, ImageTable, columns_of, find_picture
+from .tables import CHOICES, METADATA, SPLIT_NAMES, ImageTable, columns_of, find_picture
 
 
 # %% ../../nbs/library/imagefolder.ipynb #b4e249bd
@@ -40,8 +40,8 @@ def _columnar_files(path: Path) -> list[tuple[str, Path]]:  # name of the split 
     found = []
     for f in sorted([*path.glob("*.parquet"), *path.glob("*/*.parquet")]):
         word = re.match(r"[a-z]+", f.stem.lower())
-        name = word[0] if word and word[0] in SPLITS else f.parent.name.lower()
-        found.append((name if name in SPLITS else "", f))
+        name = word[0] if word and word[0] in SPLIT_NAMES else f.parent.name.lower()
+        found.append((name if name in SPLIT_NAMES else "", f))
     return found
 
 

@@ -8,7 +8,7 @@ __all__ = [
     "CHOICES",
     "METADATA",
     "PUBLISHED_TABLES",
-    "SPLITS",
+    "SPLIT_NAMES",
     "ROLES",
     "Row",
     "MOST_EMOTIONS",
@@ -18,7 +18,7 @@ __all__ = [
     "HELD_OUT",
     "find_tables",
     "columns_of",
-    "read_rows",
+    "table_rows",
     "merge_spellings",
     "order_emotions",
     "check_emotions",
@@ -57,7 +57,7 @@ PUBLISHED_TABLES = (  # patterns of the files that Affection and ArtELingo hand 
     "affection_raw_public*.csv",
     "artelingo*.csv",
 )
-SPLITS = {  # names of a split in folders and columns -> part
+SPLIT_NAMES = {  # names of a split in folders and columns -> part
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
@@ -76,7 +76,7 @@ def find_tables(
             raise DataError(f"{folder} holds {names}; expected one table. Move the others away.")
         if found:
             return found
-    inner = [p for p in sorted(folder.glob("*")) if p.is_dir() and p.name.lower() in SPLITS]
+    inner = [p for p in sorted(folder.glob("*")) if p.is_dir() and p.name.lower() in SPLIT_NAMES]
     return [table for place in inner for table in find_tables(place)]
 
 
@@ -162,7 +162,7 @@ def _read_jsonl(path: Path) -> tuple[list[str], list[Row]]:
     return list(dict.fromkeys(name for _, cells in rows for name in cells)), rows
 
 
-def read_rows(
+def table_rows(
     path: str | Path,  # .csv (comma, semicolon or tab between the cells) or .jsonl
 ) -> tuple[list[str], list[Row]]:  # names of the columns; rows, without cells where their number is wrong
     "A table as it stands in its file. Raises `DataError` if it cannot be read."
@@ -234,7 +234,7 @@ def read_choices(
     path: str | Path,  # emotions.csv
 ) -> tuple[tuple[str, ...], dict[str, str]]:  # E names in their order; emotion -> polarity, empty if not given
     "A list of emotions that a folder names itself. Raises `DataError` for one that no model can choose from."
-    names, rows = read_rows(path)
+    names, rows = table_rows(path)
     if "emotion" not in names or any(not cells for _, cells in rows):
         raise DataError(f"{path} has the columns {', '.join(names)}; expected emotion, and if known polarity.")
     emotions = tuple(str(cells["emotion"]).strip() for _, cells in rows)
@@ -338,7 +338,7 @@ class ImageTable:
         "The cells of the usable rows by their role, with where they stand; the other rows are dropped and counted."
         found = []
         for table in self.sources:
-            names, rows = read_rows(table)
+            names, rows = table_rows(table)
             columns = columns_of(names, table)
             self.report.read += len(rows)
             self.report.notes["columns"] = ", ".join(f"{role}: {name}" for role, name in columns.items())
@@ -425,7 +425,7 @@ class ImageTable:
         names: dict[Path, str] = {}  # picture -> name in the table
         for row in self.rows:
             name, split = row["picture"], row["split"].lower()
-            if split and split not in SPLITS:
+            if split and split not in SPLIT_NAMES:
                 report.drop("split that is none of train, val, test", f"{row['where']} ({row['split'][:40]})")
                 continue
             if name not in files:
@@ -438,7 +438,7 @@ class ImageTable:
                 )
             elif names.setdefault(file, name) != name:
                 report.drop("the picture belongs to another name already", f"{row['where']} ({name[:80]})")
-            elif groups.setdefault(file, (part := SPLITS.get(split, ""), []))[0] != part:
+            elif groups.setdefault(file, (part := SPLIT_NAMES.get(split, ""), []))[0] != part:
                 report.drop("the picture is in another split already", f"{row['where']} ({name[:80]})")
             else:
                 groups[file][1].append(row)
