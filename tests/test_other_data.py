@@ -6,6 +6,8 @@ import json
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from sevlm.artemis.folder import open_data, paintings_of, provenance
@@ -16,7 +18,7 @@ from sevlm.data.batches import PairBatches, pair_of_one_emotion
 from sevlm.data.imagefolder import is_columnar, make_imagefolder
 from sevlm.data.paintings import Painting, emotions_of, over_emotions
 from sevlm.data.tables import MOST_EMOTIONS, ImageTable, complete_parts, find_picture, find_tables
-from sevlm.errors import ConfigError, DataError
+from sevlm.errors import ConfigError, DataError, SevlmError
 from sevlm.lexicon.lexicon import Lexicon
 from sevlm.lexicon.token_table import vad_table
 from sevlm.metrics.emotions import (
@@ -238,6 +240,35 @@ def test_a_list_of_emotions_in_the_folder(tmp_path):
     data = ImageTable(tmp_path)
     assert data.emotions == ("tense", "calm", "joyful", "gloomy") and data.polarity["gloomy"] == "negative"
     assert data.report.dropped == {"emotion that is not in emotions.csv": 10}
+
+
+CELLS = st.one_of(
+    st.text(max_size=12), st.none(), st.integers(), st.floats(), st.lists(st.text(max_size=3)), st.sampled_from(MOODS)
+)
+NAMES = st.one_of(st.text(max_size=12), st.sampled_from(["a.png", "b.png", "../a.png", "/a.png", "a.png/", "."]))
+LINES = st.lists(st.fixed_dictionaries(dict(file_name=NAMES, emotion=CELLS, text=CELLS, split=CELLS)), max_size=6)
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.one_of(st.binary(max_size=60), LINES), st.sampled_from(["metadata.csv", "metadata.jsonl"]))
+def test_any_table_is_read_or_refused(tmp_path, content, name):
+    "Whatever a table holds: a data set whose pictures lie in the folder, or an error of the project."
+    for old in tmp_path.glob("metadata.*"):
+        old.unlink()
+    for file in ("a.png", "b.png"):
+        (tmp_path / file).touch()
+    if isinstance(content, bytes):
+        (tmp_path / name).write_bytes(content)
+    else:
+        (tmp_path / "metadata.jsonl").write_text("".join(json.dumps(r) + "\n" for r in content))
+    try:
+        parts, report = open_data(tmp_path).paintings()
+    except SevlmError:
+        return
+    found = [p for some in parts.values() for p in some]
+    assert report.kept == sum(len(p.emotions) for p in found) > 0
+    assert {p.image for p in found} <= {tmp_path / "a.png", tmp_path / "b.png"}
+    assert all(sum(p.counts) == len(p.emotions) and all(p.explanations) for p in found)
 
 
 # ---- published forms of other data sets

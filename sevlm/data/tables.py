@@ -305,7 +305,9 @@ def complete_parts(
 def _plain_text(value: object) -> str | None:
     "A cell as text; a number as it is written; None: it is a list or an object."
     if value is None or isinstance(value, str | int | float):
-        return "" if value is None else str(value).strip()
+        return (
+            "" if value is None else str(value).encode("utf-8", "replace").decode().strip()
+        )  # JSON may hold half letters
     return None
 
 
