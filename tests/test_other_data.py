@@ -381,6 +381,8 @@ def test_unpacking_fails_whole(tmp_path):
             make_imagefolder(tmp_path / name, tmp_path / "out")
     assert sorted(p.name for p in tmp_path.iterdir()) == before
     make_imagefolder(tmp_path / "a.parquet", tmp_path / "out")
+    with pytest.raises(DataError, match="single file"):
+        make_imagefolder(tmp_path / "out" / "metadata.jsonl", tmp_path / "more")
     with pytest.raises(ConfigError, match="not empty"):
         make_imagefolder(tmp_path / "a.parquet", tmp_path / "out")
 

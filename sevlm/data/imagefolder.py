@@ -258,6 +258,8 @@ def make_imagefolder(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out} is not empty. Choose another folder (--out).")
     columnar = is_columnar(source)
+    if source.is_file() and not columnar:
+        raise DataError(f"{source} is a single file. Give the folder with it and the pictures, or a Parquet file.")
     place = check_writable(out.absolute().parent) / f".{out.name}-{uuid.uuid4().hex[:8]}"
     place.mkdir()
     try:
