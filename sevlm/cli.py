@@ -65,7 +65,7 @@ from sevlm.utils import (
 
 from . import __version__
 from .app.inspect import fact_lines, inspect_path, text_bars
-from .config import EMOTIONS, SEVLMConfig, TrainConfig, emotion_id
+from .config import EMOTIONS, TEXTS, SEVLMConfig, TrainConfig, emotion_id
 from .errors import ConfigError, ImageError, SevlmError, WriteError, did_you_mean
 
 if TYPE_CHECKING:
@@ -198,7 +198,10 @@ def parse_settings(
             raise ConfigError(f"--set {pair}: unknown setting {key!r}. {did_you_mean(key, kinds)}")
         kind = kinds[key]
         try:
-            value = _BOOLEANS[text.lower()] if kind is bool else kind(text)
+            if kind == TEXTS:
+                value = tuple(part.strip() for part in text.split(","))
+            else:
+                value = _BOOLEANS[text.lower()] if kind is bool else kind(text)
         except (ValueError, KeyError):
             wanted = {bool: "one of " + ", ".join(_BOOLEANS), int: "a whole number", float: "a number"}[kind]
             raise ConfigError(f"--set {pair}: {text!r} is not {wanted}, which {key} needs.") from None
@@ -401,7 +404,12 @@ def _note_names(
     "an emotion and its reason for any picture",
     option("images", nargs="+", metavar="IMAGE", help="pictures, or folders of pictures"),
     *MODEL_OPTIONS,
-    option("--emotion", metavar="NAME", help=f"explain this emotion instead of the likeliest: {', '.join(EMOTIONS)}"),
+    option(
+        "--emotion",
+        metavar="NAME",
+        help=f"explain this emotion instead of the likeliest: {', '.join(EMOTIONS)}; or, of a model trained on other "
+        "emotions, one of those",
+    ),
     *GENERATION_OPTIONS,
     option("--fit", default="squash", choices=["squash", "pad"], help="how a picture becomes a square; pad: with grey"),
     option("--stream", action="store_true", help="print each text as it is written, without probabilities"),
@@ -414,14 +422,14 @@ def _note_names(
     "explain wikiart/Impressionism --checkpoint runs/demo --json > answers.json",
 )
 def _explain(args):
-    if args.emotion:
-        emotion_id(args.emotion)
     generation = generation_of(args)
     if args.stream and args.json:
         raise ConfigError("--stream prints texts as they are written, --json all at the end; give one of them.")
     from sevlm.images import other_files_notice, picture_files
 
     explainer = explainer_of(args)
+    if args.emotion:
+        emotion_id(args.emotion, explainer.emotions)
     threads = choose_threads(explainer.model.config.width, 1)
     files, found, counts = [], [], Counter()
     for path in args.images:
@@ -508,9 +516,17 @@ def _inspect(args):
     ),
     option("--records", metavar="DIR", help="in place of --artemis: a folder with artEmisX_train.json, _val and _test"),
     option(
+        "--table",
+        metavar="PATH",
+        help="in place of all these, another data set of pictures, emotions and texts: a folder saved by the library "
+        "datasets, Parquet, or pictures with metadata.csv or the table of Affection or ArtELingo; --out becomes a data "
+        "folder",
+    ),
+    option("--language", metavar="NAME", help="with --table: the language whose texts are kept, such as english"),
+    option(
         "--histogram-file", metavar="FILE", help="image-emotion-histogram.csv, to go with --preprocessed or --grouped"
     ),
-    option("--wikiart", required=True, metavar="DIR", help="folder with one folder of pictures for each art style"),
+    option("--wikiart", metavar="DIR", help="folder with one folder of pictures for each art style"),
     option("--lexicon", metavar="FILE", help="VAD lexicon: NRC VAD v1 or v2.1, Warriner, or any tab-separated one"),
     option("--out", required=True, metavar="DIR", help="folder for the data folders v1 and v2 and the report"),
     option(
@@ -547,11 +563,16 @@ def _inspect(args):
     "--known-words glove.6B.100d.vocabulary.txt --out data/artemis\n"
     "prepare --artemis artemis_dataset_release_v0.csv --contrastive Contrastive.csv --wikiart wikiart "
     "--out data/artemis --parts all\n"
-    "prepare --preprocessed artemis_preprocessed.csv --histogram kept --wikiart wikiart --out data/theirs",
+    "prepare --preprocessed artemis_preprocessed.csv --histogram kept --wikiart wikiart --out data/theirs\n"
+    "prepare --table artelingo --language english --lexicon NRC-VAD-Lexicon.txt --out data/artelingo",
     alone_in="out",
     resume_hint="No incomplete folder is left; finished texts are kept. Go on by the same command.",
 )
 def _prepare(args):
+    if args.table:
+        return _prepare_table(args)
+    if not args.wikiart or args.language:
+        raise ConfigError("give --wikiart with ArtEmis's files, or --table (and --language) with another data set.")
     from sevlm.artemis.prepare import MISSING_PICTURES, Choices, Inputs, page_of, prepare
     from sevlm.data.paintings import lost_pictures
 
@@ -602,6 +623,24 @@ def _lexicon(args):
         print_result(compare_lexicons(*lexicons))
 
 
+# %% ../nbs/library/command_line.ipynb #acbdf52b
+def _prepare_table(args: argparse.Namespace) -> None:
+    "Another data set, made into pictures with a table."
+    from sevlm.data.imagefolder import make_imagefolder
+
+    others = ("artemis", "contrastive", "preprocessed", "grouped", "records", "wikiart")
+    if given := [f"--{name}" for name in others if getattr(args, name)]:
+        raise ConfigError(f"--table is a data set of its own; leave out {', '.join(given)}.")
+    data, report = make_imagefolder(args.table, args.out, args.language, args.lexicon)
+    lexicon = "" if data.lexicon else " --lexicon FILE"
+    print_result(
+        report,
+        f"emotions: {', '.join(data.emotions)}",
+        f"written: {args.out}/{data.source.name}, {args.out}/images, {args.out}/report.txt",
+        f"next:    sevlm train {args.out} --preset corrected --out runs/mine{lexicon}",
+    )
+
+
 # %% ../nbs/library/command_line.ipynb #97b40eda
 @command(
     "the text classifier for emotional alignment: train it, or convert the authors'",
@@ -650,22 +689,25 @@ def _train_listener(args) -> list:
     from sevlm.artemis.protocol import Vocabulary
     from sevlm.studies.text_emotion import TextEmotionConfig, accuracies, read_glove, train_text_emotion
 
+    data = open_data(args.data)
     parts = {
         name: [(t, e) for p in paintings for t, e in zip(p.explanations, p.emotions) if t.split()]
-        for name, paintings in open_data(args.data).parts(images=False)[0].items()
+        for name, paintings in data.parts(images=False)[0].items()
     }
     vocabulary = Vocabulary.build([t for t, _ in parts["train"]], args.min_count)
     vectors, report = None, "no word vectors given: they are learnt"
     if args.glove:
         vectors, report = read_glove(args.glove, vocabulary)
-    config = TextEmotionConfig.preset("published" if args.glove else "mini")
+    config = TextEmotionConfig.preset("published" if args.glove else "mini", emotions=data.emotions)
     trained = train_text_emotion(
         parts["train"], parts["val"], vocabulary, config, vectors, args.out, progress=not args.quiet
     )
     if trained.interrupted:
         raise KeyboardInterrupt
     texts, emotions = zip(*parts["test"])
-    found = accuracies(trained.model.probabilities(list(texts)), emotions)
+    found = accuracies(trained.model.probabilities(list(texts)), emotions, data.emotions, data.polarity)
+    if not data.polarity:
+        report += "; no scores of polarity, which the data does not state (emotions.csv)"
     return [report, *(f"{name} accuracy on {n:,} test texts: {share:.3f}" for name, (share, n) in found.items())]
 
 

@@ -6,9 +6,12 @@
 __all__ = [
     "EMOTIONS",
     "POLARITY",
+    "LONGEST_EMOTION",
+    "TEXTS",
     "PUBLISHED",
     "emotion_id",
     "canonical_emotion",
+    "emotions_problem",
     "Settings",
     "SEVLMConfig",
     "TrainConfig",
@@ -45,12 +48,13 @@ POLARITY = {name: "positive" if i < 4 else "negative" if i < 8 else "other" for 
 
 # %% ../nbs/library/config.ipynb #49cd4e99
 def emotion_id(
-    name: str,  # one of `EMOTIONS`
+    name: str,  # one of `emotions`
+    emotions: Sequence[str] = EMOTIONS,  # of the model or of the data
 ) -> int:
-    "The number (0..8) that stands for an emotion in every tensor. Raises `DataError` if `name` is none."
-    if name not in EMOTIONS:
-        raise DataError(f"unknown emotion {name!r}. {did_you_mean(name, EMOTIONS)}")
-    return EMOTIONS.index(name)
+    "The number (0, 1, ...) that stands for an emotion in every tensor. Raises `DataError` if `name` is none."
+    if name not in emotions:
+        raise DataError(f"unknown emotion {name!r}. {did_you_mean(name, emotions)}")
+    return emotions.index(name)
 
 
 # %% ../nbs/library/config.ipynb #b032cdb2
@@ -76,9 +80,43 @@ def canonical_emotion(
     return fits[0] if len(fits) == 1 else None
 
 
+# %% ../nbs/library/config.ipynb #e28f3bab
+LONGEST_EMOTION = 40  # characters of a name; a longer text is a sentence
+
+
+def emotions_problem(
+    emotions: Sequence[str],
+) -> str | None:
+    "Why this is no list of emotions that a model can choose from; None: it is one."
+    if len(emotions) < 2:
+        return (
+            f"found {', '.join(map(repr, emotions)) or 'none'}; expected at least two, since a model chooses from them."
+        )
+    for e in emotions:
+        plain = e.isprintable() and not set(e) & set("<>") and len(e) <= LONGEST_EMOTION
+        if not _bare_words(e) or e != " ".join(e.split()) or not plain:
+            return (
+                f"{e[:80]!r} is no name of an emotion; expected a word or two, with single spaces, without < and >, "
+                f"at most {LONGEST_EMOTION} characters."
+            )
+        if "because" in e.lower():
+            return f"{e!r} holds the word 'because', which ends the emotion in a text. Choose another name."
+    for i, e in enumerate(emotions):
+        if alike := [other for other in emotions[:i] if _bare_words(other) == _bare_words(e)]:
+            return f"{alike[0]!r} and {e!r} are one name in two spellings; expected each emotion once."
+    return None
+
+
 # %% ../nbs/library/config.ipynb #4a356d32
 _log = logging.getLogger(__name__)
-_EXPECTED = {float: "a finite number", int: "a whole number", bool: "True or False", str: "a text"}
+TEXTS = tuple[str, ...]  # the type of a setting that holds several texts; a list in JSON
+_EXPECTED = {
+    float: "a finite number",
+    int: "a whole number",
+    bool: "True or False",
+    str: "a text",
+    TEXTS: "a list of texts",
+}
 
 
 def _plain(value: object) -> object:
@@ -100,7 +138,12 @@ class Settings:
             value = _plain(getattr(self, f.name))
             if f.type is float and type(value) is int and abs(value) <= sys.float_info.max:
                 value = float(value)
-            if type(value) is not f.type or (f.type is float and not math.isfinite(value)):
+            if f.type == TEXTS:
+                wrong = not isinstance(value, list | tuple) or not all(isinstance(text, str) for text in value)
+                value = value if wrong else tuple(value)
+            else:
+                wrong = type(value) is not f.type or (f.type is float and not math.isfinite(value))
+            if wrong:
                 raise ConfigError(f"{f.name} = {value!r} is a {type(value).__name__}; expected {_EXPECTED[f.type]}.")
             object.__setattr__(self, f.name, value)
         for key, options in self.choices.items():
@@ -119,8 +162,8 @@ class Settings:
             raise ConfigError(f"{key} = {value!r} is not known. {did_you_mean(value, options)}")
 
     def to_dict(self) -> dict[str, Any]:
-        "All settings by name."
-        return asdict(self)
+        "All settings by name, as JSON has them: several texts are a list."
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
     @classmethod
     def from_dict(
@@ -231,6 +274,7 @@ class SEVLMConfig(Settings):
         lookup=("word", "start", "piece"),
         empty_vad=("zero", "nan"),
         lone_negative=("none", "itself"),
+        one_emotion=("drop", "keep"),
     )
     name: str = "corrected"  # the preset it started from
     tower: str = "ViT-B-16-quickgelu"  # open_clip name of the image encoder; 'mini' = the small one shipped here
@@ -265,9 +309,15 @@ class SEVLMConfig(Settings):
     empty_vad: str = "zero"  # VAD loss of a batch without a known word: zero, or 'nan' (finding 8)
     lone_negative: str = "none"  # a batch of one painting has one negative fewer, or takes 'itself' (finding 8)
     group_by_length: bool = True  # batches of texts of like length; False: in random order, as published
+    emotions: tuple[str, ...] = EMOTIONS  # E, what the model chooses from; `start_run` takes those of the data
+    # paintings whose annotations share one emotion: left out of training (as published; all are kept if no painting has
+    # two emotions), or 'keep'
+    one_emotion: str = "drop"
 
     def check(self) -> None:
         "Raises `ConfigError` for settings no model can be built from."
+        if problem := emotions_problem(self.emotions):
+            raise ConfigError(f"emotions: {problem}")
         for k in (f.name for f in fields(self) if f.type is int):
             self._require(getattr(self, k) > 0, f"{k} = {getattr(self, k)} must be positive.")
         for k in ("vad_weight", "con_weight"):

@@ -8,7 +8,9 @@ __all__ = [
     "PRIMARY",
     "SECONDARY",
     "EMOTION_COLOURS",
+    "OTHER_COLOURS",
     "axes_of",
+    "colours_of",
     "bars",
     "as_picture",
     "show_images",
@@ -63,21 +65,37 @@ EMOTION_COLOURS = {
     "something else": "#999999",  # grey
 }
 
-
 # %% ../nbs/library/plot.ipynb #7d7f31e9
+# for emotions without a colour of their own: seaborn's colour-blind palette without its greys, in its order
+OTHER_COLOURS = ("#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc", "#ca9161", "#fbafe4", "#ece133", "#56b4e9")
+
+
+def colours_of(
+    emotions: Sequence[str],
+) -> list[str]:
+    "A colour for each: those of the nine are always the same, others have the colour of their place in the list."
+    if set(emotions) <= set(EMOTION_COLOURS):
+        return [EMOTION_COLOURS[e] for e in emotions]
+    return [OTHER_COLOURS[i % len(OTHER_COLOURS)] for i in range(len(emotions))]
+
+
 def bars(
-    values: Mapping[str, float] | Iterable[float],  # emotion -> number, or nine numbers in the order of `EMOTIONS`
+    values: Mapping[str, float] | Iterable[float],  # emotion -> number, or E numbers in the order of `emotions`
     ax: Axes | None = None,
     label: str = "share",  # of the value axis
-    errors: Sequence[float] | np.ndarray | None = None,  # [9] half-widths of intervals
+    errors: Sequence[float] | np.ndarray | None = None,  # [E] half-widths of intervals
+    emotions: Sequence[str] | None = None,  # E; None: the nine, or those that `values` names if it names others
 ) -> Axes:
-    "Nine emotions as horizontal bars in their colours. Raises `ConfigError` if there are not nine values."
-    values = [values.get(e, 0) for e in EMOTIONS] if isinstance(values, Mapping) else list(values)
-    if len(values) != len(EMOTIONS):
-        raise ConfigError(f"bars needs {len(EMOTIONS)} values, one for each emotion; got {len(values)}.")
+    "Emotions as horizontal bars in their colours. Raises `ConfigError` if there is not one value for each."
+    if emotions is None:
+        others = isinstance(values, Mapping) and not set(values) <= set(EMOTIONS)
+        emotions = tuple(values) if others else EMOTIONS
+    values = [values.get(e, 0) for e in emotions] if isinstance(values, Mapping) else list(values)
+    if len(values) != len(emotions):
+        raise ConfigError(f"bars needs {len(emotions)} values, one for each emotion; got {len(values)}.")
     ax = axes_of(ax, (6, 2.6))
-    ax.barh(range(len(values)), values, xerr=errors, color=[EMOTION_COLOURS[e] for e in EMOTIONS])
-    ax.set_yticks(range(len(values)), EMOTIONS)
+    ax.barh(range(len(values)), values, xerr=errors, color=colours_of(emotions))
+    ax.set_yticks(range(len(values)), emotions)
     ax.invert_yaxis()
     ax.set_xlabel(label)
     return ax

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sevlm.config import EMOTIONS, POLARITY, SEVLMConfig, TrainConfig, emotion_id
+from sevlm.config import EMOTIONS, POLARITY, TEXTS, SEVLMConfig, TrainConfig, emotion_id
 from sevlm.errors import ConfigError, DataError, SevlmError, did_you_mean
 from sevlm.utils import asset, check_writable, resolve_device, seed_everything, write_atomic
 
@@ -44,6 +44,7 @@ def test_every_setting_refuses_the_wrong_type(cls):
         float: ["1", None, True, float("nan"), float("inf"), 10**400, np.float32("inf"), np.bool_(True), np.ones(1)],
         bool: ["False", 0, 1, None, np.int64(1), np.float64(0), np.str_("True"), np.array([True])],
         str: [3, None, True, np.int64(3), np.bytes_(b"mini"), np.array(["mini"])],
+        TEXTS: [3, None, "awe", ["awe", 3], {"awe": 1}, np.array(["awe", "fear"])],
     }
     for f in fields(cls):
         for value in wrong[f.type]:
@@ -59,6 +60,7 @@ def test_every_setting_takes_numpy(cls, tmp_path):
         float: [np.float64, np.float32, np.float16, np.array, torch.tensor],
         bool: [np.bool_, np.array, torch.tensor],
         str: [np.str_, np.array],
+        TEXTS: [list],
     }
     for f in fields(cls):
         plain = getattr(cls(), f.name)
@@ -68,7 +70,7 @@ def test_every_setting_takes_numpy(cls, tmp_path):
             value = kind(plain)
             config, expected = cls().replace(**{f.name: value}), f.type(value)
             assert config == cls.from_dict({f.name: value})
-            assert type(getattr(config, f.name)) is f.type and getattr(config, f.name) == expected
+            assert type(getattr(config, f.name)) is type(plain) and getattr(config, f.name) == expected
             config.save(tmp_path / "config.json")
             assert cls.load(tmp_path / "config.json") == config == cls().replace(**{f.name: expected})
     assert TrainConfig(budget=np.int32(11)).budget == 11.0 and type(TrainConfig(budget=np.int32(11)).budget) is float

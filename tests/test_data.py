@@ -416,8 +416,8 @@ def test_config_is_obeyed(setup):
 
 def test_batches_refuse(setup):
     paintings, tokenizer, table = setup
-    with pytest.raises(DataError, match="no painting has annotations of two emotions.*\n.*12|11|1"):
-        PairBatches(paintings[-1:], tokenizer, table, CONFIG)
+    with pytest.raises(DataError, match="no painting has an annotation"):
+        PairBatches([], tokenizer, table, CONFIG)
     with pytest.raises(DataError, match="grids has 2 entries; expected 12"):
         PairBatches(paintings, tokenizer, table, CONFIG, grids=torch.zeros(2, 4, 2))
     with pytest.raises(DataError, match="table has"):

@@ -13,7 +13,8 @@ import sevlm
 PACKAGE = Path(sevlm.__file__).resolve().parent
 # all that the extras bring, by the name of the import; None in sys.modules: as if it were not installed
 EXTRAS = (
-    "pandas sklearn pycocoevalcap nltk symspellpy open_clip torchvision transformers seaborn ipywidgets pillow_heif"
+    "pandas sklearn pycocoevalcap nltk symspellpy open_clip torchvision transformers seaborn ipywidgets pillow_heif "
+    "pyarrow"
 ).split()
 BLOCK = f"import sys; sys.modules.update(dict.fromkeys({EXTRAS!r})); "
 
@@ -61,6 +62,11 @@ def test_a_command_names_the_extra_it_needs(line, package, extra, tmp_path):
         ("import sevlm.artemis.protocol", "prepare"),
         ("from sevlm.models.sampling import *; make_process(Generation(sample=True, top_p=0.9))", "sampling"),
         ("import sevlm.studies.compare", "metrics"),
+        (
+            "import pathlib, tempfile; from sevlm.data.imagefolder import columnar_facts;"
+            "path = pathlib.Path(tempfile.mkdtemp(), 'a.parquet'); path.touch(); columnar_facts(path)",
+            "tables",
+        ),
     ],
 )
 def test_python_names_the_extra_it_needs(code, extra):

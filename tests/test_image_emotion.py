@@ -111,7 +111,7 @@ def test_two_rules():
     assert math.isnan(ie.majority_accuracy(says("fear")[:1], h[3:])[0])
     with pytest.raises(ConfigError, match="not known"):
         ie.majority_accuracy(says("fear"), h, "most")
-    with pytest.raises(DataError, match="one row of nine"):
+    with pytest.raises(DataError, match="a row per painting and a column per emotion"):
         ie.majority_accuracy(says("fear"), h[:2])
 
 

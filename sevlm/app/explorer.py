@@ -40,7 +40,6 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from ..config import EMOTIONS
 from ..errors import ImageError, SevlmError
 from ..images import find_damage, open_image, shape_notice
 from ..lexicon.token_table import VADTable
@@ -253,7 +252,7 @@ def _control(kind, description, **kw):
     return kind(description=description, style={"description_width": "95px"}, layout={"width": "330px"}, **kw)
 
 
-def _controls(labels):
+def _controls(labels, emotions):
     "Name -> control, in the order of the page."
     return {
         "picture": _control(widgets.Dropdown, "painting", options=[*labels, OWN, UPLOADED]),
@@ -262,7 +261,7 @@ def _controls(labels):
         **{kind: _control(widgets.Dropdown, kind, options=values) for kind, values in VALUES.items()},
         "canvas": _control(widgets.BoundedIntText, "canvas", min=0, max=9999),
         "upload": widgets.FileUpload(description="or upload a picture", accept="image/*", layout={"width": "330px"}),
-        "emotion": _control(widgets.Dropdown, "emotion", options=(CHOICE, *EMOTIONS)),
+        "emotion": _control(widgets.Dropdown, "emotion", options=(CHOICE, *emotions)),
         "word": _control(widgets.SelectionSlider, "look at word", options=[(NONE, 0)], continuous_update=False),
     }
 
@@ -280,7 +279,7 @@ class Explorer:
     ):
         self.explainer = explainer or load(device="cpu")
         self.samples = {s.label: s for s in sample_paintings(n, seed)}
-        self.controls = _controls(self.samples)
+        self.controls = _controls(self.samples, self.explainer.emotions)
         self.message, self.view = (
             widgets.HTML(),
             widgets.Image(format="png", layout={"width": "100%", "max_width": "990px"}),

@@ -149,6 +149,38 @@ def _weights(path):
     }
 
 
+# %% ../../nbs/library/inspect.ipynb #9eb78969
+def _table(folder):
+    from sevlm.data.tables import ImageTable
+
+    data = ImageTable(folder)
+    paintings, (read, opened) = data.checked()
+    votes = Counter(e for p in paintings for e in p.emotions)
+    found = {
+        "kind": "pictures with a table of emotions and texts",
+        "rows": read.read,
+        "kept": read.kept,
+        "dropped": dict(read.dropped),
+        **{name: note for name, note in read.notes.items() if name != "emotions"},
+        "pictures that can be opened": opened.kept,
+        "with a majority emotion": sum(p.majority() is not None for p in paintings),
+        "emotions": {e: votes[e] for e in data.emotions},
+        "problems": [
+            f"{n} {r.unit} dropped, {why}: {'; '.join(r.examples[why])}"
+            for r in (read, opened)
+            for why, n in r.dropped.items()
+        ],
+    }
+    missing = "none here; training will ask for --lexicon"
+    return _each(found, {"lexicon": lambda: _lexicon(data.lexicon) if data.lexicon else missing})
+
+
+def _columnar(path):
+    from sevlm.data.imagefolder import columnar_facts
+
+    return columnar_facts(path)
+
+
 # %% ../../nbs/library/inspect.ipynb #08303629
 def _checkpoint(folder):
     from sevlm.lexicon.token_table import VADTable
@@ -226,9 +258,13 @@ def inspect_path(
         ".safetensors": _weights,
         ".bin": _weights,
         ".zip": _lexicon,
+        ".parquet": _columnar,
         **dict.fromkeys(PICTURES, _pictures),
     }.get(path.suffix.lower())
     if path.is_dir():
+        from sevlm.data.imagefolder import is_columnar
+        from sevlm.data.tables import find_tables
+
         runs = [p for name in ("best-accuracy", "last") if (p := path / name).is_dir()]
         if (path / "model.safetensors").exists():
             look = _checkpoint
@@ -236,6 +272,8 @@ def inspect_path(
             look = _released
         elif runs:
             look = lambda p: {"kind": "training run", runs[0].name: _checkpoint(runs[0])}
+        elif is_columnar(path) or find_tables(path):
+            look = _columnar if is_columnar(path) else _table
         elif any(path.glob("prepared.json")) or any(path.glob("*/prepared.json")):
             look = _prepared
         else:
@@ -255,7 +293,8 @@ def inspect_path(
         raise DataError(
             f"{path} is nothing sevlm knows{kind}. Expected a CSV of annotations, "
             "a lexicon (.txt, .tsv: word, V, A, D; or the folder or zip it came in), "
-            "a picture, weights (.safetensors, .bin), or a folder: a release (CSV, wikiart, lexicon), what "
+            "a picture, weights (.safetensors, .bin), or a folder: pictures with a table (metadata.csv), "
+            "a release (CSV, wikiart, lexicon), what "
             "`sevlm prepare` made of one, pictures, a checkpoint (model.safetensors, config.json, or the layout of "
             "jing5566/SEVLM) or a training run."
         )

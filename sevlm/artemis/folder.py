@@ -12,8 +12,11 @@ from collections import Counter
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
+from ..config import EMOTIONS, POLARITY
+from ..data.imagefolder import is_columnar
 from ..data.paintings import Painting, Release, Report, locate_images, lost_pictures, usable_images
 from ..data.pictures import Checked, check_pictures, read_checks
+from ..data.tables import ImageTable, find_tables
 from ..errors import DataError
 from ..synthetic.dataset import read_truth
 from ..utils import read_object
@@ -26,6 +29,8 @@ _log = logging.getLogger(__name__)
 
 class Prepared:
     "A folder made by `prepare`, with the attributes of a `Release`."
+
+    emotions, polarity = EMOTIONS, POLARITY
 
     def __init__(self, folder: str | Path):
         self.folder, self.source = Path(folder), Path(folder) / STAMP
@@ -106,9 +111,9 @@ class Prepared:
 
 
 def open_data(
-    folder: str | Path,  # a release, a prepared folder, or the folder that holds prepared ones
-) -> Release | Prepared:
-    "A data folder of either kind."
+    folder: str | Path,  # a release, a prepared folder or the folder that holds prepared ones, pictures with a table
+) -> Release | Prepared | ImageTable:
+    "A data folder of any kind."
     folder = Path(folder)
     if (folder / STAMP).is_file():
         return Prepared(folder)
@@ -116,7 +121,12 @@ def open_data(
         raise DataError(
             f"{folder} holds the prepared data sets {', '.join(p.name for p in inner)}. Give one of them: {inner[0]}"
         )
-    return Release(folder)
+    if is_columnar(folder):
+        raise DataError(
+            f"{folder} holds Arrow or Parquet files; training needs pictures as files. Unpack it once: "
+            f"sevlm prepare --table {folder} --out DIR, then give DIR."
+        )
+    return ImageTable(folder) if find_tables(folder) else Release(folder)
 
 
 def _with_answered(usable: list[Painting], paintings: list[Painting], answered: Collection[str]) -> list[Painting]:
@@ -127,7 +137,7 @@ def _with_answered(usable: list[Painting], paintings: list[Painting], answered: 
 
 
 def paintings_of(
-    data: Release | Prepared,  # from `open_data`
+    data: Release | Prepared | ImageTable,  # from `open_data`
     part: str = "test",  # 'train', 'val', 'test', 'all'; or a further test set, such as 'test_all' of v2.0
     progress: bool = False,
     answered: Collection[str] = (),  # keys of paintings that need no picture any more, since a model has seen it
@@ -164,6 +174,8 @@ def provenance(
     folder: str | Path,
 ) -> dict[str, object]:  # data, synthetic
     "What result files say about where their numbers come from."
-    name = Prepared(folder).about["data"] if (Path(folder) / STAMP).is_file() else f"release in {Path(folder).name}"
+    kind = "pictures with a table" if find_tables(folder) else "release"
+    prepared = (Path(folder) / STAMP).is_file()
+    name = Prepared(folder).about["data"] if prepared else f"{kind} in {Path(folder).resolve().name}"
     synthetic = (Path(folder) / "mini_truth.csv").is_file()
     return {"data": "synthetic mini-ArtEmis" if synthetic else name, "synthetic": synthetic}

@@ -12,6 +12,8 @@ __all__ = [
     "COLUMNS",
     "ARCHIVES",
     "Painting",
+    "emotions_of",
+    "over_emotions",
     "Report",
     "PictureSearch",
     "find_images",
@@ -37,7 +39,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
-from ..config import EMOTIONS
+from ..config import EMOTIONS, POLARITY
 from ..errors import DataError, LexiconError, require
 from ..images import PICTURES
 from ..lexicon.files import find_lexicon, is_lexicon
@@ -54,12 +56,13 @@ class Painting:
 
     style: str  # style folder
     name: str  # file stem
-    emotions: tuple[str, ...]  # one of `EMOTIONS` for each annotation
+    emotions: tuple[str, ...]  # one of `choices` for each annotation
     explanations: tuple[str, ...]  # normalised utterances
     utterances: tuple[str, ...]  # as typed
     image: Path | None = None  # the image file
-    # [9] votes or shares of the painting where they count more than the listed annotations; None: count these
+    # [E] votes or shares of the painting where they count more than the listed annotations; None: count these
     votes: tuple[float, ...] | None = None
+    choices: tuple[str, ...] = EMOTIONS  # E emotions that the annotators chose from; the order of the votes
 
     @property
     def key(self) -> str:
@@ -68,16 +71,51 @@ class Painting:
 
     @property
     def counts(self) -> tuple[float, ...]:
-        "Votes for each of the nine emotions (or shares, if `votes` holds shares)."
-        return self.votes or tuple(map(self.emotions.count, EMOTIONS))
+        "Votes for each of `choices` (or shares, if `votes` holds shares)."
+        return self.votes or tuple(map(self.emotions.count, self.choices))
 
     def majority(
         self,
         rule: str = "strict",  # 'strict': more than half of the votes; for the others see `majority_ids`
     ) -> str | None:
         "The majority emotion, by `majority_ids`; None: there is none. Raises `ConfigError` for an unknown rule."
-        found = int(majority_ids([self.counts], rule)[0])
-        return EMOTIONS[found] if found >= 0 else None
+        found = int(majority_ids([self.counts], rule, self.choices)[0])
+        return self.choices[found] if found >= 0 else None
+
+
+# %% ../../nbs/artemis/release.ipynb #ad615b58
+def emotions_of(
+    paintings: Iterable[Painting],
+) -> tuple[str, ...]:  # E names; the nine for no painting
+    "The emotions that the annotators of some paintings chose from. Raises `DataError` if there are several lists."
+    lists = list(dict.fromkeys(p.choices for p in paintings))
+    if len(lists) > 1:
+        raise DataError(
+            f"paintings whose annotators chose from {', '.join(lists[0])} cannot be mixed with others, who chose from "
+            f"{', '.join(lists[1])}."
+        )
+    return lists[0] if lists else EMOTIONS
+
+
+def over_emotions(
+    paintings: Iterable[Painting],
+    emotions: Sequence[str],  # E, of a model
+) -> list[Painting]:
+    "The same paintings, their votes in the order of other emotions. Raises `DataError` if one of theirs is not there."
+    paintings, emotions = list(paintings), tuple(emotions)
+    if (choices := emotions_of(paintings)) == emotions:
+        return paintings
+    votes = map(sum, zip(*(p.counts for p in paintings)))
+    if missing := [e for e, n in zip(choices, votes) if n and e not in emotions]:
+        raise DataError(
+            f"the model chooses from {', '.join(emotions)}; the data has {', '.join(choices)}. "
+            f"{', '.join(missing)}: not among the model's. Give data with its emotions, or another model."
+        )
+    place = [choices.index(e) if e in choices else None for e in emotions]
+    return [
+        replace(p, choices=emotions, votes=p.votes and tuple(0 if k is None else p.votes[k] for k in place))
+        for p in paintings
+    ]
 
 
 # %% ../../nbs/artemis/release.ipynb #bbb5e11a
@@ -390,6 +428,8 @@ class Release:
     images: Path  # the folder of style folders
     lexicon: Path | None  # None: there is none
     source: Path  # the file whose content stands for the data
+    emotions = EMOTIONS  # E, that the annotators chose from
+    polarity = POLARITY  # of each
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)

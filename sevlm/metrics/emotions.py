@@ -49,10 +49,11 @@ SHARE_TOLERANCE = 1e-3  # a total this close to 1 is the total of rounded shares
 
 
 def majority_ids(
-    counts: "np.typing.ArrayLike",  # [N, 9] votes for each emotion, order of EMOTIONS; or shares of the votes
+    counts: "np.typing.ArrayLike",  # [N, E] votes for each emotion, in the order of `emotions`; or shares of the votes
     # 'strict': more than half (SEVLM); 'tolerant': half or more, no tie (ArtEmis);
     # 'half': half or more, the first wins
     rule: str = "strict",
+    emotions: Sequence[str] = EMOTIONS,  # E of them
 ) -> np.ndarray:  # [N] emotion id, -1 where no emotion has the majority
     """The majority emotion of each painting: the one definition, which `Painting.majority` and all scores call.
 
@@ -64,9 +65,9 @@ def majority_ids(
     if rule not in MAJORITY_RULES:
         raise ConfigError(f"majority rule {rule!r} is not known. Valid: {', '.join(MAJORITY_RULES)}.")
     votes = np.asarray(counts, dtype=float)
-    if votes.ndim != 2 or votes.shape[1] != len(EMOTIONS) or not len(votes):
+    if votes.ndim != 2 or votes.shape[1] != len(emotions) or not len(votes):
         raise DataError(
-            f"Votes of shape {votes.shape}: expected [N, {len(EMOTIONS)}], a row per painting and a column per "
+            f"Votes of shape {votes.shape}: expected [N, {len(emotions)}], a row per painting and a column per "
             "emotion; give at least one painting."
         )
     top, total = votes.max(1), votes.sum(1)
@@ -85,7 +86,7 @@ class Accuracy:
     correct: int  # eligible paintings whose emotion was named
     eligible: int  # paintings with a majority emotion: the denominator
     total: int  # all paintings
-    unnamed: int  # eligible paintings whose answer is none of the nine emotions
+    unnamed: int  # eligible paintings whose answer is none of the emotions
     rule: str  # 'strict' or 'tolerant'
     value: float | None  # correct / eligible, None when nothing is eligible
     interval: tuple[float, float] | None  # Wilson, 95 %
@@ -100,24 +101,25 @@ class Accuracy:
 
 def emotion_accuracy(
     predicted: Sequence[str | None],  # [N] emotion named for each painting (None or other words: unnamed, wrong)
-    counts: ArrayLike,  # [N, 9] votes
+    counts: ArrayLike,  # [N, E] votes
     rule: str = "strict",  # see `majority_ids`
+    emotions: Sequence[str] = EMOTIONS,  # E of them
 ) -> Accuracy:
     """Accuracy over the paintings that have a majority emotion.
 
     Raises `DataError` if the lengths differ or there are no votes. Source: docs/facts/protocol.md, section 4.7."""
-    truth = majority_ids(counts, rule)
+    truth = majority_ids(counts, rule, emotions)
     if len(predicted) != len(truth):
         raise DataError(
             f"{len(predicted)} predicted emotions for {len(truth)} paintings: expected one for each, in the same order."
         )
-    pairs = [((p or "").strip(), EMOTIONS[t]) for p, t in zip(predicted, truth) if t >= 0]
+    pairs = [((p or "").strip(), emotions[t]) for p, t in zip(predicted, truth) if t >= 0]
     correct, n = sum(p == t for p, t in pairs), len(pairs)
     return Accuracy(
         correct=correct,
         eligible=n,
         total=len(truth),
-        unnamed=sum(p not in EMOTIONS for p, _ in pairs),
+        unnamed=sum(p not in emotions for p, _ in pairs),
         rule=rule,
         value=correct / n if n else None,
         interval=wilson(correct, n) if n else None,
@@ -125,32 +127,34 @@ def emotion_accuracy(
 
 
 # %% ../../nbs/course/13_metrics.ipynb #5252e4fc
-UNNAMED = len(EMOTIONS)  # the last column of a confusion matrix
+UNNAMED = -1  # the last column of a confusion matrix
 
 
 def confusion(
     predicted: Sequence[str],  # [N] emotion named
-    truth: Sequence[str],  # [N] majority emotion, one of EMOTIONS
-) -> np.ndarray:  # [9, 10] counts: rows truth, columns predicted, last column unnamed
+    truth: Sequence[str],  # [N] majority emotion, one of `emotions`
+    emotions: Sequence[str] = EMOTIONS,  # E of them
+) -> np.ndarray:  # [E, E + 1] counts: rows truth, columns predicted, last column unnamed
     "How often each emotion was answered by which. Raises `DataError` for other lengths or an unknown true emotion."
     if not len(truth) or len(predicted) != len(truth):
         raise DataError(
             f"{len(predicted)} predicted and {len(truth)} true emotions: expected as many of each, at least one."
         )
-    if odd := sorted({str(t) for t in truth if t not in EMOTIONS}):
+    if odd := sorted({str(t) for t in truth if t not in emotions}):
         raise DataError(
-            f"Not an emotion in the truth: {', '.join(odd)}. Expected one of {', '.join(EMOTIONS)}; "
+            f"Not an emotion in the truth: {', '.join(odd)}. Expected one of {', '.join(emotions)}; "
             "leave out the paintings without a majority emotion."
         )
     require("sklearn", "metrics")
     from sklearn.metrics import confusion_matrix
 
-    answers = [p if p in EMOTIONS else "unnamed" for p in predicted]
-    return confusion_matrix(truth, answers, labels=[*EMOTIONS, "unnamed"])[:UNNAMED]
+    answers = [p if p in emotions else "unnamed" for p in predicted]
+    return confusion_matrix(truth, answers, labels=[*emotions, "unnamed"])[:UNNAMED]
 
 
 def recalls(
-    counts: np.ndarray,  # [9, 10] from `confusion`
+    counts: np.ndarray,  # [E, E + 1] from `confusion`
+    emotions: Sequence[str] = EMOTIONS,  # E of them
 ) -> dict[str, float | None]:  # emotion -> recall, None for an emotion that is never true
     "For each emotion, the share of its paintings that were named rightly."
     require("sklearn", "metrics")
@@ -158,13 +162,13 @@ def recalls(
 
     truth, answers = np.indices(counts.shape).reshape(2, -1)  # of each cell, which stands for as many paintings
     each = recall_score(
-        truth, answers, labels=range(UNNAMED), average=None, sample_weight=counts.ravel(), zero_division=np.nan
+        truth, answers, labels=range(len(counts)), average=None, sample_weight=counts.ravel(), zero_division=np.nan
     )
-    return {e: None if np.isnan(r) else float(r) for e, r in zip(EMOTIONS, each)}
+    return {e: None if np.isnan(r) else float(r) for e, r in zip(emotions, each)}
 
 
 def macro_f1(
-    counts: np.ndarray,  # [.., 9, 10] from `confusion`
+    counts: np.ndarray,  # [.., E, E + 1] from `confusion`
 ) -> np.ndarray:  # [..]
     """Mean F1 over the emotions that occur in truth or prediction.
 
@@ -176,8 +180,9 @@ def macro_f1(
 
 # %% ../../nbs/course/13_metrics.ipynb #d95d1347
 def plot_confusion(
-    counts: np.ndarray,  # [9, 10] from `confusion`
+    counts: np.ndarray,  # [E, E + 1] from `confusion`
     ax: "Axes | None" = None,
+    emotions: Sequence[str] = EMOTIONS,  # E of them
 ) -> "Axes":  # the axes drawn on
     "Confusion matrix: shade = share of the row, number = paintings."
     import matplotlib.pyplot as plt
@@ -189,8 +194,8 @@ def plot_confusion(
     for (i, j), c in np.ndenumerate(counts):
         if c:
             ax.text(j, i, str(c), ha="center", va="center", color="black" if share[i, j] > 0.5 else "white")
-    ax.set_xticks(range(UNNAMED + 1), [*EMOTIONS, "unnamed"], rotation=40, ha="right")
-    ax.set_yticks(range(UNNAMED), EMOTIONS)
+    ax.set_xticks(range(len(emotions) + 1), [*emotions, "unnamed"], rotation=40, ha="right")
+    ax.set_yticks(range(len(emotions)), emotions)
     ax.set(xlabel="emotion named", ylabel="majority emotion")
     ax.grid(False)
     return ax
@@ -199,20 +204,22 @@ def plot_confusion(
 # %% ../../nbs/course/13_metrics.ipynb #cb3c51e2
 def emotion_measures(
     predicted: Sequence[str | None],  # [N] emotion named for each painting
-    counts: ArrayLike,  # [N, 9] votes
+    counts: ArrayLike,  # [N, E] votes
+    emotions: Sequence[str] = EMOTIONS,  # E of them
 ) -> dict[str, Measure]:  # both accuracies and macro F1, as functions of sums over paintings
     "Emotion accuracy by both rules; macro F1 over the paintings with a strict majority."
     found, named = {}, [(p or "").strip() for p in predicted]
     for rule in RULES:
-        a, truth = emotion_accuracy(named, counts, rule), majority_ids(counts, rule)
+        a, truth = emotion_accuracy(named, counts, rule, emotions), majority_ids(counts, rule, emotions)
         note = f"{a.correct} of {a.eligible} paintings with a majority emotion, of {a.total}; {a.unnamed} unnamed"
         if a.interval:
             note += f"; Wilson {a.interval[0]:.3f} to {a.interval[1]:.3f}"
-        right = [t >= 0 and p == EMOTIONS[t] for p, t in zip(named, truth)]
+        right = [t >= 0 and p == emotions[t] for p, t in zip(named, truth)]
         found[f"emotion accuracy ({rule})"] = mean_of(right, truth >= 0, note)
-    truth, cells = majority_ids(counts), np.zeros((len(named), len(EMOTIONS), UNNAMED + 1))
+    truth = majority_ids(counts, emotions=emotions)
+    cells = np.zeros((len(named), len(emotions), len(emotions) + 1))
     for i in np.flatnonzero(truth >= 0):
-        cells[i, truth[i], EMOTIONS.index(named[i]) if named[i] in EMOTIONS else UNNAMED] = 1
+        cells[i, truth[i], emotions.index(named[i]) if named[i] in emotions else UNNAMED] = 1
     f1 = lambda s: macro_f1(s.reshape(*s.shape[:-1], *cells.shape[1:]))
     n, note = int((truth >= 0).sum()), "mean F1 of the emotions, strict majority"
     found["macro F1"] = Measure(cells.reshape(len(named), -1), f1, n, note, centred=True)
@@ -225,7 +232,7 @@ BINS = 10  # of confidence
 
 @dataclass
 class _Confidence:
-    probabilities: np.ndarray  # [N, 9]
+    probabilities: np.ndarray  # [N, E]
     truth: np.ndarray  # [N] id of the strict majority, -1 where there is none
     confidence: np.ndarray  # [N] the largest probability
     right: np.ndarray  # [N] whether the likeliest emotion is the majority's
@@ -236,11 +243,11 @@ class _Confidence:
         return self.truth >= 0
 
 
-def _confidence(probabilities: ArrayLike, counts: ArrayLike) -> _Confidence:
-    p, truth = np.asarray(probabilities, float), majority_ids(counts)
-    if p.shape != (len(truth), len(EMOTIONS)) or not np.allclose(p.sum(1), 1, atol=1e-3) or (p < 0).any():
+def _confidence(probabilities: ArrayLike, counts: ArrayLike, emotions: Sequence[str]) -> _Confidence:
+    p, truth = np.asarray(probabilities, float), majority_ids(counts, emotions=emotions)
+    if p.shape != (len(truth), len(emotions)) or not np.allclose(p.sum(1), 1, atol=1e-3) or (p < 0).any():
         raise DataError(
-            f"Probabilities of shape {p.shape} for {len(truth)} paintings: expected [N, {len(EMOTIONS)}], "
+            f"Probabilities of shape {p.shape} for {len(truth)} paintings: expected [N, {len(emotions)}], "
             "none below 0, each row with the sum 1."
         )
     bins = np.clip(np.ceil(p.max(1) * BINS).astype(int) - 1, 0, BINS - 1)
@@ -248,11 +255,11 @@ def _confidence(probabilities: ArrayLike, counts: ArrayLike) -> _Confidence:
 
 
 def soft_cross_entropy(
-    probabilities: ArrayLike,  # [N, 9]
-    counts: ArrayLike,  # [N, 9] votes
+    probabilities: ArrayLike,  # [N, E]
+    counts: ArrayLike,  # [N, E] votes
     note: str = "",  # what it is
 ) -> Measure:
-    "Cross-entropy of nine probabilities against the shares of the votes, over all paintings with votes."
+    "Cross-entropy of the probabilities against the shares of the votes, over all paintings with votes."
     p, votes = np.asarray(probabilities, float), np.asarray(counts, float)
     q = votes / np.maximum(votes.sum(1, keepdims=True), 1e-12)
     return mean_of(-(q * np.log(np.maximum(p, 1e-12))).sum(1), votes.sum(1) > 0, note)
@@ -260,13 +267,14 @@ def soft_cross_entropy(
 
 # %% ../../nbs/course/13_metrics.ipynb #5fc8e056
 def calibration_measures(
-    probabilities: ArrayLike,  # [N, 9] of each answer
-    counts: ArrayLike,  # [N, 9] votes
+    probabilities: ArrayLike,  # [N, E] of each answer
+    counts: ArrayLike,  # [N, E] votes
+    emotions: Sequence[str] = EMOTIONS,  # E of them
 ) -> dict[str, Measure]:
     """Calibration error and Brier score, over paintings with a strict majority, and cross-entropy of the votes.
 
-    Raises `DataError` if a row is not nine probabilities with the sum 1."""
-    c = _confidence(probabilities, counts)
+    Raises `DataError` if a row is not E probabilities with the sum 1."""
+    c = _confidence(probabilities, counts, emotions)
     in_bin = np.eye(BINS)[c.bin] * c.eligible[:, None]  # [N, BINS]
     sums = np.concatenate([in_bin * c.confidence[:, None], in_bin * c.right[:, None], in_bin], 1)
 
@@ -275,24 +283,25 @@ def calibration_measures(
         return np.abs(confidence - right).sum(-1) / n.sum(-1)
 
     n, note = int(c.eligible.sum()), f"confidence against accuracy in {BINS} bins; chance alone makes it positive"
-    brier = ((c.probabilities - np.eye(len(EMOTIONS))[c.truth]) ** 2).sum(1)
+    brier = ((c.probabilities - np.eye(len(emotions))[c.truth]) ** 2).sum(1)
     votes = np.asarray(counts, float)
     least = soft_cross_entropy(votes / np.maximum(votes.sum(1, keepdims=True), 1e-12), votes).value
     entropy = "no votes" if least is None else f"all paintings; at least {least:.3f}, the entropy of the votes"
     return {
         "calibration error": Measure(sums, calibration_error, n, note, centred=True),
-        "Brier score": mean_of(brier, c.eligible, "of nine probabilities; 0 best, 2 worst"),
+        "Brier score": mean_of(brier, c.eligible, f"of {len(emotions)} probabilities; 0 best, 2 worst"),
         "cross-entropy of the votes": soft_cross_entropy(c.probabilities, votes, entropy),
     }
 
 
 # %% ../../nbs/course/13_metrics.ipynb #e0fcfce5
 def reliability(
-    probabilities: ArrayLike,  # [N, 9] of each answer
-    counts: ArrayLike,  # [N, 9] votes
+    probabilities: ArrayLike,  # [N, E] of each answer
+    counts: ArrayLike,  # [N, E] votes
+    emotions: Sequence[str] = EMOTIONS,  # E of them
 ) -> list[dict]:  # one per bin: low, high, n, confidence, accuracy (None where n = 0)
     "The bins of a reliability diagram, over paintings with a strict majority."
-    c, rows = _confidence(probabilities, counts), []
+    c, rows = _confidence(probabilities, counts, emotions), []
     for k in range(BINS):
         here = c.eligible & (c.bin == k)
         mean = lambda v: float(v[here].mean()) if here.any() else None

@@ -9,7 +9,7 @@ __all__ = ["recorded_scores", "model_card"]
 # %% ../../nbs/library/model_card.ipynb #68eacd47
 from pathlib import Path
 
-from ..config import SEVLMConfig
+from ..config import EMOTIONS, SEVLMConfig
 from ..errors import CheckpointError
 from ..utils import read_object
 
@@ -60,6 +60,7 @@ def model_card(
         f"- image encoder: `{config.tower}`, frozen; {config.patches} patches of an image of {config.image_size} "
         "pixels",
         f"- decoder: {config.layers} blocks of width {config.width}, vocabulary of {config.vocab_size:,}",
+        *([f"- emotions: {', '.join(config.emotions)}"] if config.emotions != EMOTIONS else []),
         f"- ideas of the paper in use: {', '.join(name for name, on in ideas.items() if on) or 'none'}",
         "",
         "## Scores",
@@ -70,7 +71,8 @@ def model_card(
     else:
         about = recorded["about"]
         data = about.get("data") or ("synthetic paintings" if config.tower in ("mini", "tiny") else "data not recorded")
-        kind = " The data are **synthetic**." if about.get("synthetic") or config.tower in ("mini", "tiny") else ""
+        synthetic = about.get("synthetic", config.tower in ("mini", "tiny"))  # early files do not say
+        kind = " The data are **synthetic**." if synthetic else ""
         part = f", part {about['part']}" if about.get("part") else ""
         lines += [f"On {data}{part}.{kind} Recorded by `sevlm evaluate`.", "", *_score_rows(recorded["scores"])]
     lines += ["", "## Lexicon", ""]

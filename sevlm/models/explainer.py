@@ -31,7 +31,7 @@ from sevlm.models.tokenizer import (
     split_answer,
 )
 
-from ..config import EMOTIONS, emotion_id
+from ..config import emotion_id
 from ..errors import CheckpointError, ConfigError, ImageError, LexiconError
 from ..images import PICTURES, open_and_check, other_files_notice, picture_files
 from ..lexicon.lexicon import Lexicon
@@ -64,9 +64,9 @@ class Token:
 class Answer:
     "What the model says about one picture."
 
-    emotion: str  # as the model wrote it; usually one of the nine
+    emotion: str  # as the model wrote it; usually one of those it was trained on
     explanation: str  # the text after "because"; may be empty
-    probabilities: dict[str, float] = field(default_factory=dict)  # of the nine emotions; empty if not asked for
+    probabilities: dict[str, float] = field(default_factory=dict)  # of the model's emotions; empty if not asked for
     tokens: tuple[Token, ...] = ()  # T tokens: the emotion, "because", the explanation; empty if not asked for
     attention: torch.Tensor | None = field(default=None, compare=False, repr=False)  # [L, H, T, P], on the CPU
     image: Path | None = None  # the picture's file, where it came from one
@@ -132,13 +132,18 @@ class Explainer(ModelHubMixin, library_name="sevlm", tags=["image-to-text", "art
     def __repr__(self) -> str:
         return f"Explainer(model={self.model.config.name!r}, table={self.table}, device={str(self.device)!r})"
 
+    @property
+    def emotions(self) -> tuple[str, ...]:  # E
+        "The emotions that the model chooses from."
+        return self.model.config.emotions
+
     def __call__(
         self,
         images: str | Path | Image.Image | np.ndarray | Sequence,  # one picture, a list of them, or a folder
         emotion: str | None = None,  # ask for this emotion; None: the model names one
         *,
         attention: bool = False,  # also the cross-attention weights
-        probabilities: bool = True,  # also those of the nine emotions, which takes about as long as a text
+        probabilities: bool = True,  # also those of its emotions, which takes about as long as a text
         tokens: bool = True,  # also what the model knew at each token
         generation: Generation | None = None,  # how texts are written; None: the most likely token each time
         batch_size: int = 32,  # pictures computed at a time
@@ -150,7 +155,7 @@ class Explainer(ModelHubMixin, library_name="sevlm", tags=["image-to-text", "art
         that do not fit."""
         generation = Generation.of(generation, **settings)
         if emotion is not None:
-            emotion_id(emotion)
+            emotion_id(emotion, self.emotions)
         if batch_size < 1:
             raise ConfigError(f"batch_size is {batch_size}; expected a whole number of at least 1.")
         sources, single = list_images(images)
@@ -178,7 +183,7 @@ class Explainer(ModelHubMixin, library_name="sevlm", tags=["image-to-text", "art
         "The text of an answer, piece by piece as it is written. Raises as a call does, before the first piece."
         how = Generation.of(generation, **settings)
         if emotion is not None:
-            emotion_id(emotion)
+            emotion_id(emotion, self.emotions)
         return self.stream_patches(self.encode_images([_open_and_log(image, fit)]), emotion, how)
 
     def stream_patches(
@@ -219,7 +224,7 @@ class Explainer(ModelHubMixin, library_name="sevlm", tags=["image-to-text", "art
         answers = [Answer(*split_answer(decode(self.tokenizer, row).strip())) for row in ids]
         if probabilities:
             odds = emotion_probabilities(*parts).tolist()
-            answers = [replace(a, probabilities=dict(zip(EMOTIONS, row))) for a, row in zip(answers, odds)]
+            answers = [replace(a, probabilities=dict(zip(self.emotions, row))) for a, row in zip(answers, odds)]
         if tokens or attention:
             read = self._read(ids, grid, attention)
             answers = [replace(a, tokens=t, attention=w) for a, (t, w) in zip(answers, read)]

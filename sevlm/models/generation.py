@@ -24,7 +24,6 @@ from typing import Any
 
 import torch
 
-from ..config import EMOTIONS
 from ..errors import ConfigError
 from ..lexicon.token_table import VADTable
 from .decoder import KeyValueCache
@@ -252,7 +251,11 @@ def _begin(
     cached: bool = True,
 ) -> tuple[IncrementalDecoder, torch.Tensor, torch.Tensor, int, int]:  # reader, ids [S, T], ends, pad, steps
     "What the loops start from. Raises `ConfigError` if the text does not fit the positions of the model."
-    config, special, prompt = model.config, special_ids(tokenizer), prompt_ids(tokenizer, emotion)
+    config, special, prompt = (
+        model.config,
+        special_ids(tokenizer),
+        prompt_ids(tokenizer, emotion, model.config.emotions),
+    )
     steps = config.new_tokens if generation.new_tokens is None else generation.new_tokens
     room = min(config.max_positions, config.vad_positions if config.use_fusion else config.max_positions)
     if len(prompt) + steps > room:
@@ -343,9 +346,9 @@ def emotion_probabilities(
     tokenizer: Tokenizer,
     table: VADTable,
 ) -> torch.Tensor:  # [B, E], each row sums to 1
-    "How likely the model finds each of the nine emotions."
+    "How likely the model finds each of its emotions (`config.emotions`)."
     special, start = special_ids(tokenizer), len(prompt_ids(tokenizer))
-    rows = [prompt_ids(tokenizer, e) for e in EMOTIONS]
+    rows = [prompt_ids(tokenizer, e, model.config.emotions) for e in model.config.emotions]
     longest = max(map(len, rows))
     ids = torch.tensor([r + [special.pad] * (longest - len(r)) for r in rows], device=grid.device)  # [E, T]
     real = ids[:, start:] != special.pad
@@ -353,7 +356,7 @@ def emotion_probabilities(
     _, span = span_masks(ids, special, config.boundary, include_pad=config.pad_in_span)
     emb = model.embed(ids, segments(ids, special), table(ids)[0], span)  # [E, T, D]
     B, E = len(grid), len(emb)
-    hid = model.decoder(emb.repeat(B, 1, 1), grid)  # nine texts look at each painting
+    hid = model.decoder(emb.repeat(B, 1, 1), grid)  # E texts look at each painting
     logp = model.decoder.logits(hid[:, start - 1 : -1]).log_softmax(-1)
     picked = logp.gather(-1, ids[:, start:].repeat(B, 1)[..., None])[..., 0].view(B, E, -1)
     return (picked * real).sum(-1).softmax(-1)

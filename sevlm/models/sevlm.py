@@ -19,6 +19,7 @@ __all__ = [
 # %% ../../nbs/course/10_sevlm.ipynb #6ef63d0e
 import json
 import logging
+import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -208,6 +209,9 @@ class SEVLM(
         config, head = self.config, cast(ContrastiveHead, self.contrastive_head)
         patches, emotion, explanation = rows
         scores = contrastive_scores(head, patches, emotion, explanation, batch.neg_perm, config.lone_negative)
+        if (same := getattr(batch, "same_emotion", None)) is not None:  # no other emotion: no negative (a)
+            other_emotion = torch.arange(scores.shape[1], device=scores.device) == 1
+            scores = scores.masked_fill(same.repeat_interleave(2)[:, None] & other_emotion, -math.inf)
         con = contrastive_loss(scores, config.stable_contrast)
         return dict(con=con, total=config.con_weight * con)
 

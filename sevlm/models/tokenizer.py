@@ -302,11 +302,12 @@ def save_tokenizer(tokenizer: Tokenizer, folder: str | Path) -> None:
 def train_bpe(
     texts: Iterable[str],  # normalised explanations
     vocab_size: int,  # V at most, the end mark and the four added tokens included
+    emotions: Sequence[str] = EMOTIONS,  # E that the texts explain
 ) -> Tokenizer:
     "Learn a byte-level BPE; raises `DataError` if ` because` is not one piece. Its ids differ from GPT-2's."
     texts = list(texts)
-    texts += [""] * max(len(texts), 9 * len(EMOTIONS))
-    lines = [f"{PROMPT} {EMOTIONS[i % len(EMOTIONS)]}{BECAUSE} {t}" for i, t in enumerate(texts)]
+    texts += [""] * max(len(texts), 9 * len(emotions))
+    lines = [f"{PROMPT} {emotions[i % len(emotions)]}{BECAUSE} {t}" for i, t in enumerate(texts)]
     learner = Backend(models.BPE())
     learner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = trainers.BpeTrainer(
@@ -348,11 +349,12 @@ def encode_all(
     tokenizer: Tokenizer,
     pairs: Iterable[tuple[str, str]],  # (emotion, explanation)
     max_tokens: int,  # longest text, in tokens
+    emotions: Sequence[str] = EMOTIONS,  # the known ones
 ) -> list[list[int]]:  # ids of each text, unpadded
     "`<bos> the emotion is {emotion} because {explanation}<eos>`, many texts. Raises `DataError` for unknown emotions."
     special, pairs = special_ids(tokenizer), list(pairs)
     for emotion in {e for e, _ in pairs}:
-        emotion_id(emotion)  # an unknown name is refused
+        emotion_id(emotion, emotions)  # an unknown name is refused
     texts = [f"{PROMPT} {e}{BECAUSE}{' ' * bool(x.strip())}{x.strip()}" for e, x in pairs]
     chunks = (texts[at : at + CHUNK] for at in range(0, len(texts), CHUNK))
     # a special token's name in a text is plain text
@@ -362,12 +364,13 @@ def encode_all(
 
 def encode(
     tokenizer: Tokenizer,
-    emotion: str,  # one of `EMOTIONS`
+    emotion: str,  # one of `emotions`
     explanation: str,  # normalised
     max_tokens: int,  # longest text, in tokens
+    emotions: Sequence[str] = EMOTIONS,  # the known ones
 ) -> Encoded:
     "Ids, segments and labels of one text. Raises `DataError` for an unknown emotion."
-    (ids,), special = encode_all(tokenizer, [(emotion, explanation)], max_tokens), special_ids(tokenizer)
+    (ids,), special = encode_all(tokenizer, [(emotion, explanation)], max_tokens, emotions), special_ids(tokenizer)
     return Encoded(ids, segments(torch.tensor(ids), special).tolist(), [-100, *ids[1:]])
 
 
@@ -375,9 +378,10 @@ def encode(
 def prompt_ids(
     tokenizer: Tokenizer,
     emotion: str | None = None,  # ask for an explanation of this emotion; None lets the model choose
+    emotions: Sequence[str] = EMOTIONS,  # the known ones
 ) -> list[int]:
     "`<bos> the emotion is`, or up to ` because` for a given emotion. Raises `DataError` for an unknown one."
-    text = PROMPT if emotion is None else f"{PROMPT} {EMOTIONS[emotion_id(emotion)]}{BECAUSE}"
+    text = PROMPT if emotion is None else f"{PROMPT} {emotions[emotion_id(emotion, emotions)]}{BECAUSE}"
     return [special_ids(tokenizer).bos, *tokenizer(text).input_ids]
 
 

@@ -128,7 +128,8 @@ def text_losses(
 ) -> tuple[float, float]:  # mean loss of an explanation's tokens: as in training, as in writing
     "How much of the training loss rests on later words. Source: docs/facts/findings.md#finding-1."
     special, config, grid = special_ids(data.tokenizer), model.config, model.adapt(grids)
-    rows = encode_all(data.tokenizer, [(p.emotions[0], p.explanations[0]) for p in paintings], config.max_tokens)
+    firsts = [(p.emotions[0], p.explanations[0]) for p in paintings]
+    rows = encode_all(data.tokenizer, firsts, config.max_tokens, config.emotions)
     batch = collate(rows, special, config, data.table)
     emb = model.embed(batch.ids, batch.segs, batch.vad, batch.exp_span)
     T = max(map(len, rows))

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from ..artemis.folder import open_data
-from ..data.paintings import Painting
+from ..data.paintings import Painting, emotions_of
 from ..errors import DataError
 from ..metrics.bootstrap import bootstrap_weights, percentile_interval
 from .evaluate import FILTERED, Evaluation, aligned, answer_notes, measure, read_predictions, recognised
@@ -102,8 +102,9 @@ def compare(
         rows.append({"score": name, **values, "difference": difference, "low": low, "high": high, "n": n})
     skipped = {k: s["note"] for k, s in {**one.plain, **two.plain}.items() if s["value"] is None}
     notes = list(dict.fromkeys(one.notes + two.notes))
-    for name, given_answers in zip(names, answers):
-        notes += [f"{name}: {note}" for note in answer_notes(given_answers, (), options.get("split", "first"))]
+    for name, given in zip(names, answers):
+        about_answers = answer_notes(given, (), options.get("split", "first"), emotions_of(common))
+        notes += [f"{name}: {note}" for note in about_answers]
     return Comparison(pd.DataFrame(rows), names, len(common), draws, skipped, notes)
 
 

@@ -80,12 +80,13 @@ from sevlm.utils import (
     using_threads,
     write_atomic,
     write_json,
+    writing,
 )
 
 from .. import __version__
 from ..config import EMOTIONS, canonical_emotion
 from ..data.features import keep_features
-from ..data.paintings import Painting
+from ..data.paintings import Painting, emotions_of, over_emotions
 from ..errors import ConfigError, DataError, SevlmError, require
 from ..images import PICTURES, open_image
 from ..metrics.bootstrap import Measure, bootstrap_weights, interval, mean_of
@@ -298,30 +299,38 @@ ALIGNMENT = (*(f"emotional alignment ({rule})" for rule in RULES), "alignment cr
 class TextClassifier(Protocol):
     "What emotional alignment needs of a classifier of texts."
 
-    def probabilities(self, texts: list[str], /) -> np.ndarray:  # [N, 9]
-        "The nine probabilities of each text."
+    def probabilities(self, texts: list[str], /) -> np.ndarray:  # [N, E]
+        "The probability of each emotion, for each text."
 
 
 def alignment_measures(
     classifier: TextClassifier,
     explanations: Sequence[str],  # one per painting
-    counts: Sequence,  # [N, 9] votes
+    counts: Sequence,  # [N, E] votes
+    emotions: Sequence[str] = EMOTIONS,  # E of them
 ) -> dict[str, Measure]:
     """Whether a classifier of texts finds the painting's emotion in the explanation, by both majority rules.
 
-    Raises `DataError` if it fails or does not give nine probabilities per text. Source: docs/facts/protocol.md, section
-    5.2."""
+    Raises `DataError` if it fails or does not give a probability for each of the emotions.
+    Source: docs/facts/protocol.md, section 5.2."""
+    known = tuple(getattr(classifier, "emotions", emotions))  # a classifier without names has the same
+    if set(known) != set(emotions):
+        raise DataError(
+            f"the text classifier knows {', '.join(known)}; the paintings have {', '.join(emotions)}. "
+            "Train one on these data: sevlm listener."
+        )
     with outside("the text classifier"):
         p = np.asarray(classifier.probabilities(list(explanations)), float)
-    if p.shape != (len(explanations), len(EMOTIONS)):
+    if p.shape != (len(explanations), len(emotions)):
         raise DataError(
-            f"the text classifier gave {p.shape} for {len(explanations)} explanations; expected [N, {len(EMOTIONS)}]."
+            f"the text classifier gave {p.shape} for {len(explanations)} explanations; expected [N, {len(emotions)}]."
         )
+    p = p[:, [known.index(e) for e in emotions]]
     named = np.where(np.ptp(p, 1) > 0, p.argmax(1), -2)  # -2: named none; never equal to a majority
     notes = {"strict": "more than half of the votes (SEVLM)", "tolerant": "at least half of them, no tie (ArtEmis)"}
     found = {}
     for rule in RULES:
-        truth = majority_ids(counts, rule)
+        truth = majority_ids(counts, rule, emotions)
         found[f"emotional alignment ({rule})"] = mean_of(named == truth, truth >= 0, notes[rule])
     note = "against the shares of the votes, all paintings"
     return found | {"alignment cross-entropy": soft_cross_entropy(p, counts, note)}
@@ -521,7 +530,7 @@ def measure(
     alignment: TextClassifier | None = None,  # for emotional alignment
 ) -> Measured:
     "Everything that can be measured on some answers. A family of scores that fails has no value, and says why."
-    emotions: Sequence[str] = EMOTIONS
+    emotions = emotions_of(paintings)
     explanations, counts = [explanation_of(r, split) for r in rows], [p.counts for p in paintings]
     named = [_named(r, split, emotions) for r in rows]
     right = np.array([r["majority"] is not None and e == r["majority"] for r, e in zip(rows, named)])
@@ -529,16 +538,16 @@ def measure(
 
     def of_emotions() -> Measures:
         if eligible := [(e, r["majority"]) for e, r in zip(named, rows) if r["majority"]]:
-            table = confusion(*zip(*eligible))
-            shares = zip(recalls(table).items(), table.sum(1))
+            table = confusion(*zip(*eligible), emotions)
+            shares = zip(recalls(table, emotions).items(), table.sum(1))
             found.tables["confusion"] = dict(rows=emotions, columns=[*emotions, "unnamed"], counts=table.tolist())
             found.tables["recall"] = {e: dict(value=v, n=int(n)) for (e, v), n in shares}
-        return dict(emotion_measures(named, counts))
+        return dict(emotion_measures(named, counts, emotions))
 
     def of_probabilities() -> Measures:
         odds = np.array([_odds(r, emotions) for r in rows])
-        measures = calibration_measures(odds, counts)
-        found.tables["reliability"] = reliability(odds, counts)
+        measures = calibration_measures(odds, counts, emotions)
+        found.tables["reliability"] = reliability(odds, counts, emotions)
         return dict(measures)
 
     def of_synthetic() -> Measures:
@@ -573,7 +582,7 @@ def measure(
     if training_texts is not None:
         found.attempt(NOVELTY, lambda: dict(novelty_measures(explanations, training_texts)))
     if alignment is not None:
-        found.attempt(ALIGNMENT, lambda: dict(alignment_measures(alignment, explanations, counts)))
+        found.attempt(ALIGNMENT, lambda: dict(alignment_measures(alignment, explanations, counts, emotions)))
     return found
 
 
@@ -651,6 +660,13 @@ def _require_libraries() -> None:
         require(name, extra="metrics")
 
 
+def _emotions_of_answers(predictions: Sequence[dict], emotions: Sequence[str]) -> list[str]:
+    "The emotions of the data, and those that a model which chooses from more has given probabilities to."
+    lists = {tuple(r["probabilities"]) for r in predictions if isinstance(r.get("probabilities"), dict)}
+    asked = next(iter(lists)) if len(lists) == 1 else ()  # of one model, all answers have the same
+    return [*emotions, *(e for e in asked if canonical_emotion(e, emotions) is None)]
+
+
 def score(
     predictions: Sequence[dict] | str | Path,  # as `Evaluation` stores them, or their file: see `read_predictions`
     paintings: Sequence[Painting],
@@ -668,9 +684,10 @@ def score(
     _require_libraries()
     if isinstance(predictions, (str, Path)):
         predictions = read_predictions(predictions)
+    paintings = over_emotions(paintings, _emotions_of_answers(predictions, emotions_of(paintings)))
     rows, missing, notes = _join(predictions, paintings)
     found = measure(rows, paintings, synthetic, split=split, **options)
-    notes += answer_notes(rows, missing, split) + found.notes
+    notes += answer_notes(rows, missing, split, emotions_of(paintings)) + found.notes
     weights = bootstrap_weights(len(paintings), draws)
     scores = {
         name: dict(value=m.value, n=m.n, interval=interval(m, weights), note=m.note)
@@ -781,7 +798,7 @@ class _AnswerFile:
 
     def add(self, answers: Sequence[dict]) -> None:
         "Append the answers of a batch, and wait until the disk has them."
-        with open(self.path, "ab") as f:
+        with writing(self.path), open(self.path, "ab") as f:
             f.write("".join(json.dumps(a) + "\n" for a in answers).encode())
             f.flush()
             os.fsync(f.fileno())
@@ -814,9 +831,10 @@ def evaluate(
     """Asks a model about some paintings and scores its answers. With `out`, answers of an earlier call with the same
     model, settings and pictures are not asked for again; `save` writes the scores there.
 
-    Raises `DataError` without paintings."""
+    Raises `DataError` without paintings, or if they have an emotion that the model does not know."""
     if not paintings:
         raise DataError("no painting to evaluate on; expected at least one.")
+    paintings = over_emotions(paintings, explainer.emotions)
     _require_libraries()
     file = None
     if out is not None:

@@ -31,8 +31,8 @@ from PIL import Image
 from torch import nn
 from tqdm.auto import tqdm
 
-from ..config import EMOTIONS, Settings, SEVLMConfig
-from ..data.paintings import Painting, check_images
+from ..config import EMOTIONS, Settings, SEVLMConfig, emotions_problem
+from ..data.paintings import Painting, check_images, emotions_of, over_emotions
 from ..errors import CheckpointError, ConfigError, DataError, require
 from ..images import open_image
 from ..metrics.emotions import majority_ids
@@ -60,9 +60,11 @@ class ImageEmotionConfig(Settings):
     patience: int = 5  # epochs without gain before stopping
     seed: int = 0  # of weights, order and dropout
     device: str = "auto"  # as `resolve_device` takes it
+    emotions: tuple[str, ...] = EMOTIONS  # E, told apart
 
     def check(self) -> None:
         "Raises `ConfigError` for settings that cannot be trained with."
+        self._require(not emotions_problem(self.emotions), f"emotions: {emotions_problem(self.emotions)}")
         self._check_choice("backbone", ("resnet34", "tower"))
         for k in ("image_size", "head", "batch_size", "lr", "epochs", "patience"):
             self._require(getattr(self, k) > 0, f"{k} = {getattr(self, k)} must be positive.")
@@ -122,7 +124,7 @@ class _Tower(nn.Module):
 
 
 class ImageEmotion(nn.Module):
-    "Picture to log-probabilities of the nine emotions. Source: docs/facts/protocol.md, section 5.3."
+    "Picture to log-probabilities of the emotions. Source: docs/facts/protocol.md, section 5.3."
 
     def __init__(self, settings: ImageEmotionConfig):
         super().__init__()
@@ -133,20 +135,20 @@ class ImageEmotion(nn.Module):
             nn.BatchNorm1d(s.head),
             nn.ReLU(),
             nn.Dropout(s.dropout),
-            nn.Linear(s.head, len(EMOTIONS)),
+            nn.Linear(s.head, len(s.emotions)),
         )
 
     def emotions(
         self,
         features: torch.Tensor,  # [B, D] of the backbone
-    ) -> torch.Tensor:  # [B, 9] log-probabilities
+    ) -> torch.Tensor:  # [B, E] log-probabilities
         "The head alone."
         return self.head(features).log_softmax(-1)
 
     def forward(
         self,
         img: torch.Tensor,  # [B, 3, h, w], as `backbone.preprocess` makes them
-    ) -> torch.Tensor:  # [B, 9] log-probabilities
+    ) -> torch.Tensor:  # [B, E] log-probabilities
         return self.emotions(self.backbone(img))
 
     @torch.no_grad()
@@ -168,7 +170,7 @@ class ImageEmotion(nn.Module):
     def probabilities(
         self,
         images: Iterable[Image.Image] | torch.Tensor,  # N RGB pictures, or their features from `encode_images`
-    ) -> np.ndarray:  # [N, 9]
+    ) -> np.ndarray:  # [N, E]
         "The probability of each emotion, in evaluation mode."
         mode, features = self.training, images if isinstance(images, torch.Tensor) else self.encode_images(images)
         p = self.eval().emotions(features.to(next(self.parameters()).device)).double().exp().cpu().numpy()
@@ -218,17 +220,17 @@ def load_imagenet(
 
 
 # %% ../../nbs/studies/image_emotion.ipynb #87ef3355
-def vote_shares(paintings: Sequence[Painting]) -> torch.Tensor:  # [N, 9], rows sum to 1
+def vote_shares(paintings: Sequence[Painting]) -> torch.Tensor:  # [N, E], rows sum to 1
     "Shares of the votes of each painting. Raises `DataError` for a painting without votes."
-    votes = torch.tensor([p.counts for p in paintings], dtype=torch.float64).reshape(-1, len(EMOTIONS))
+    votes = torch.tensor([p.counts for p in paintings], dtype=torch.float64).reshape(-1, len(emotions_of(paintings)))
     if (empty := votes.sum(1) <= 0).any():
         raise DataError(f"{paintings[int(empty.nonzero()[0])].key} has no votes; expected at least one.")
     return (votes / votes.sum(1, keepdim=True)).float()
 
 
 def divergence(
-    log_q: torch.Tensor,  # [N, 9] predicted log-probabilities
-    h: torch.Tensor,  # [N, 9] from `vote_shares`
+    log_q: torch.Tensor,  # [N, E] predicted log-probabilities
+    h: torch.Tensor,  # [N, E] from `vote_shares`
 ) -> torch.Tensor:  # a single number
     "KL(h || q), mean over the paintings."
     return nn.functional.kl_div(log_q, h, reduction="batchmean")
@@ -236,9 +238,10 @@ def divergence(
 
 # %% ../../nbs/studies/image_emotion.ipynb #6a13d3ea
 def majority_accuracy(
-    probabilities: np.ndarray,  # [N, 9]
-    counts: Sequence,  # [N, 9] votes, as `Painting.counts`
+    probabilities: np.ndarray,  # [N, E]
+    counts: Sequence,  # [N, E] votes, as `Painting.counts`
     rule: str = "strict",  # see `majority_ids`; the published numbers are 'strict' and 'half'
+    emotions: Sequence[str] = EMOTIONS,  # E of them
 ) -> tuple[float, int]:  # share right, of how many
     """How often the most likely emotion is the majority's, over the paintings that have a majority.
 
@@ -246,9 +249,10 @@ def majority_accuracy(
     votes, p = np.asarray(counts, float), np.asarray(probabilities, float)
     if votes.shape != p.shape:
         raise DataError(
-            f"probabilities are {p.shape}, votes {votes.shape}; expected one row of nine for each painting in both."
+            f"probabilities are {p.shape}, votes {votes.shape}; expected a row per painting and a "
+            "column per emotion in both."
         )
-    truth = majority_ids(votes, rule)
+    truth = majority_ids(votes, rule, emotions)
     right = (p.argmax(1) == truth)[truth >= 0]
     return (float(right.mean()) if len(right) else float("nan")), len(right)
 
@@ -278,7 +282,7 @@ class _Pictures:
         pixels = [self.model.backbone.preprocess(open_image(self.paintings[i].image)) for i in index.tolist()]
         return Pair(torch.stack(pixels), self.h[index])
 
-    def log_q(self, inputs: torch.Tensor) -> torch.Tensor:  # those of a batch -> [B, 9]
+    def log_q(self, inputs: torch.Tensor) -> torch.Tensor:  # those of a batch -> [B, E]
         "Predicted log-probabilities."
         return self.model(inputs) if self.features is None else self.model.emotions(inputs)
 
@@ -291,7 +295,7 @@ def _validate(model: ImageEmotion, pictures: _Pictures) -> dict[str, float]:
     log_q = torch.cat([pictures.log_q(batch.inputs.to(device)).cpu() for batch in batches])
     return {
         "val divergence": divergence(log_q, pictures.h).item(),
-        "val accuracy": majority_accuracy(log_q.exp().numpy(), pictures.counts)[0],
+        "val accuracy": majority_accuracy(log_q.exp().numpy(), pictures.counts, emotions=model.settings.emotions)[0],
     }
 
 
@@ -308,7 +312,9 @@ def train_image_emotion(
 ) -> Trained:
     """Train, keep the epoch with the lowest validation divergence; an unfinished run in `folder` is resumed.
 
-    Raises `DataError` for too few pictures, `ConfigError` if `folder` holds another run."""
+    Raises `DataError` for too few pictures or an emotion that is not in `settings.emotions`, `ConfigError` if `folder`
+    holds another run."""
+    train, val = (over_emotions(part, settings.emotions) for part in (train, val))
     s, device, folder = settings, resolve_device(settings.device), folder and check_writable(folder)
     with seeded(s.seed):
         model = ImageEmotion(s)

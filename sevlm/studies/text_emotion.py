@@ -22,7 +22,7 @@ __all__ = [
 
 # %% ../../nbs/studies/text_emotion.ipynb #72dd0844
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -41,7 +41,7 @@ from sevlm.artemis.pickles import (
 )
 
 from ..artemis.protocol import Vocabulary
-from ..config import EMOTIONS, POLARITY, Settings, emotion_id
+from ..config import EMOTIONS, POLARITY, Settings, emotion_id, emotions_problem
 from ..data.paintings import Report
 from ..errors import CheckpointError, ConfigError, DataError
 from ..models.hub import check_tensors, read_json, read_tensors
@@ -88,9 +88,11 @@ class TextEmotionConfig(Settings):
     epochs: int = 50  # the epoch with the best validation accuracy is kept
     seed: int = 0  # of weights, order and dropout
     device: str = "auto"  # as `resolve_device` takes it
+    emotions: tuple[str, ...] = EMOTIONS  # E, told apart
 
     def check(self) -> None:
         "Raises `ConfigError` for settings that cannot be trained with."
+        self._require(not emotions_problem(self.emotions), f"emotions: {emotions_problem(self.emotions)}")
         for k in ("embed", "width", "hidden", "head", "max_tokens", "batch_size", "lr", "halve_every", "epochs"):
             self._require(getattr(self, k) > 0, f"{k} = {getattr(self, k)} must be positive.")
         self._require(
@@ -164,14 +166,19 @@ class TextEmotion(nn.Module):
             nn.BatchNorm1d(s.head),
             nn.ReLU(),
             nn.Dropout(s.dropout),
-            nn.Linear(s.head, len(EMOTIONS)),
+            nn.Linear(s.head, len(s.emotions)),
         )
         self.clf_head = nn.ModuleDict({"net": head})  # the original's name
+
+    @property
+    def emotions(self) -> tuple[str, ...]:  # E
+        "The emotions that it tells apart."
+        return self.settings.emotions
 
     def forward(
         self,
         ids: torch.Tensor,  # [S, T]
-    ) -> torch.Tensor:  # [S, 9] scores before the softmax
+    ) -> torch.Tensor:  # [S, E] scores before the softmax
         "Raises `DataError` for a row that is not <sos>, words, <eos>, padding."
         return self.clf_head["net"](self.text_encoder(ids))
 
@@ -190,11 +197,11 @@ class TextEmotion(nn.Module):
         captions: Sequence[str],  # N texts: tokens joined by spaces
         chunk: int = 1000,  # texts at a time, padded to their longest; it changes the numbers if `pad_in_max`
         report: Report | None = None,  # empty captions are counted here
-    ) -> np.ndarray:  # [N, 9]; 1/9 everywhere for an empty caption
+    ) -> np.ndarray:  # [N, E]; 1/E everywhere for an empty caption
         "The probability of each emotion, for each caption. Raises `DataError` for a single text."
         if isinstance(captions, str):
             raise DataError("captions are one text; expected a list of texts.")
-        out = np.full((len(captions), len(EMOTIONS)), 1 / len(EMOTIONS))
+        out = np.full((len(captions), len(self.emotions)), 1 / len(self.emotions))
         mode, device = self.training, next(self.parameters()).device
         full = [i for i, c in enumerate(captions) if c.split()]
         if report is not None:
@@ -211,32 +218,38 @@ class TextEmotion(nn.Module):
 
 # %% ../../nbs/studies/text_emotion.ipynb #b8e81481
 def probability_confusion(
-    probabilities: np.ndarray,  # [N, 9]
+    probabilities: np.ndarray,  # [N, E]
     emotions: Sequence[str],  # N names, one per text
-) -> np.ndarray:  # [9, 10] counts: rows annotated emotion, columns predicted emotion, last column none
+    choices: Sequence[str] = EMOTIONS,  # E that the texts may express
+) -> np.ndarray:  # [E, E + 1] counts: rows annotated emotion, columns predicted emotion, last column none
     "How often each emotion is predicted as which; equal probabilities predict none. Raises `DataError` for misfits."
-    p, true = np.asarray(probabilities, float), np.array([emotion_id(e) for e in emotions], int)
-    if p.shape != (len(true), len(EMOTIONS)):
+    p, true = np.asarray(probabilities, float), np.array([emotion_id(e, choices) for e in emotions], int)
+    if p.shape != (len(true), len(choices)):
         raise DataError(
-            f"probabilities are {p.shape}, expected ({len(true)}, {len(EMOTIONS)}): one row for each of the "
+            f"probabilities are {p.shape}, expected ({len(true)}, {len(choices)}): one row for each of the "
             f"{len(true)} emotions."
         )
-    counts = np.zeros((len(EMOTIONS), len(EMOTIONS) + 1), int)
-    np.add.at(counts, (true, np.where(np.ptp(p, 1) > 0, p.argmax(1), len(EMOTIONS))), 1)
+    counts = np.zeros((len(choices), len(choices) + 1), int)
+    np.add.at(counts, (true, np.where(np.ptp(p, 1) > 0, p.argmax(1), len(choices))), 1)
     return counts
 
 
 def accuracies(
-    probabilities: np.ndarray,  # [N, 9]
+    probabilities: np.ndarray,  # [N, E]
     emotions: Sequence[str],  # N names, one per text
-) -> dict[str, tuple[float, int]]:  # '9-way', '3-way', '2-way' -> (share right, of how many)
+    choices: Sequence[str] = EMOTIONS,  # E that the texts may express
+    # emotion -> 'positive', 'negative' or 'other'; where one of the E is missing, polarity is not scored
+    polarity: Mapping[str, str] = POLARITY,
+) -> dict[str, tuple[float, int]]:  # '9-way' (of five emotions '5-way'), '3-way', '2-way' -> (share right, of how many)
     "ArtEmis's three accuracies of the most likely emotion; a prediction that names none is wrong."
-    counts = probability_confusion(probabilities, emotions)
-    total, named, groups = counts.sum(1), counts[:, :-1], [POLARITY[e] for e in EMOTIONS]
-    same, firm = np.equal.outer(groups, groups), np.array(groups) != "other"
+    counts = probability_confusion(probabilities, emotions, choices)
+    total, named, groups = counts.sum(1), counts[:, :-1], [polarity.get(e) for e in choices]
     share = lambda right, of: (float(right / of) if of else float("nan"), int(of))
-    return {
-        "9-way": share(np.trace(named), total.sum()),
+    found = {f"{len(choices)}-way": share(np.trace(named), total.sum())}
+    if None in groups:
+        return found
+    same, firm = np.equal.outer(groups, groups), np.array(groups) != "other"
+    return found | {
         "3-way": share(named[same].sum(), total.sum()),
         "2-way": share((named * same)[firm].sum(), total[firm].sum()),
     }
@@ -330,8 +343,9 @@ def train_text_emotion(
     if vectors is not None:
         model.text_encoder.word_embedding[0].weight.data.copy_(vectors)
     rows = model.to(device).rows((t for t, _ in train), s.max_tokens)
-    labels = torch.tensor([emotion_id(e) for _, e in train])
+    labels = torch.tensor([emotion_id(e, s.emotions) for _, e in train])
     val_texts, val_emotions = [t for t, _ in val], [e for _, e in val]
+    scored = lambda *answers: accuracies(*answers)[f"{len(s.emotions)}-way"][0]
     return fit_classifier(
         model,
         s,
@@ -339,7 +353,7 @@ def train_text_emotion(
             len(rows), s.batch_size, lambda i: Pair(_pad([rows[k] for k in i.tolist()]), labels[i]), s.seed
         ),
         lambda pair: nn.functional.cross_entropy(model(pair.inputs), pair.targets),
-        lambda: {"val accuracy": accuracies(model.probabilities(val_texts), val_emotions)["9-way"][0]},
+        lambda: {"val accuracy": scored(model.probabilities(val_texts), val_emotions, s.emotions)},
         "val accuracy",
         save_text_emotion,
         rate=s.rate,

@@ -10,6 +10,7 @@ __all__ = [
     "TrainingData",
     "tokenizer_of",
     "load_training_data",
+    "emotions_for",
     "language_model_of",
     "start_model",
     "cache_features",
@@ -29,10 +30,10 @@ import torch
 from tqdm.auto import tqdm
 
 from ..artemis.folder import open_data, truth_of
-from ..config import SEVLMConfig
+from ..config import EMOTIONS, SEVLMConfig
 from ..data.features import Features, encode_files, feature_bytes, keep_features
-from ..data.paintings import Painting
-from ..errors import DataError
+from ..data.paintings import Painting, emotions_of
+from ..errors import ConfigError, DataError
 from ..images import open_image
 from ..lexicon.lexicon import Lexicon
 from ..lexicon.token_table import VADTable, cached_table
@@ -54,6 +55,11 @@ class TrainingData:
     table: VADTable  # the VAD of each token
     reports: list[Any] = field(default_factory=list)  # what was read, kept and dropped, in order; each has a text
     truth: dict | None = None  # synthetic folders only: key -> (scene, odds)
+
+    @property
+    def emotions(self) -> tuple[str, ...]:  # E
+        "The emotions that the annotators chose from."
+        return emotions_of(p for part in self.parts.values() for p in part)
 
 
 def tokenizer_of(
@@ -103,6 +109,22 @@ def load_training_data(
     tokenizer = tokenizer_of(config, tokenizer)
     table = cached_table(tokenizer, words, config.lookup)
     return TrainingData(parts, tokenizer, table, [*reports, words], truth_of(folder))
+
+
+# %% ../../nbs/library/run_data.ipynb #ffdb0b1a
+def emotions_for(
+    config: SEVLMConfig,
+    emotions: Sequence[str],  # of the data
+) -> tuple[str, ...]:  # E
+    "The emotions of a model for some data. Raises `ConfigError` if the configuration names others than the data."
+    if set(emotions) <= set(config.emotions):
+        return config.emotions
+    if config.emotions == EMOTIONS:
+        return tuple(emotions)
+    raise ConfigError(
+        f"the model shall choose from {', '.join(config.emotions)}; the data has {', '.join(emotions)}. "
+        "Leave out the setting emotions, or name all of the data's."
+    )
 
 
 # %% ../../nbs/library/run_data.ipynb #ce1bcf78

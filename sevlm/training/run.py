@@ -33,6 +33,7 @@ from sevlm.training.inputs import (
     TrainingData,
     cache_features,
     choose_storage,
+    emotions_for,
     load_training_data,
     save_checkpoint,
     start_model,
@@ -68,10 +69,10 @@ from sevlm.utils import (
 )
 
 from ..artemis.folder import open_data
-from ..config import SEVLMConfig, TrainConfig
+from ..config import EMOTIONS, SEVLMConfig, TrainConfig
 from ..data.batches import PairBatches, in_rows
 from ..data.features import Features
-from ..data.paintings import Painting
+from ..data.paintings import Painting, over_emotions
 from ..errors import CheckpointError, ConfigError
 from ..images import open_image
 from ..lexicon.files import find_lexicon
@@ -194,13 +195,15 @@ def train_callbacks(
     score = sample = None
     if processes.main:
         score, sample = make_validation(data, settings, out, processes.device, model, progress, **storage)
+    stored = {**config.to_dict(), **settings.to_dict()}  # trackers take no lists
+    stored = {k: ", ".join(v) if isinstance(v, list) else v for k, v in stored.items()}
     best = [BestCB("accuracy", out / "best-accuracy", save), BestCB("bleu4", out / "best-bleu4", save)]
     return [
         MeterCB(),
         recorder := RecorderCB(out if processes.main else None),
         ClipCB(settings.grad_clip),
         *([ProgressCB(validate_every=settings.validate_every)] if progress else []),
-        *([TrackCB(track, out, {**config.to_dict(), **settings.to_dict()})] if track else []),
+        *([TrackCB(track, out, stored)] if track else []),
         ValidateCB(score, settings.validate_every),
         *best,
         EarlyStopCB(["accuracy", "bleu4"], settings.patience),
@@ -373,7 +376,7 @@ def _sources(data: Any, lexicon: Any, tokenizer: Any) -> dict[str, Any]:
         return dict(data=f"{checksum(texts):08x}", lexicon=data.table.digest())
     files = open_data(data)
     return dict(
-        data=_digest(files.source),
+        data="-".join(filter(None, map(_digest, getattr(files, "sources", [files.source])))),
         lexicon=_lexicon_digest(lexicon or files.lexicon),
         tokenizer=tokenizer and str(tokenizer),
     )
@@ -413,10 +416,13 @@ def start_run(
 ) -> TrainingRun:
     """The only way a run starts: claims the folder, reads and reports the data, trains, and saves.
 
-    Raises `ConfigError` if the folder holds another run or one is working in it; once the state is saved,
-    `KeyboardInterrupt`, and `ImageError` if a picture was lost during the run."""
+    The model's emotions are those of the data, unless `config` names its own. Raises `ConfigError` if it names others,
+    or if the folder holds another run or one is working in it; once the state is saved, `KeyboardInterrupt`, and
+    `ImageError` if a picture was lost during the run."""
     out = Path(out)
     with start_processes(settings.device) as processes, lock_folder(out, processes):
+        emotions = data.emotions if isinstance(data, TrainingData) else open_data(data).emotions
+        config = config.replace(emotions=emotions_for(config, emotions))
         run = dict(
             config.to_dict(),
             **{k: v for k, v in settings.to_dict().items() if k != "name"},
@@ -432,6 +438,11 @@ def start_run(
         if not loaded:
             how = dict(progress=progress and processes.main, share=processes.from_main)
             data = load_training_data(data, config, lexicon, tokenizer, **how)
+        if data.emotions != config.emotions:  # the configuration has more, or another order
+            parts = {name: over_emotions(part, config.emotions) for name, part in data.parts.items()}
+            data = replace(data, parts=parts)
+        if config.emotions != EMOTIONS:
+            processes.log(f"the model chooses from {len(config.emotions)} emotions: {', '.join(config.emotions)}")
         sizes = ", ".join(f"{len(paintings)} {part}" for part, paintings in data.parts.items())
         for line in [*([] if loaded else data.reports), f"{sizes} paintings"]:
             processes.log(str(line))

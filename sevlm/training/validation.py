@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from ..config import TrainConfig
 from ..data.features import Features, encode_files
-from ..data.paintings import Painting
+from ..data.paintings import Painting, emotions_of
 from ..errors import DataError, ImageError
 from ..images import open_image
 from ..metrics.captions import bleu_scores
@@ -38,7 +38,7 @@ def answer_all(
     grids: torch.Tensor | Features | None = None,  # [N, P, D], kept; None: encoded batch by batch, and not kept
     batch_size: int = BATCH,
     progress: bool = True,
-    probabilities: bool = True,  # also the nine probabilities of the emotions
+    probabilities: bool = True,  # also the probabilities of the emotions
     precision: str = "float32",  # of the image encoder, where it runs
     generation: Generation | None = None,  # how texts are written; None: the most likely token each time
 ) -> list[Answer]:  # one per painting
@@ -60,7 +60,9 @@ def quick_scores(
     paintings: Sequence[Painting],
 ) -> dict[str, float]:  # 'accuracy' and 'bleu4', 0 to 1
     "The scores of a validation: emotion accuracy (published rule; docs/facts/protocol.md, 4.7) and BLEU-4."
-    accuracy = emotion_accuracy([a.emotion for a in answers], [p.counts for p in paintings])
+    accuracy = emotion_accuracy(
+        [a.emotion for a in answers], [p.counts for p in paintings], emotions=emotions_of(paintings)
+    )
     hypotheses = {p.key: a.explanation for p, a in zip(paintings, answers)}
     bleu = bleu_scores(hypotheses, {p.key: list(p.explanations) for p in paintings})
     return {"accuracy": accuracy.value or 0.0, "bleu4": bleu["BLEU-4"]}
