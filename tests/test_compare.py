@@ -178,7 +178,7 @@ def test_predictions_files(tmp_path):
         file.write_text(bad)
         with pytest.raises(DataError, match=words):
             read_predictions(file)
-    with pytest.raises(DataError, match="cannot read predictions"):
+    with pytest.raises(DataError, match="cannot read"):
         read_predictions(tmp_path / "nothing.jsonl")
     coco = tmp_path / "results.json"
     coco.write_text(json.dumps([dict(image_id=3, caption="x y"), dict(image_id=4, caption="")]))

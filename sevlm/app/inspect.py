@@ -12,8 +12,6 @@ from pathlib import Path
 
 from ..config import EMOTIONS, SEVLMConfig
 from ..errors import DataError, ImageError, SevlmError
-from ..lexicon.files import holds_lexicon, is_lexicon
-from ..near import near_files, what_is
 from ..utils import read_object
 
 
@@ -58,6 +56,7 @@ def _each(found: dict, looks: dict) -> dict:
 
 def _csv(path, images=None):
     from sevlm.data.paintings import read_artemis
+    from sevlm.lexicon.files import is_lexicon
 
     if images is None and is_lexicon(path):
         return _lexicon(path)  # norms come as CSV, too
@@ -247,6 +246,8 @@ def inspect_path(
 ) -> dict[str, object]:  # 'kind' and what was found; 'problems' where there are any
     "What a file or folder is, as the readers of this project see it. Raises `DataError` if it is nothing known."
     from sevlm.images import PICTURES, open_image, picture_files
+    from sevlm.lexicon.files import holds_lexicon, is_lexicon
+    from sevlm.near import near_files, what_is
 
     path = Path(path)
     if not path.exists():

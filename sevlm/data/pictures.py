@@ -34,7 +34,7 @@ from typing import Any
 from PIL import UnidentifiedImageError
 from tqdm.auto import tqdm
 
-from ..errors import ImageError
+from ..errors import ImageError, WriteError
 from ..images import ENDING, JPEG_END, JPEG_START, check_picture, open_image
 from ..utils import cache_folder, write_atomic
 
@@ -183,12 +183,12 @@ def _remember(checks: Iterable[tuple[Path, Checked]]) -> None:  # absolute paths
     try:
         for folder, new in by_folder.items():
             write_checks(_shelf(folder), {**read_checks(_shelf(folder)), **new})  # another process may have added some
-    except OSError as e:
+    except WriteError as e:
         _log.warning(
             "what was found in the pictures cannot be kept in %s (%s); they will be checked again. SEVLM_CACHE names "
             "another folder.",
             cache_folder(),
-            e.strerror,
+            e.reason,
         )
 
 

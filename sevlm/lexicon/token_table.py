@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from ..config import SEVLMConfig
-from ..errors import CheckpointError, ConfigError, did_you_mean
+from ..errors import CheckpointError, ConfigError, WriteError, did_you_mean
 from ..utils import cache_folder, write_atomic
 from .lexicon import Lexicon, spellings
 
@@ -250,9 +250,9 @@ def cached_table(
     table = vad_table(tokenizer, lexicon, lookup)
     try:
         table.save(file)
-    except OSError as e:
+    except WriteError as e:
         warnings.warn(
-            f"the VAD table could not be kept in {file.parent} ({e.strerror}); it will be made again next time. Set "
+            f"the VAD table could not be kept in {file.parent} ({e.reason}); it will be made again next time. Set "
             "SEVLM_CACHE to a folder that can be written to.",
             stacklevel=2,
         )
