@@ -167,15 +167,10 @@ class PictureSearch:
 
     images: Path  # folder of style folders
     paths: dict[tuple[str, str], Path] = field(default_factory=dict)  # (style, name) -> picture
+    respelled: dict[tuple[str, str], str] = field(default_factory=dict)  # -> picture below `images`, not style/name.jpg
     ambiguous: dict[tuple[str, str], list[str]] = field(default_factory=dict)  # -> files it could be, below `images`
     near: dict[tuple[str, str], list[str]] = field(default_factory=dict)  # -> files with near names, of a few paintings
     hint: str = ""  # what may be wrong with the folder as a whole
-
-    @property
-    def respelled(self) -> dict[tuple[str, str], str]:
-        "Paintings whose picture has another name than style/name.jpg, and its name below `images`."
-        found = {(s, n): p.relative_to(self.images).as_posix() for (s, n), p in self.paths.items()}
-        return {(s, n): name for (s, n), name in found.items() if name != f"{s}/{n}.jpg"}
 
     def fault(self, style: str, name: str) -> tuple[str, str]:
         "Why a painting has no picture, and the painting with what could be meant."
@@ -186,9 +181,9 @@ class PictureSearch:
     def notes(self) -> dict[str, object]:
         "What a report says about names: only what there is to say."
         notes: dict[str, object] = {}
-        if respelled := self.respelled:
-            examples = [f"'{shown(p)}' for {s}/{n}" for (s, n), p in respelled.items()]
-            notes["pictures under another spelling"] = len(respelled)
+        if self.respelled:
+            examples = [f"'{shown(p)}' for {s}/{n}" for (s, n), p in self.respelled.items()]
+            notes["pictures under another spelling"] = len(self.respelled)
             notes["other spellings, for instance"] = "; ".join(examples[:EXAMPLES])
         if self.ambiguous:
             notes["paintings for which no picture is taken, since the name is not the only one"] = len(self.ambiguous)
@@ -255,6 +250,8 @@ def find_images(
             usual = [f for f in files[stem] if f == f"{stem}.jpg"] or files[stem]
             if len(usual) == 1:
                 search.paths[style, name] = search.images / folder / usual[0]
+                if (folder, usual[0]) != (style, f"{name}.jpg"):
+                    search.respelled[style, name] = f"{folder}/{usual[0]}"
             else:
                 search.ambiguous[style, name] = [f"{folder}/{f}" for f in usual]
         for name, stems in matches.ambiguous.items():
