@@ -157,7 +157,9 @@ def read_object(
     except (ValueError, RecursionError) as e:  # no UTF-8, no JSON, a number of thousands of digits, endless brackets
         raise error(f"{path} is not valid JSON ({str(e)[:200]}). Expected {expected}: make or copy it again.") from e
     if not isinstance(found, dict):
-        raise error(f"{path} holds a {type(found).__name__}. Expected {expected}: make or copy it again.")
+        raise error(
+            f"{path} is no JSON object but a {type(found).__name__}. Expected {expected}: make or copy it again."
+        )
     for name, kind in fields.items():
         if type(found.get(name)) is not kind:
             what = f"is {str(found[name])[:60]!r}" if name in found else "is missing"

@@ -9,7 +9,7 @@ __all__ = [
     "VERSION",
     "ANNOTATIONS",
     "TRUTH",
-    "STAMP",
+    "MINI_STAMP",
     "RELEASE_COLUMNS",
     "SCENE_COLUMNS",
     "SURE",
@@ -143,7 +143,7 @@ def _paint_and_annotate(entry: CatalogueEntry, folder: str, seed: int, size: int
 
 # %% ../../nbs/synthetic/dataset.ipynb #11978b8b
 VERSION = 1  # of the generator: raised whenever the same settings would give other files
-ANNOTATIONS, TRUTH, STAMP = "artemis_dataset_release_v0.csv", "mini_truth.csv", "mini.json"
+ANNOTATIONS, TRUTH, MINI_STAMP = "artemis_dataset_release_v0.csv", "mini_truth.csv", "mini.json"
 # columns of the annotations ("optas/artemis"; docs/facts/data.md 1.1)
 RELEASE_COLUMNS = ("art_style", "painting", "emotion", "utterance", "repetition")
 SCENE_COLUMNS = ("setting", "weather", "time", "palette", "brushwork")
@@ -208,7 +208,7 @@ def make_mini(
         try:
             tmp.mkdir()
             _fill_folder(tmp, n, seed, size, workers, progress)
-            write_json(tmp / STAMP, stamp)
+            write_json(tmp / MINI_STAMP, stamp)
             if folder.is_dir() and any(folder.iterdir()):
                 return _same_set(folder, stamp)  # another process was faster
             os.replace(tmp, folder)
@@ -219,7 +219,7 @@ def make_mini(
 
 def _same_set(folder: Path, stamp: dict[str, Any]) -> Path:
     "The folder, if it holds this very set; else `DataError`."
-    there = folder / STAMP
+    there = folder / MINI_STAMP
     found = read_object(there) if there.is_file() else None
     if found != stamp:
         what = f"another mini-ArtEmis ({str(found)[:200]})" if found else "something else"
