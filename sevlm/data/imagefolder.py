@@ -13,7 +13,6 @@ import json
 import os
 import re
 import shutil
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,8 @@ from PIL import Image
 
 from ..config import emotions_problem
 from ..errors import ConfigError, DataError, require
-from ..utils import check_writable, normalise
+from ..lexicon.files import find_lexicon
+from ..utils import normalise, temporary_beside, working_in, writing
 from .paintings import Report
 from .tables import CHOICES, METADATA, SPLIT_NAMES, ImageTable, columns_of, find_picture
 
@@ -255,26 +255,30 @@ def make_imagefolder(
     source, out = Path(source), Path(out)
     if not source.exists():
         raise DataError(f"nothing at {source}. Is the path right, and does it start where you are?")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and (not out.is_dir() or any(not p.name.startswith(".") for p in out.iterdir())):  # but a lock
         raise ConfigError(f"{out} is not empty. Choose another folder (--out).")
     columnar = is_columnar(source)
     if source.is_file() and not columnar:
         raise DataError(f"{source} is a single file. Give the folder with it and the pictures, or a Parquet file.")
-    place = check_writable(out.absolute().parent) / f".{out.name}-{uuid.uuid4().hex[:8]}"
-    place.mkdir()
-    try:
-        writer = _Writer(place, source if source.is_dir() else source.parent)
-        with writer.table:
-            report = (_unpack if columnar else _rewrite)(source, writer, language)
-        if not report.kept:
-            raise DataError(f"none of the {report.read} rows of {source} can be used.\n{report}")
-        if lexicon is not None:
-            shutil.copyfile(lexicon, place / "lexicon.txt")
-        ImageTable(place)  # can be read, and trained on
-        (place / "report.txt").write_text(f"{report}\n", encoding="utf-8")
-        if out.exists():
-            out.rmdir()
-        os.replace(place, out)
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
+    file = None if lexicon is None else find_lexicon(lexicon)
+    with working_in(out):
+        place = temporary_beside(out / "new")
+        try:
+            with writing(out):
+                place.mkdir()
+                writer = _Writer(place, source if source.is_dir() else source.parent)
+                with writer.table:
+                    report = (_unpack if columnar else _rewrite)(source, writer, language)
+                if not report.kept:
+                    raise DataError(f"none of the {report.read} rows of {source} can be used.\n{report}")
+                if file is not None:
+                    shutil.copyfile(file, place / f"vad_lexicon{file.suffix or '.txt'}")
+                ImageTable(place)  # can be read, and trained on
+                (place / "report.txt").write_text(f"{report}\n", encoding="utf-8")
+                for item in sorted(
+                    place.iterdir(), key=lambda p: p.name in METADATA
+                ):  # without its table it is no data set
+                    os.replace(item, out / item.name)
+        finally:
+            shutil.rmtree(place, ignore_errors=True)
     return ImageTable(out), report

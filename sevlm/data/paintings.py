@@ -23,6 +23,7 @@ __all__ = [
     "usable_images",
     "lost_pictures",
     "check_images",
+    "lexicon_in",
     "Release",
     "split_paintings",
 ]
@@ -418,6 +419,29 @@ def _matching(folder: Path, patterns: Sequence[str], fits: Callable[[Path], bool
     return next((found for pattern in patterns if (found := like(pattern))), [])
 
 
+def _only(folder: Path, patterns: Sequence[str], fits: Callable[[Path], bool]) -> Path | None:
+    "The only file or folder of the first pattern that matches, whatever its case; None if none does."
+    found = _matching(folder, patterns, fits)
+    if len(found) > 1:
+        raise DataError(
+            f"{folder} holds {', '.join(p.name for p in found)}; expected one file like {patterns[0]}. "
+            "Move the others away."
+        )
+    return found[0] if found else None
+
+
+def lexicon_in(folder: Path) -> Path | None:
+    "The lexicon beside a data set: a file, or the folder or zip as its authors hand it out. Raises `DataError`."
+    if file := _only(folder, ("*lexicon*.t[sx][vt]", "*lexicon*.csv"), Path.is_file):
+        return file
+    for place in _matching(folder, ("*lexicon*",), lambda p: p.is_dir() or p.suffix.lower() == ".zip"):
+        try:
+            return find_lexicon(place)
+        except LexiconError:
+            continue
+    return None
+
+
 class Release:
     "The files of a release in a folder. Raises `DataError` if one is missing or there are several."
 
@@ -437,20 +461,10 @@ class Release:
             )
         self.csv = self.source = self._require(("artemis_dataset_release*.csv", "*.csv"), _is_annotations)
         self.images = self._require(("wikiart", "wikiart*", "rescaled_max_size*"), Path.is_dir)
-        self.lexicon = self._find(("*lexicon*.t[sx][vt]", "*lexicon*.csv"), Path.is_file) or self._published_lexicon()
-
-    def _find(self, patterns: Sequence[str], fits: Callable[[Path], bool]) -> Path | None:
-        "The only file or folder of the first pattern that matches, whatever its case; None if none does."
-        found = _matching(self.folder, patterns, fits)
-        if len(found) > 1:
-            raise DataError(
-                f"{self.folder} holds {', '.join(p.name for p in found)}; expected one file like {patterns[0]}. "
-                "Move the others away."
-            )
-        return found[0] if found else None
+        self.lexicon = lexicon_in(self.folder)
 
     def _require(self, patterns: Sequence[str], fits: Callable[[Path], bool]) -> Path:
-        if not (found := self._find(patterns, fits)):
+        if not (found := _only(self.folder, patterns, fits)):
             raise DataError(
                 f"{self.folder} holds nothing like {' or '.join(patterns)}.{self._instead(patterns, fits)} "
                 "Expected a CSV file and a folder wikiart of style folders."
@@ -466,15 +480,6 @@ class Release:
             if below
             else ""
         )
-
-    def _published_lexicon(self) -> Path | None:
-        "The lexicon in a folder or zip as its authors hand it out, if it holds one."
-        for place in _matching(self.folder, ("*lexicon*",), lambda p: p.is_dir() or p.suffix.lower() == ".zip"):
-            try:
-                return find_lexicon(place)
-            except LexiconError:
-                continue
-        return None
 
     def paintings(self) -> tuple[list[Painting], Report]:
         "The paintings, sorted by key."

@@ -47,7 +47,7 @@ import numpy as np
 from ..config import EMOTIONS, POLARITY, canonical_emotion, emotions_problem
 from ..errors import DataError
 from ..utils import normalise
-from .paintings import Painting, Report, check_images, find_image, split_paintings
+from .paintings import Painting, Report, check_images, find_image, lexicon_in, split_paintings
 
 # %% ../../nbs/library/tables.ipynb #b7b6a55e
 CHOICES = "emotions.csv"  # an optional file: emotion, and if known polarity
@@ -326,10 +326,7 @@ class ImageTable:
         if not self.sources:
             raise DataError(f"{folder} holds no table; expected {' or '.join(METADATA)}, beside the pictures.")
         self.source = self.sources[0]
-        lexicons = sorted(self.folder.glob("*[Ll]exicon*.t[sx][vt]"))
-        if len(lexicons) > 1:
-            raise DataError(f"{folder} holds {', '.join(p.name for p in lexicons)}; expected one lexicon.")
-        self.lexicon = lexicons[0] if lexicons else None
+        self.lexicon = lexicon_in(self.folder)
         self.report = Report("annotations in " + ", ".join(p.relative_to(folder).as_posix() for p in self.sources))
         self.polarity: dict[str, str] = {}  # emotion -> 'positive', 'negative', 'other'; empty: not known
         self.rows = self._named(self._of_language(self._cells(), language))

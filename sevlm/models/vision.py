@@ -50,6 +50,7 @@ import hashlib
 import json
 import logging
 import math
+import os
 import zipfile
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
@@ -474,12 +475,12 @@ def tower_file(
 ) -> Path | None:  # None: it is no file
     "The file of weights that is meant: the file itself, or the one in a folder. Raises `CheckpointError`."
     path = Path(pretrained)
-    if path.is_dir():
+    if os.path.isdir(path):  # also for a name that no file can have
         found = [path / name for name in TOWER_FILES if (path / name).is_file()]
         if not found:
             raise CheckpointError(f"no weights in the folder {path}; expected one of {', '.join(TOWER_FILES)}.")
         return found[0]
-    if path.is_file():
+    if os.path.isfile(path):
         return path
     if path.suffix in FILE_ENDINGS:
         raise CheckpointError(

@@ -662,7 +662,8 @@ def _require_libraries() -> None:
 
 def _emotions_of_answers(predictions: Sequence[dict], emotions: Sequence[str]) -> list[str]:
     "The emotions of the data, and those that a model which chooses from more has given probabilities to."
-    lists = {tuple(r["probabilities"]) for r in predictions if isinstance(r.get("probabilities"), dict)}
+    odds = [r.get("probabilities") for r in predictions if isinstance(r, dict)]
+    lists = {tuple(p) for p in odds if isinstance(p, dict)}
     asked = next(iter(lists)) if len(lists) == 1 else ()  # of one model, all answers have the same
     return [*emotions, *(e for e in asked if canonical_emotion(e, emotions) is None)]
 
