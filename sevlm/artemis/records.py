@@ -8,6 +8,7 @@ __all__ = [
     "VOTE_SOURCES",
     "KEY_COLUMNS",
     "nfc",
+    "MOST_COLUMNS",
     "FIELDS",
     "GROUPED_COLUMNS",
     "emotion_histograms",
@@ -29,6 +30,7 @@ __all__ = [
 ]
 
 # %% ../../nbs/artemis/records.ipynb #bd5e4262
+import csv
 import hashlib
 import itertools
 import json
@@ -99,13 +101,19 @@ def _are_votes(values: object) -> bool:
     )
 
 
+MOST_COLUMNS = 1_000  # of a table
+
+
 def read_histograms(path: str | Path) -> pd.DataFrame:  # columns of `emotion_histograms`
     "Read image-emotion-histogram.csv, ArtEmis's or ours. Raises `DataError` if it is none."
     try:
+        with open(path, encoding="utf-8-sig", newline="") as f:
+            if len(next(csv.reader(f), [])) > MOST_COLUMNS:  # pandas would take minutes to number the names
+                raise ValueError(f"more than {MOST_COLUMNS} columns")
         with warnings.catch_warnings():  # a first row longer than the header: pandas would make an index of the rest
             warnings.simplefilter("error", pd.errors.ParserWarning)
             table = pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False, encoding="utf-8-sig")
-    except (OSError, ValueError, pd.errors.ParserWarning) as e:
+    except (OSError, ValueError, csv.Error, pd.errors.ParserWarning) as e:
         raise DataError(
             f"cannot read {path}: {getattr(e, 'strerror', None) or e}. Expected an image-emotion-histogram.csv."
         ) from e
