@@ -418,10 +418,15 @@ def read_preprocessed(
     "Read preprocessed rows and check what is relied on."
     whole, skip = ("repetition", "tokens_len", "emotion_label"), () if lists else ("tokens", "tokens_encoded")
     try:
+        with open(path, encoding="utf-8-sig", newline="") as f:
+            reader = csv.reader(f)
+            header, first = len(next(reader, [])), len(next(reader, []))
+        if first and header != first:  # pandas would make an index of what is too much
+            raise ValueError(f"the header has {header} fields, the first row {first}")
         frame = pd.read_csv(
             path, dtype=str, keep_default_na=False, usecols=lambda c: c not in skip, encoding="utf-8-sig"
         )
-    except (OSError, ValueError) as e:
+    except (OSError, ValueError, csv.Error) as e:
         raise _unreadable(path, e, "an artemis_preprocessed.csv") from e  # pandas's parser errors are ValueErrors
     if missing := [c for c in (*COLUMNS, *MADE) if c not in (*frame, *skip)]:
         raise DataError(

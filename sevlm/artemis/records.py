@@ -38,7 +38,6 @@ import math
 import operator
 import re
 import unicodedata
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -108,15 +107,16 @@ def read_histograms(path: str | Path) -> pd.DataFrame:  # columns of `emotion_hi
     "Read image-emotion-histogram.csv, ArtEmis's or ours. Raises `DataError` if it is none."
     try:
         with open(path, encoding="utf-8-sig", newline="") as f:
-            if len(next(csv.reader(f), [])) > MOST_COLUMNS:  # pandas would take minutes to number the names
-                raise ValueError(f"more than {MOST_COLUMNS} columns")
-        with warnings.catch_warnings():  # a first row longer than the header: pandas would make an index of the rest
-            warnings.simplefilter("error", pd.errors.ParserWarning)
-            table = pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False, encoding="utf-8-sig")
-    except (OSError, ValueError, csv.Error, pd.errors.ParserWarning) as e:
+            header, *rows = [row for row in csv.reader(f, strict=True) if row] or [[]]
+        if len(header) > MOST_COLUMNS:
+            raise ValueError(f"more than {MOST_COLUMNS} columns")
+        if odd := next((k for k, row in enumerate(rows, 1) if len(row) != len(header)), 0):
+            raise ValueError(f"row {odd} after the header has {len(rows[odd - 1])} fields, the header {len(header)}")
+    except (OSError, ValueError, csv.Error) as e:
         raise DataError(
             f"cannot read {path}: {getattr(e, 'strerror', None) or e}. Expected an image-emotion-histogram.csv."
         ) from e
+    table = pd.DataFrame(rows, columns=header, dtype=str)
     lists = []
     for row, text in enumerate(_columns(table, *KEY_COLUMNS, "emotion_histogram")[2]):
         try:
