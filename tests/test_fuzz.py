@@ -14,7 +14,7 @@ from fuzz.mutations import harm
 
 from sevlm.artemis.folder import truth_of
 from sevlm.artemis.pickles import read_untrusted
-from sevlm.artemis.protocol import Vocabulary
+from sevlm.artemis.protocol import Vocabulary, read_preprocessed
 from sevlm.artemis.records import read_grouped, read_histograms, read_records
 from sevlm.artemis.utterances import read_tables
 from sevlm.data.paintings import read_artemis
@@ -24,6 +24,7 @@ from sevlm.lexicon.files import is_lexicon, read_lexicon_file
 from sevlm.models.hub import read_tensors
 from sevlm.models.sevlm import load_model
 from sevlm.studies.evaluate import read_predictions, read_scores
+from sevlm.studies.text_emotion import load_text_emotion
 
 FEW = {name: n // 50 for name, n in CASES.items()}  # 290 cases together
 ENDLESS = "[" * 100_000
@@ -83,10 +84,29 @@ def test_a_list_without_end_in_a_table(tmp_path):
 
 
 def test_rows_longer_than_the_header(tmp_path):
-    "pandas would make an index of what is too much, one level for each field: the columns shift, and it takes minutes."
+    "No columns are shifted, and nobody waits for minutes."
     path = put(tmp_path / "a.csv", "art_style,painting,emotion_histogram\n" + "a,b,c," * 999 + "d\n")
     with pytest.raises(DataError, match="a.csv"):
         read_histograms(path)
+    with pytest.raises(DataError, match="the header has 3 fields, the first row 2998"):
+        read_preprocessed(path)
+
+
+def test_columns_without_end(tmp_path):
+    path = put(tmp_path / "a.csv", "art_style,painting,emotion_histogram," * 300_000 + "\na,b,c\n")
+    with pytest.raises(DataError, match="a.csv: more than 1000 columns"):
+        read_histograms(path)
+
+
+def test_a_classifier_that_asks_for_more_than_is_there(seeds, tmp_path):
+    config = json.loads((seeds / "listener" / "config.json").read_text(encoding="utf-8"))
+    (tmp_path / "model.safetensors").symlink_to(seeds / "listener" / "model.safetensors")
+    for name in ("width", "hidden", "head", "embed"):
+        put(tmp_path / "config.json", json.dumps({**config, "settings": {**config["settings"], name: 2**31}}))
+        with pytest.raises(CheckpointError, match="more numbers than"):
+            load_text_emotion(tmp_path)
+    put(tmp_path / "config.json", json.dumps(config))
+    load_text_emotion(tmp_path)
 
 
 def test_half_letters_in_records(seeds, tmp_path):

@@ -109,10 +109,13 @@ def test_no_number(text, monkeypatch, capsys, picture):
 
 
 def test_explain_takes_the_number_and_gives_it_back(two_threads, monkeypatch, picture, capsys):
-    during, answer = [], Explainer.__call__
-    monkeypatch.setattr(
-        Explainer, "__call__", lambda *a, **k: during.append(torch.get_num_threads()) or answer(*a, **k)
-    )
+    during, answer = [], Explainer.explain_patches
+
+    def answering(*args, **settings):
+        during.append(torch.get_num_threads())
+        return answer(*args, **settings)
+
+    monkeypatch.setattr(Explainer, "explain_patches", answering)
     assert main(["explain", picture, "--threads", "1"]) == 0
     assert during == [1] and torch.get_num_threads() == 2 and "SEVLM_THREADS" not in os.environ
 

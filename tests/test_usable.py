@@ -483,7 +483,7 @@ def test_pictures_from_real_life(name):
 
 
 def test_a_grid_is_compared_over_the_paintings_of_all_its_runs(tmp_path, caplog):
-    columns = dict.fromkeys(RUN_COLUMNS, 1)
+    columns = dict.fromkeys(RUN_COLUMNS, 1.0)
     for seed, answered in enumerate((["a", "b", "c"], ["a", "c", "d"])):
         folder = tmp_path / "paper" / f"seed-{seed}"
         folder.mkdir(parents=True)

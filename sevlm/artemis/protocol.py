@@ -423,8 +423,13 @@ def read_preprocessed(
     whole, skip = ("repetition", "tokens_len", "emotion_label"), () if lists else ("tokens", "tokens_encoded")
     encoding = text_encoding(path, "an artemis_preprocessed.csv")
     try:
+        with open(path, encoding=encoding, newline="") as f:
+            reader = csv.reader(f)
+            header, first = len(next(reader, [])), len(next(reader, []))
+        if first and header != first:  # pandas would make an index of what is too much
+            raise ValueError(f"the header has {header} fields, the first row {first}")
         frame = pd.read_csv(path, dtype=str, keep_default_na=False, usecols=lambda c: c not in skip, encoding=encoding)
-    except (OSError, ValueError) as e:
+    except (OSError, ValueError, csv.Error) as e:
         raise _unreadable(path, e, "an artemis_preprocessed.csv") from e  # pandas's parser errors are ValueErrors
     if missing := [c for c in (*COLUMNS, *MADE) if c not in (*frame, *skip)]:
         raise DataError(

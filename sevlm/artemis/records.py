@@ -8,6 +8,7 @@ __all__ = [
     "VOTE_SOURCES",
     "KEY_COLUMNS",
     "nfc",
+    "MOST_COLUMNS",
     "FIELDS",
     "GROUPED_COLUMNS",
     "emotion_histograms",
@@ -29,6 +30,7 @@ __all__ = [
 ]
 
 # %% ../../nbs/artemis/records.ipynb #bd5e4262
+import csv
 import hashlib
 import itertools
 import json
@@ -36,7 +38,6 @@ import math
 import operator
 import re
 import unicodedata
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -101,18 +102,25 @@ def _are_votes(values: object) -> bool:
     )
 
 
+MOST_COLUMNS = 1_000  # of a table
+
+
 def read_histograms(path: str | Path) -> pd.DataFrame:  # columns of `emotion_histograms`
     "Read image-emotion-histogram.csv, ArtEmis's or ours. Raises `DataError` if it is none."
     expected = "an image-emotion-histogram.csv"
     encoding = text_encoding(path, expected)
     try:
-        with warnings.catch_warnings():  # a first row longer than the header: pandas would make an index of the rest
-            warnings.simplefilter("error", pd.errors.ParserWarning)
-            table = pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False, encoding=encoding)
+        with open(path, encoding=encoding, newline="") as f:
+            header, *rows = [row for row in csv.reader(f, strict=True) if row] or [[]]
+        if len(header) > MOST_COLUMNS:
+            raise ValueError(f"more than {MOST_COLUMNS} columns")
+        if odd := next((k for k, row in enumerate(rows, 1) if len(row) != len(header)), 0):
+            raise ValueError(f"row {odd} after the header has {len(rows[odd - 1])} fields, the header {len(header)}")
     except UnicodeDecodeError:
         raise DataError(read_text(path, expected)) from None  # says which line is not UTF-8, and what the file is
-    except (OSError, ValueError, pd.errors.ParserWarning) as e:
+    except (OSError, ValueError, csv.Error) as e:
         raise DataError(f"cannot read {path}: {getattr(e, 'strerror', None) or e}. Expected {expected}.") from e
+    table = pd.DataFrame(rows, columns=header, dtype=str)
     lists = []
     for row, text in enumerate(_columns(table, *KEY_COLUMNS, "emotion_histogram")[2]):
         try:

@@ -11,7 +11,7 @@ __all__ = [
     "EXPECTED",
     "FIRST_BYTES",
     "PUBLISHED_LEXICONS",
-    "TEXTS",
+    "TEXT_ENDINGS",
     "LARGEST",
     "DEEPEST",
     "MOST_FILES",
@@ -391,7 +391,7 @@ def recognise(
 
 
 # %% ../../nbs/library/lexicon_files.ipynb #0a3dd01e
-TEXTS = (".txt", ".tsv", ".csv")
+TEXT_ENDINGS = (".txt", ".tsv", ".csv")
 LARGEST = 1 << 28  # bytes of a file that is read from an archive
 DEEPEST, MOST_FILES = 4, 1000  # folders below each other, and files, that are looked at
 
@@ -402,7 +402,7 @@ def _choose(
     where: object,
 ) -> tuple[str | None, list[str]]:  # the lexicon, or None; the notes
     "The lexicon among files: the only one that lies highest. Raises `LexiconError` if there are several."
-    texts = [n for n in names if n.lower().endswith(TEXTS)]
+    texts = [n for n in names if n.lower().endswith(TEXT_ENDINGS)]
     lists = sorted((n for n in texts if _is_list(head(n))), key=lambda n: (n.count("/"), n))
     top = [n for n in lists if n.count("/") == lists[0].count("/")]
     named = [n for n in top if any(re.fullmatch(p.file, n.split("/")[-1], re.IGNORECASE) for p in PUBLISHED_LEXICONS)]

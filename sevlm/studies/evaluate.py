@@ -9,8 +9,8 @@ __all__ = [
     "NOVELTY",
     "FILTERED",
     "ALIGNMENT",
-    "SHOWN",
-    "LONGEST",
+    "EXAMPLES_TOLD",
+    "LONGEST_TOLD",
     "SUM_TOLERANCE",
     "Measures",
     "SyntheticScores",
@@ -337,14 +337,14 @@ def alignment_measures(
 
 
 # %% ../../nbs/library/evaluation.ipynb #866108e9
-SHOWN, LONGEST = 3, 100  # examples in a note; characters of each
+EXAMPLES_TOLD, LONGEST_TOLD = 3, 100  # examples in a note; characters of each
 
 
 def _examples(texts: Iterable[object]) -> str:
     "The most frequent ones, with their counts where they come more than once."
-    counts = Counter(repr(t)[:LONGEST] for t in texts)
-    some = [text if n == 1 else f"{text} ({n})" for text, n in counts.most_common(SHOWN)]
-    return ", ".join(some) + (", ..." if len(counts) > SHOWN else "")
+    counts = Counter(repr(t)[:LONGEST_TOLD] for t in texts)
+    some = [text if n == 1 else f"{text} ({n})" for text, n in counts.most_common(EXAMPLES_TOLD)]
+    return ", ".join(some) + (", ..." if len(counts) > EXAMPLES_TOLD else "")
 
 
 def _plain_key(key: str) -> str:

@@ -389,8 +389,17 @@ def load_text_emotion(folder: str | Path) -> TextEmotion:
         raise CheckpointError(
             f"{config} has the keys {sorted(found)}; expected settings and words, as save_text_emotion writes."
         )
-    model = TextEmotion(TextEmotionConfig.from_dict(found["settings"]), Vocabulary(found["words"]))
-    return _load_tensors(model, read_tensors(Path(folder) / "model.safetensors")[0], folder)
+    settings, tensors = (
+        TextEmotionConfig.from_dict(found["settings"]),
+        read_tensors(Path(folder) / "model.safetensors")[0],
+    )
+    there = sum(t.numel() for t in tensors.values())
+    asked = settings.width * settings.embed + settings.hidden * (settings.width + settings.hidden + settings.head)
+    if asked > there:  # before memory is taken for it
+        raise CheckpointError(
+            f"{config} asks for more numbers than the {there:,} of the model beside it: copy both again."
+        )
+    return _load_tensors(TextEmotion(settings, Vocabulary(found["words"])), tensors, folder)
 
 
 def load_original(
