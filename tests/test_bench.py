@@ -223,7 +223,7 @@ def quick_run(tmp_path_factory):
             "table",
         ]
     )
-    return json.loads(out.read_text())
+    return json.loads(out.read_text(encoding="utf-8"))
 
 
 def test_a_quick_run_writes_what_it_measured(quick_run):

@@ -176,8 +176,8 @@ def test_booleans_can_be_switched_both_ways(text, value):
 
 
 def changed_csv(data, change):
-    text = (data / CSV).read_text()
-    (data / CSV).write_text(change(text))
+    text = (data / CSV).read_text(encoding="utf-8")
+    (data / CSV).write_text(change(text), encoding="utf-8")
     return data / CSV
 
 
@@ -201,7 +201,7 @@ def test_extra_column_is_ignored_and_told(data, sevlm_):
     [("joy", "nice", "unknown emotion"), ("awe", "...", "empty utterance"), ("awe", "", "empty utterance")],
 )
 def test_bad_rows_are_counted_with_their_line(emotion, utterance, why, data, sevlm_):
-    n = len((data / CSV).read_text().splitlines())
+    n = len((data / CSV).read_text(encoding="utf-8").splitlines())
     csv = changed_csv(data, lambda t: t + f"Cubism,somebody_thing-1900,{emotion},{utterance},1\n")
     code, out, _ = sevlm_("inspect", csv)
     assert code == 1 and f"1 rows dropped, {why}: line {n + 1}" in out
@@ -242,7 +242,7 @@ def test_painting_without_picture_and_picture_cut_short(data, base, sevlm_):
     ],
 )
 def test_bad_lexicon(text, words, data, tmp_path, sevlm_):
-    (tmp_path / "lexicon.txt").write_text(text)
+    (tmp_path / "lexicon.txt").write_text(text, encoding="utf-8")
     for argv in (
         ["inspect", tmp_path / "lexicon.txt"],
         ["train", data, "--out", tmp_path / "run", "--lexicon", tmp_path / "lexicon.txt", "--quiet"],
@@ -288,7 +288,7 @@ def test_rotation_in_exif_is_obeyed(base, tmp_path, sevlm_):
 
 def test_explain_in_part_and_not_at_all(base, tmp_path, sevlm_):
     (tmp_path / "cut.jpg").write_bytes(base.picture.read_bytes()[:600])
-    (tmp_path / "text.png").write_text("not a picture")
+    (tmp_path / "text.png").write_text("not a picture", encoding="utf-8")
     (tmp_path / "empty").mkdir()
     code, out, err = sevlm_(
         "explain",
@@ -359,8 +359,8 @@ def checkpoint(base, tmp_path):
     ],
 )
 def test_checkpoint_of_another_configuration(change, words, base, checkpoint, sevlm_):
-    config = json.loads((checkpoint / "config.json").read_text())
-    (checkpoint / "config.json").write_text(json.dumps({**config, **change}))
+    config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+    (checkpoint / "config.json").write_text(json.dumps({**config, **change}), encoding="utf-8")
     for argv in (["explain", base.picture], ["evaluate", base.data, "--quiet"]):
         code, _, err = sevlm_(*argv, "--checkpoint", checkpoint)
         assert code == 2 and words in err, err
@@ -388,7 +388,7 @@ def test_damaged_checkpoints(base, checkpoint, sevlm_):
 
 
 def test_output_folder_not_writable_is_told_before_any_work(base, tmp_path, sevlm_):
-    (file := tmp_path / "file").write_text("a regular file")
+    (file := tmp_path / "file").write_text("a regular file", encoding="utf-8")
     for argv in (
         ["train", base.data, "--out", file / "run"],
         ["demo", "--out", file / "run", "--data", tmp_path / "data"],
@@ -410,7 +410,7 @@ def test_mini(tmp_path, sevlm_):
     argv[3] = 9
     code, _, err = sevlm_(*argv)
     assert code == 2 and "not empty" in err
-    (tmp_path / "full").mkdir(), (tmp_path / "full" / "letter.txt").write_text("dear")
+    (tmp_path / "full").mkdir(), (tmp_path / "full" / "letter.txt").write_text("dear", encoding="utf-8")
     code, _, err = sevlm_("mini", tmp_path / "full")
     assert code == 2 and "not empty" in err and os.listdir(tmp_path / "full") == ["letter.txt"]
     assert sevlm_("mini", tmp_path / "none", "--paintings", 0)[0] == 2
@@ -437,7 +437,7 @@ def test_remake_leaves_the_installed_parts_alone(tmp_path, monkeypatch, sevlm_):
 
 
 def test_inspect_says_what_it_expected(tmp_path, base, sevlm_):
-    (tmp_path / "notes.xyz").write_text("?")
+    (tmp_path / "notes.xyz").write_text("?", encoding="utf-8")
     (tmp_path / "void").mkdir()
     for path in (tmp_path / "notes.xyz", tmp_path / "void", tmp_path / "nothing"):
         code, _, err = sevlm_("inspect", path)
@@ -503,11 +503,13 @@ def test_the_trained_run_is_evaluated(base, tmp_path, sevlm_):
         and "grounding, shuffled" in out
         and "the accuracy of one who knows" in out
     )
-    assert len((tmp_path / "scores" / "predictions.jsonl").read_text().splitlines()) == 50
+    assert len((tmp_path / "scores" / "predictions.jsonl").read_text(encoding="utf-8").splitlines()) == 50
     code, out, _ = sevlm_(
         "evaluate", base.data, "--checkpoint", base.run, "--part", "all", "--no-meteor", "--quiet", "--json"
     )
-    assert code == 0 and json.loads(out) == json.loads((tmp_path / "scores" / "metrics.json").read_text())
+    assert code == 0 and json.loads(out) == json.loads(
+        (tmp_path / "scores" / "metrics.json").read_text(encoding="utf-8")
+    )
 
 
 def test_curves_for_tensorboard(base, tmp_path, sevlm_):
@@ -606,13 +608,13 @@ def test_demo(tmp_path, monkeypatch, sevlm_):
         "runs/demo/predictions.jsonl",
     ):
         assert (tmp_path / name).is_file(), name
-    scores = json.loads((tmp_path / "runs/demo/metrics.json").read_text())
+    scores = json.loads((tmp_path / "runs/demo/metrics.json").read_text(encoding="utf-8"))
     code, out, _ = sevlm_(*argv)
     assert (
         code == 0
         and "reused" in out
         and "going on" in out
-        and json.loads((tmp_path / "runs/demo/metrics.json").read_text()) == scores
+        and json.loads((tmp_path / "runs/demo/metrics.json").read_text(encoding="utf-8")) == scores
     )
     argv[4] = 2
     code, _, err = sevlm_(*argv)
@@ -639,7 +641,7 @@ def test_a_budget_is_for_cards(base, tmp_path, sevlm_):
         "train", base.data, "--out", tmp_path / "run", "--set", *base.fast, "device=cpu", "--budget", "2GB", "--quiet"
     )
     assert code == 0 and "budget of 2 GB: not used, since memory is measured on CUDA devices only" in out
-    chosen = json.loads((tmp_path / "run" / "train.json").read_text())["chosen"]
+    chosen = json.loads((tmp_path / "run" / "train.json").read_text(encoding="utf-8"))["chosen"]
     assert (chosen["parts"], chosen["checkpointing"]) == (1, False) and "not used" in chosen["why"][-1]
     code, out, err = sevlm_(
         "train", base.data, "--out", tmp_path / "slip", "--set", *base.fast, "--budget", "11 gigs", "--quiet"

@@ -379,7 +379,12 @@ def test_written_folders(pre, tmp_path):
         assert (
             Vocabulary.load(tmp_path / name / "train" / "vocabulary.json").words == pre.vocabulary.words
         )  # one vocabulary for all
-        assert json.loads((tmp_path / name / "train" / "config.json.txt").read_text())["automatic_spell_check"] is True
+        assert (
+            json.loads((tmp_path / name / "train" / "config.json.txt").read_text(encoding="utf-8"))[
+                "automatic_spell_check"
+            ]
+            is True
+        )
     assert (
         not (tmp_path / "test_new" / "vocabulary.json").exists()
         and len(read_preprocessed(files["test_40"], lists=True).tokens[0]) == 5

@@ -71,7 +71,7 @@ def test_saved_answers_score_as_the_first_time(tmp_path):
     )
     one.save(tmp_path)
     kept, two = (
-        json.loads((tmp_path / "metrics.json").read_text()),
+        json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8")),
         score(tmp_path, paintings, meteor="off", alignment=Listener(), training_texts=list(WHY.values())),
     )
     assert two.scores == one.scores and two.predictions == one.predictions
@@ -107,7 +107,7 @@ def test_saved_answers_score_as_the_first_time(tmp_path):
 
 
 def test_old_score_files_are_read(tmp_path):
-    (tmp_path / "metrics.json").write_text(json.dumps({"BLEU-4": dict(value=0.1, n=3, note="")}))
+    (tmp_path / "metrics.json").write_text(json.dumps({"BLEU-4": dict(value=0.1, n=3, note="")}), encoding="utf-8")
     assert read_scores(tmp_path)["BLEU-4"]["value"] == 0.1
     with pytest.raises(DataError, match="metrics.json"):
         read_scores(tmp_path / "nowhere.json")
@@ -167,7 +167,7 @@ def test_predictions_files(tmp_path):
     paintings, run = world(5)
     answers = run(0.5)
     file = tmp_path / "predictions.jsonl"
-    file.write_text("\n".join(map(json.dumps, answers)) + "\n\n")
+    file.write_text("\n".join(map(json.dumps, answers)) + "\n\n", encoding="utf-8")
     assert read_predictions(file) == read_predictions(tmp_path) == answers
     for bad, words in (
         ('{"painting": "x"}', "answer 1.*emotion and explanation"),
@@ -175,18 +175,18 @@ def test_predictions_files(tmp_path):
         ("7", "expected an object"),
         ('{"painting": "x", "emotion": "awe", "explanation": null}', "a text"),
     ):
-        file.write_text(bad)
+        file.write_text(bad, encoding="utf-8")
         with pytest.raises(DataError, match=words):
             read_predictions(file)
     with pytest.raises(DataError, match="cannot read"):
         read_predictions(tmp_path / "nothing.jsonl")
     coco = tmp_path / "results.json"
-    coco.write_text(json.dumps([dict(image_id=3, caption="x y"), dict(image_id=4, caption="")]))
+    coco.write_text(json.dumps([dict(image_id=3, caption="x y"), dict(image_id=4, caption="")]), encoding="utf-8")
     got = read_predictions(coco, {"3": "a/b", 4: "c/d"})
     assert [(g["painting"], g["explanation"], g["emotion"]) for g in got] == [("a/b", "x y", None), ("c/d", "", None)]
     with pytest.raises(DataError, match="image id 3"):
         read_predictions(coco)
-    coco.write_text('[{"caption": "x"}]')
+    coco.write_text('[{"caption": "x"}]', encoding="utf-8")
     with pytest.raises(DataError, match="no COCO result file"):
         read_predictions(coco, {})
 

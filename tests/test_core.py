@@ -79,7 +79,9 @@ def test_every_setting_takes_numpy(cls, tmp_path):
 def test_retired_settings(tmp_path, caplog):
     "A file of an earlier version is read without them, and the log says so; a call that asks for one is refused."
     assert not set(TrainConfig.retired) & {f.name for f in fields(TrainConfig)}
-    (tmp_path / "train.json").write_text(json.dumps({**TrainConfig().to_dict(), "global_negatives": True}))
+    (tmp_path / "train.json").write_text(
+        json.dumps({**TrainConfig().to_dict(), "global_negatives": True}), encoding="utf-8"
+    )
     assert TrainConfig.load(tmp_path / "train.json") == TrainConfig()
     assert "global_negatives" in caplog.text and "whole batch" in caplog.text
     for call in (TrainConfig.preset, lambda _, **s: TrainConfig().replace(**s)):
@@ -172,7 +174,7 @@ def test_did_you_mean_takes_anything(name):
     ids=lambda text: text[:30],
 )
 def test_bad_files(tmp_path, text):
-    (tmp_path / "c.json").write_text(text)
+    (tmp_path / "c.json").write_text(text, encoding="utf-8")
     with pytest.raises(ConfigError):
         SEVLMConfig.load(tmp_path / "c.json")
 
@@ -197,7 +199,7 @@ def test_write_atomic_keeps_the_old_file(tmp_path):
 
 def test_check_writable(tmp_path):
     assert check_writable(tmp_path / "a" / "b").is_dir()
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(ConfigError, match="Choose another folder"):
         check_writable(tmp_path / "file" / "x")
 

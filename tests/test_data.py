@@ -60,7 +60,9 @@ def test_quotes_commas_newlines(tmp_path, bom, end):
     write(tmp_path / "a.csv", [("Cubism", "lamp", "awe", 'It glows, "softly",\nlike home.', "1")], lineterminator=end)
     (tmp_path / "a.csv").write_bytes(
         (
-            bom + (tmp_path / "a.csv").read_text() if end == "\n" else bom + (tmp_path / "a.csv").read_bytes().decode()
+            bom + (tmp_path / "a.csv").read_text(encoding="utf-8")
+            if end == "\n"
+            else bom + (tmp_path / "a.csv").read_bytes().decode()
         ).encode()
     )
     (p,), report = read_artemis(tmp_path / "a.csv")
@@ -207,7 +209,7 @@ def test_release(tmp_path):
     (tmp_path / "wikiart" / "Cubism").mkdir(parents=True)
     Image.new("RGB", (4, 4)).save(tmp_path / "wikiart" / "Cubism" / "lamp.jpg")
     assert Release(tmp_path).lexicon is None and len(Release(tmp_path).paintings()[0]) == 1
-    (tmp_path / "NRC-VAD-Lexicon.txt").write_text("a\t0\t0\t0\n")
+    (tmp_path / "NRC-VAD-Lexicon.txt").write_text("a\t0\t0\t0\n", encoding="utf-8")
     assert Release(tmp_path).lexicon.name == "NRC-VAD-Lexicon.txt"
     write(tmp_path / "yours.csv", [GOOD])
     with pytest.raises(DataError, match="mine.csv, yours.csv; expected one"):
@@ -295,7 +297,7 @@ def test_split_sizes(n, sizes):
 
 def test_split_members_of_artemis():
     "The same 240 invented paintings as ArtEmis's own preprocessing split them."
-    with open(HERE / "golden" / "artemis_split.csv", newline="") as f:
+    with open(HERE / "golden" / "artemis_split.csv", newline="", encoding="utf-8") as f:
         expected = {(r["art_style"], r["painting"]): r["split"] for r in csv.DictReader(f)}
     split = split_paintings([Painting(*key, (), (), ()) for key in sorted(expected, reverse=True)])
     assert {(p.style, p.name): name for name, part in split.items() for p in part} == expected

@@ -448,7 +448,7 @@ def test_a_damaged_table_is_made_anew_and_told(tokenizer, tmp_path, at):
 
 
 def test_a_folder_that_cannot_be_written_to_is_no_obstacle(tokenizer, tmp_path):
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.warns(UserWarning, match="SEVLM_CACHE"):
         table = cached_table(tokenizer, Lexicon(WORDS), "piece", tmp_path / "file" / "below")
     assert table.digest() == vad_table(tokenizer, Lexicon(WORDS), "piece").digest()

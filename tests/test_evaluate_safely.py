@@ -96,7 +96,7 @@ def fake_java(folder, script, mode=0o755):
     "A program named java in a folder of its own, to be put on the PATH; it counts its calls."
     folder.mkdir()
     java = folder / "java"
-    java.write_text(f'#!/bin/sh\necho x >> "{folder}/calls"\n{script}\n')
+    java.write_text(f'#!/bin/sh\necho x >> "{folder}/calls"\n{script}\n', encoding="utf-8")
     java.chmod(mode)
     return folder
 
@@ -135,9 +135,9 @@ def test_a_broken_java_costs_meteor_only(kind, tmp_path, monkeypatch, world, run
     assert scores["BLEU-4"]["note"].startswith("simple tokens") and scores["BLEU-4"]["value"] > 0.9
     assert scores["BLEU-4, artemis"]["value"] > 0.9 and len(E.read_predictions(out)) == len(world.paintings)
     if mode == 0o755:
-        assert (tmp_path / "bin" / "calls").read_text() == "x\n"  # asked once
+        assert (tmp_path / "bin" / "calls").read_text(encoding="utf-8") == "x\n"  # asked once
         run(*line)
-        assert (tmp_path / "bin" / "calls").read_text() == "x\n"
+        assert (tmp_path / "bin" / "calls").read_text(encoding="utf-8") == "x\n"
 
 
 def test_a_java_of_another_machine_cannot_be_started(tmp_path, monkeypatch):
@@ -157,11 +157,14 @@ def test_a_java_that_hangs_midway_is_ended_with_its_children(tmp_path, monkeypat
     assert scores.tokenizer == "simple" and "had not answered" in scores.stand_in
     assert scores.skipped["METEOR"].startswith(C.FAILED) and "no end after" in scores.skipped["METEOR"]
     assert all(scores.values[name] is not None for name in ("BLEU-1", "ROUGE-L", "CIDEr"))
-    started = [int(pid) for pid in pids.read_text().split()]
+    started = [int(pid) for pid in pids.read_text(encoding="utf-8").split()]
     assert len(started) == 2  # the tokenizer and METEOR
     for pid in started:
         for _ in range(100):
-            if not Path(f"/proc/{pid}").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text().split(")")[1][:3]:
+            if (
+                not Path(f"/proc/{pid}").exists()
+                or "Z" in Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").split(")")[1][:3]
+            ):
                 break
             time.sleep(0.02)
         else:
@@ -230,7 +233,7 @@ def test_each_score_fails_alone(world, monkeypatch, tmp_path, run):
     assert set(found.failed) == {*both, *E.NOVELTY, *E.ALIGNMENT, "scores of synthetic paintings"}
     assert "ZeroDivisionError" in found.failed["CIDEr"] and "CUDA error" in found.failed["alignment cross-entropy"]
     assert found.scores["emotion accuracy (strict)"]["value"] == 1 and found.scores["BLEU-4"]["value"] > 0.9
-    kept = json.loads((found.save(tmp_path) / "metrics.json").read_text())
+    kept = json.loads((found.save(tmp_path) / "metrics.json").read_text(encoding="utf-8"))
     assert kept["scores"]["CIDEr"] == dict(value=None, n=len(world.paintings), note=found.failed["CIDEr"])
     file = write_answers(tmp_path / "a.jsonl", answers_of(world.paintings))
     code, out, err = run("evaluate", world.folder, "--part", "all", "--predictions", file, "--no-meteor", "--quiet")
@@ -360,7 +363,7 @@ def test_answers_without_a_record_are_not_taken_for_the_models(world, ask, tmp_p
 def test_another_lexicon_is_another_model(world, ask, tmp_path):
     ask(tmp_path, stop_after=16)
     lexicon = tmp_path / "lexicon.txt"
-    lexicon.write_text("sky\t0.9\t0.1\t0.5\nsea\t0.1\t0.9\t0.5\ndark\t0.5\t0.5\t0.1\n")
+    lexicon.write_text("sky\t0.9\t0.1\t0.5\nsea\t0.1\t0.9\t0.5\ndark\t0.5\t0.5\t0.1\n", encoding="utf-8")
     found = ask(tmp_path, model=world.explainer.with_lexicon(lexicon))
     assert found.asked == len(world.paintings) and "differ in lexicon" in found.log[0]
 
@@ -446,7 +449,9 @@ def test_forms_of_a_file_of_answers(tmp_path):
     ):
         (tmp_path / "f").write_bytes(form.encode())
         assert E.read_predictions(tmp_path / "f") == full, form
-    (tmp_path / "f").write_text(json.dumps([dict(image_id=r["painting"], caption=r["explanation"]) for r in rows]))
+    (tmp_path / "f").write_text(
+        json.dumps([dict(image_id=r["painting"], caption=r["explanation"]) for r in rows]), encoding="utf-8"
+    )
     assert E.read_predictions(tmp_path / "f") == [{**r, "emotion": None} for r in full]
 
 
@@ -597,7 +602,7 @@ def test_filtered_scores_are_those_of_the_paintings_named_rightly(world, tmp_pat
         assert mine["interval"][0] <= mine["value"] <= mine["interval"][1] and scores[name]["n"] == len(rows)
     assert scores["METEOR, filtered"]["value"] is None and scores["METEOR, filtered"]["n"] == len(right)
     world.whole.save(tmp_path)
-    with open(tmp_path / "scores.csv", newline="") as f:
+    with open(tmp_path / "scores.csv", newline="", encoding="utf-8") as f:
         assert {r["score"]: int(r["n"]) for r in csv.DictReader(f)}["CIDEr, filtered"] == len(right)
 
 

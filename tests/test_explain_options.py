@@ -76,10 +76,12 @@ def test_evaluate_takes_them_and_records_them(explain, tmp_path, capsys):
     make_mini(tmp_path / "data", 40, 0, progress=False)
     line = ["evaluate", str(tmp_path / "data"), "--no-meteor", "--quiet", "--out", str(tmp_path / "out")]
     assert main([*line, "--seed", "3", "--top-p", "0.9", "--new-tokens", "9"]) == 0
-    about = json.loads((tmp_path / "out" / "metrics.json").read_text())["about"]
+    about = json.loads((tmp_path / "out" / "metrics.json").read_text(encoding="utf-8"))["about"]
     how = dict(sample=True, top_p=0.9, seed=3, new_tokens=9)
     assert about["generation"] == Generation(**how).changes() == how
-    answers = [json.loads(row) for row in (tmp_path / "out" / "predictions.jsonl").read_text().splitlines()]
+    answers = [
+        json.loads(row) for row in (tmp_path / "out" / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     files = {p.name: p for p in (tmp_path / "data").rglob("*") if p.suffix in (".jpg", ".png")}
     some = [(a, f) for a in answers for name, f in files.items() if name.rpartition(".")[0] in a["painting"]][:3]
     assert some

@@ -263,12 +263,14 @@ def test_files_of_another_key_are_not_served(paths, folder):
 def test_the_description_is_only_read_by_people(paths, folder):
     features = keep(paths, folder)
     about = features.report.folder / "about.json"
-    assert json.loads(about.read_text()) == describe_encoder(Toy(), open_image)
+    assert json.loads(about.read_text(encoding="utf-8")) == describe_encoder(Toy(), open_image)
     about.unlink()
     extra = [*paths, paths[0].with_name("new.png")]
     draw(extra[-1], 77)
     again = keep(extra, folder)
-    assert again.report.encoded == 1 and json.loads(about.read_text()) == describe_encoder(Toy(), open_image)
+    assert again.report.encoded == 1 and json.loads(about.read_text(encoding="utf-8")) == describe_encoder(
+        Toy(), open_image
+    )
 
 
 # ------------------------------------------------------------------ what it will take
@@ -618,7 +620,7 @@ def test_a_limit_of_the_system(paths, folder, pool):
 
 
 def test_a_folder_that_cannot_be_written(paths, tmp_path):
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(ConfigError, match="cannot write to .*Choose another folder"):
         keep(paths, tmp_path / "file")
 

@@ -33,8 +33,8 @@ from sevlm.training.run import make_optimiser
 
 HERE = Path(__file__).parent
 GOLDEN = Path(os.environ.get("SEVLM_GOLDEN") or HERE / "golden")
-META = json.loads((GOLDEN / "meta.json").read_text())
-DATASET = json.loads((GOLDEN / "dataset.json").read_text())
+META = json.loads((GOLDEN / "meta.json").read_text(encoding="utf-8"))
+DATASET = json.loads((GOLDEN / "dataset.json").read_text(encoding="utf-8"))
 SIZES, CASES = META["config"], META["cases"]
 SPECIAL = Special(*(SIZES[k] for k in ("bos", "eos", "pad", "emotion", "explanation", "because")))
 UNUSED = {

@@ -133,7 +133,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(data, unbroken, tmp_path, write)
 
 def test_a_folder_that_cannot_be_written(data, tmp_path):
     "A file stands where the folder would be; a folder of another's is refused in the same way."
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(ConfigError, match="cannot write to"):
         start_run(data, tmp_path / "file" / "run", CONFIG, SETTINGS, progress=False)
 

@@ -397,7 +397,7 @@ def test_shares_of_look_ups(gpt2, small):
 
 
 def recording():
-    d = json.loads((HERE / "golden" / "dataset.json").read_text())
+    d = json.loads((HERE / "golden" / "dataset.json").read_text(encoding="utf-8"))
     return [(t, v) for r in d["train"] for t, v in zip(r["tokens"], r["vad_nltk"])] + [
         (r["tokens"], r["vad_nltk"]) for r in d["eval"]
     ]
@@ -524,7 +524,7 @@ def test_nltks_own_tagger_is_used_as_it_is(tmp_path, monkeypatch):
         ("tagdict", {"leaves": "VBZ", "calm": "JJ"}),
         ("classes", ["JJ", "NN", "VBZ"]),
     ):
-        (folder / f"averaged_perceptron_tagger_eng.{name}.json").write_text(json.dumps(what))
+        (folder / f"averaged_perceptron_tagger_eng.{name}.json").write_text(json.dumps(what), encoding="utf-8")
     monkeypatch.setattr(nltk.data, "path", [str(tmp_path)])
     monkeypatch.setattr("nltk.stem.WordNetLemmatizer.lemmatize", lambda self, word, pos: f"{word}/{pos}")
     assert NltkLemmas()(["calm", "leaves", "blow"]) == ["calm/a", "leaves/v", "blow/n"]

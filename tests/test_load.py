@@ -253,7 +253,7 @@ def test_parts_are_left_out_when_not_asked_for(explain, picture):
 
 def test_another_lexicon(explain, picture, tmp_path):
     file = tmp_path / "my.tsv"
-    file.write_text("word\tvalence\tarousal\tdominance\nsea\t-0.9\t0.8\t-0.5\nsky\t0.9\t0.1\t0.2\n")
+    file.write_text("word\tvalence\tarousal\tdominance\nsea\t-0.9\t0.8\t-0.5\nsky\t0.9\t0.1\t0.2\n", encoding="utf-8")
     mine = explain.with_lexicon(file)
     assert mine.model is explain.model and mine.table.known_pieces < explain.table.known_pieces
     (sea,) = explain.tokenizer(" sea").input_ids
@@ -352,14 +352,13 @@ def test_a_saved_explainer_stands_alone_and_its_lexicon_stays_if_it_is_free(expl
 def test_a_lexicon_that_may_not_be_passed_on_is_left_out_and_asked_for(secret, picture, tmp_path):
     secret.save_pretrained(tmp_path)
     assert not (tmp_path / "vad_table.safetensors").exists()
-    assert (
-        "0.1" not in (tmp_path / "lexicon.json").read_text()
-        and "**not** published" in (tmp_path / "README.md").read_text()
-    )
+    assert "0.1" not in (tmp_path / "lexicon.json").read_text(encoding="utf-8") and "**not** published" in (
+        tmp_path / "README.md"
+    ).read_text(encoding="utf-8")
     with pytest.raises(LexiconError, match="NRC-VAD-Lexicon.txt.*may not be passed on.*lexicon="):
         sevlm.load(tmp_path)
     lexicon = tmp_path / "mine.tsv"
-    lexicon.write_text("".join(f"{w}\t0.1\t0.2\t0.3\n" for w in ("sea", "sky", "boat", "calm")))
+    lexicon.write_text("".join(f"{w}\t0.1\t0.2\t0.3\n" for w in ("sea", "sky", "boat", "calm")), encoding="utf-8")
     same(
         sevlm.load(tmp_path, lexicon=sevlm.Lexicon.read(lexicon, scale="bipolar"), device="cpu")(picture),
         secret(picture),
@@ -373,11 +372,11 @@ def test_a_model_alone_and_strictly(explain, tmp_path):
     again = SEVLM.from_pretrained(tmp_path)
     assert again.config == explain.model.config and not again.training
     assert all(torch.equal(v, explain.model.state_dict()[k]) for k, v in again.state_dict().items())
-    config = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps({**config, "use_contrast": False}))
+    config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    (tmp_path / "config.json").write_text(json.dumps({**config, "use_contrast": False}), encoding="utf-8")
     with pytest.raises(CheckpointError, match="contrastive_head"):
         SEVLM.from_pretrained(tmp_path)
-    (tmp_path / "config.json").write_text(json.dumps({**config, "use_contrst": False}))
+    (tmp_path / "config.json").write_text(json.dumps({**config, "use_contrst": False}), encoding="utf-8")
     with pytest.raises(CheckpointError, match="use_contrst"):
         SEVLM.from_pretrained(tmp_path)
 
@@ -394,7 +393,7 @@ def test_a_tower_that_is_a_file_goes_along(tmp_path):
     file.unlink()
     again = SEVLM.from_pretrained(tmp_path / "saved")
     assert all(torch.equal(v, first.state_dict()[k]) for k, v in again.state_dict().items())
-    assert str(tmp_path) not in (tmp_path / "saved" / "config.json").read_text()
+    assert str(tmp_path) not in (tmp_path / "saved" / "config.json").read_text(encoding="utf-8")
 
 
 PUSH = """

@@ -98,7 +98,7 @@ def test_release_form(mini):
         assert int(r["repetition"]) == votes[key].sum() and votes[key].sum() in ANNOTATORS
         assert grounded(r["utterance"], truth[key][0])
         assert (mini / "wikiart" / f"{key}.jpg").is_file()
-    lines = (mini / "mini-vad-lexicon.txt").read_text().splitlines()
+    lines = (mini / "mini-vad-lexicon.txt").read_text(encoding="utf-8").splitlines()
     assert len(lines) == len(mini_lexicon()) and all(len(line.split("\t")) == 4 for line in lines)
 
 
@@ -120,7 +120,7 @@ def test_same_set_is_reused_and_another_refused(mini, capsys):
 
 
 def test_foreign_folder_is_left_alone(tmp_path):
-    (tmp_path / "thesis.txt").write_text("two years of work")
+    (tmp_path / "thesis.txt").write_text("two years of work", encoding="utf-8")
     with pytest.raises(DataError, match="something else"):
         make_mini(tmp_path, n=2, size=32)
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
@@ -129,7 +129,7 @@ def test_foreign_folder_is_left_alone(tmp_path):
 def test_empty_folder_is_filled(tmp_path):
     (tmp_path / "new").mkdir()
     folder = make_mini(tmp_path / "new", n=2, size=32, workers=1, progress=False)
-    assert json.loads((folder / "mini.json").read_text())["n"] == 2
+    assert json.loads((folder / "mini.json").read_text(encoding="utf-8"))["n"] == 2
 
 
 def test_interruption_leaves_nothing(tmp_path, monkeypatch):

@@ -342,13 +342,16 @@ def nrc_like(folder):
     "Folders like those of the published archive, with lists on two scales and one file per dimension."
     (folder / "BipolarScale" / "OneFilePerDimension").mkdir(parents=True)
     (folder / "NRC-VAD-Lexicon.txt").write_bytes((FOLDER / "NRC-VAD-Lexicon.txt").read_bytes())
-    (folder / "BipolarScale" / "NRC-VAD-Lexicon.txt").write_text("calm\t.75\t-.8\t.4\nstorm\t-.4\t.7\t.2\n")
-    (folder / "BipolarScale" / "OneFilePerDimension" / "v.txt").write_text("calm\t.75\nstorm\t-.4\n")
+    (folder / "BipolarScale" / "NRC-VAD-Lexicon.txt").write_text(
+        "calm\t.75\t-.8\t.4\nstorm\t-.4\t.7\t.2\n", encoding="utf-8"
+    )
+    (folder / "BipolarScale" / "OneFilePerDimension" / "v.txt").write_text("calm\t.75\nstorm\t-.4\n", encoding="utf-8")
     (folder / "NRC-VAD-Lexicon-ForVariousLanguages.txt").write_text(
-        "English Word\tValence\tArousal\tDominance\tBasque\ncalm\t0.875\t0.1\t0.7\tlasai\n"
+        "English Word\tValence\tArousal\tDominance\tBasque\ncalm\t0.875\t0.1\t0.7\tlasai\n",
+        encoding="utf-8",
     )
     (folder / "Paper.pdf").write_bytes(b"%PDF-1.5\n\xff")
-    (folder / "README.txt").write_text("invented\n")
+    (folder / "README.txt").write_text("invented\n", encoding="utf-8")
     return folder
 
 
@@ -393,7 +396,7 @@ def test_no_lexicon_or_several_in_a_folder(tmp_path):
     with pytest.raises(LexiconError, match="it holds none. Found a-scores.txt, d-scores.txt, v-scores.txt"):
         find_lexicon(FOLDER / "OneFilePerDimension")
     for name in ("mine.txt", "yours.txt"):
-        (tmp_path / name).write_text("calm\t.5\t.5\t.5\n")
+        (tmp_path / name).write_text("calm\t.5\t.5\t.5\n", encoding="utf-8")
     with pytest.raises(LexiconError, match="several lexicons: mine.txt, yours.txt. Give one"):
         Lexicon.read(tmp_path)
     with pytest.raises(LexiconError, match="several lexicons"):
@@ -503,7 +506,7 @@ def test_every_reader_says_what_it_was_given(reader, tmp_path):
         with pytest.raises((DataError, LexiconError)) as e:
             READERS[reader](path)
         assert what in str(e.value), (what, str(e.value))
-    (tmp_path / "given_release.csv").write_text("x")
+    (tmp_path / "given_release.csv").write_text("x", encoding="utf-8")
     with pytest.raises((DataError, LexiconError), match="Near it: .*given_release.csv"):
         READERS[reader](tmp_path / "givn_relaese.csv")
     with pytest.raises((DataError, LexiconError)):
@@ -552,7 +555,7 @@ def test_csv_files_that_were_good_stay_good(name):
 
 def test_what_lies_near_a_missing_file(tmp_path):
     (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "artemis_dataset_release_v0.csv").write_text("x")
+    (tmp_path / "data" / "artemis_dataset_release_v0.csv").write_text("x", encoding="utf-8")
     assert "artemis_dataset_release_v0.csv" in near_files(tmp_path / "data" / "artemis_datset.csv")
     assert "no folder" in (told := near_files(tmp_path / "dat" / "x.csv")) and str(tmp_path / "data") in told
     assert near_files(tmp_path / "data" / "zebra") == ""

@@ -161,7 +161,9 @@ def test_bad_rows_are_counted(tmp_path):
     assert report.read == 58 and report.kept == 50 == sum(len(p.emotions) for p in parts[""])
     assert report.dropped == dict.fromkeys(bad, 1)
     (tmp_path / "metadata.jsonl").unlink()
-    (tmp_path / "metadata.csv").write_text("file_name,emotion,text\n00.png,calm,so\n00.png,calm\n01.png,tense,so\n")
+    (tmp_path / "metadata.csv").write_text(
+        "file_name,emotion,text\n00.png,calm,so\n00.png,calm\n01.png,tense,so\n", encoding="utf-8"
+    )
     assert ImageTable(tmp_path).report.dropped == {"wrong number of cells": 1}
 
 
@@ -236,7 +238,7 @@ def test_spellings_of_emotions(tmp_path):
 def test_a_list_of_emotions_in_the_folder(tmp_path):
     fill(tmp_path, two_each())
     lines = ["emotion,polarity", "tense,negative", "calm,positive", "joyful,positive", "gloomy,negative"]
-    (tmp_path / "emotions.csv").write_text("\n".join(lines) + "\n")
+    (tmp_path / "emotions.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     data = ImageTable(tmp_path)
     assert data.emotions == ("tense", "calm", "joyful", "gloomy") and data.polarity["gloomy"] == "negative"
     assert data.report.dropped == {"emotion that is not in emotions.csv": 10}
@@ -260,7 +262,7 @@ def test_any_table_is_read_or_refused(tmp_path, content, name):
     if isinstance(content, bytes):
         (tmp_path / name).write_bytes(content)
     else:
-        (tmp_path / "metadata.jsonl").write_text("".join(json.dumps(r) + "\n" for r in content))
+        (tmp_path / "metadata.jsonl").write_text("".join(json.dumps(r) + "\n" for r in content), encoding="utf-8")
     try:
         parts, report = open_data(tmp_path).paintings()
     except SevlmError:
@@ -284,7 +286,7 @@ def artelingo(folder, n=8):
                 lines.append(
                     f"YOUR/PATH/TO/WIKIART/Baroque/p{k}.jpg,Baroque,p{k},{emotion},text {k},{language},{split}"
                 )
-    (folder / "artelingo_release.csv").write_text("\n".join(lines) + "\n")
+    (folder / "artelingo_release.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return folder
 
 
@@ -309,8 +311,10 @@ def test_affection(tmp_path):
         picture(tmp_path / "images" / "coco_affective" / f"COCO_{k}.jpg")
         split = ("train", "val", "test")[max(0, k - 5)]
         lines += [f"{w},Text {k}.,{e},coco_affective,COCO_{k}.jpg,{split}" for w, e in enumerate(("awe", "fear"))]
-    (tmp_path / "affection_preprocessed_public_version_0.csv").write_text("\n".join(lines) + "\n")
-    (tmp_path / "affection_raw_public_version_0.csv").write_text("\n".join(x.rpartition(",")[0] for x in lines) + "\n")
+    (tmp_path / "affection_preprocessed_public_version_0.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (tmp_path / "affection_raw_public_version_0.csv").write_text(
+        "\n".join(x.rpartition(",")[0] for x in lines) + "\n", encoding="utf-8"
+    )
     data = open_data(tmp_path)
     parts, (report, _) = data.parts()
     assert data.emotions == EMOTIONS and report.kept == 16 and len(parts["train"]) == 6
@@ -338,7 +342,7 @@ def save_arrow(table, folder, new):
     folder.mkdir(parents=True)
     with new(str(folder / "data-00000-of-00001.arrow"), table.schema) as writer:
         writer.write_table(table)
-    (folder / "state.json").write_text("{}")
+    (folder / "state.json").write_text("{}", encoding="utf-8")
 
 
 @pytest.mark.parametrize("form", ["stream", "file", "dict", "parquet", "parquets"])
@@ -349,7 +353,7 @@ def test_arrow_and_parquet_are_unpacked(tmp_path, form):
         save_arrow(columnar(), source, pa.ipc.new_stream if form == "stream" else pa.ipc.new_file)
     elif form == "dict":
         save_arrow(columnar(), source / "validation", pa.ipc.new_stream)
-        (source / "dataset_dict.json").write_text('{"splits": ["validation"]}')
+        (source / "dataset_dict.json").write_text('{"splits": ["validation"]}', encoding="utf-8")
         split = "validation"
     else:
         source = source if form == "parquets" else tmp_path / "one.parquet"
@@ -360,7 +364,7 @@ def test_arrow_and_parquet_are_unpacked(tmp_path, form):
     assert is_columnar(source)
     data, report = make_imagefolder(source, tmp_path / "out")
     assert report.read == 4 and report.dropped == {"no picture": 1} and data.emotions == ("tense", "calm")
-    rows = [json.loads(line) for line in (tmp_path / "out" / "metadata.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (tmp_path / "out" / "metadata.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [r["emotion"] for r in rows] == ["tense", "calm", "calm"] and {r.get("split", "") for r in rows} == {split}
     assert rows[0]["file_name"] == rows[2]["file_name"] and len(list((tmp_path / "out" / "images").iterdir())) == 2
     if source.is_dir():
@@ -403,7 +407,7 @@ def test_the_setting_through_a_file(tmp_path):
     config.save(tmp_path / "config.json")
     assert SEVLMConfig.load(tmp_path / "config.json") == config and config.emotions == MOODS
     old = {k: v for k, v in SEVLMConfig.preset("mini").to_dict().items() if k not in ("emotions", "one_emotion")}
-    (tmp_path / "old.json").write_text(json.dumps(old))
+    (tmp_path / "old.json").write_text(json.dumps(old), encoding="utf-8")
     assert SEVLMConfig.load(tmp_path / "old.json") == SEVLMConfig.preset("mini") and config.emotions != EMOTIONS
 
 
@@ -545,7 +549,7 @@ def test_one_annotation_each_is_trained(tmp_path):
 def test_a_checkpoint_brings_its_emotions(run, photos):
     done, out = run
     assert done.model.config.emotions == MOODS == done.data.emotions
-    assert json.loads((out / "run.json").read_text())["emotions"] == list(MOODS)
+    assert json.loads((out / "run.json").read_text(encoding="utf-8"))["emotions"] == list(MOODS)
     explainer = load(out / "last", device="cpu")
     answer = explainer(next(photos.glob("*.png")))
     assert tuple(answer.probabilities) == MOODS and explainer.emotions == MOODS

@@ -224,7 +224,7 @@ def program(folder):
             for parts in (1, 2, 4)
             for losses, counts, gradients in [step(mode, B, parts, processes)]
         ]
-        Path(folder, f"{processes.rank}.json").write_text(json.dumps(found))
+        Path(folder, f"{processes.rank}.json").write_text(json.dumps(found), encoding="utf-8")
 
 
 def whole_run(folder, parts=1):
@@ -246,7 +246,7 @@ def launch(folder, name):
 def test_two_processes_with_parts(tmp_path):
     "One of them is idle where the batch has one painting."
     launch(tmp_path, "program")
-    main, other = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    main, other = (json.loads((tmp_path / f"{rank}.json").read_text(encoding="utf-8")) for rank in (0, 1))
     assert main == other  # to the last bit: they make the same update
     for (mode, B), k in zip(CASES, range(0, len(main), 3)):
         alone = step(mode, B)
@@ -264,7 +264,7 @@ def test_a_whole_run_by_two_processes_in_parts(tmp_path):
     assert len(one) == len(two) > 10 and list(one) == list(two)
     assert (one - two).abs().max(axis=None) < 1e-3  # rounding, and what training makes of it
     assert (one - two).abs().iloc[0].max() < CLOSE
-    chosen = json.loads((tmp_path / "run-3" / "train.json").read_text())["chosen"]
+    chosen = json.loads((tmp_path / "run-3" / "train.json").read_text(encoding="utf-8"))["chosen"]
     assert (chosen["processes"], chosen["parts"]) == (2, 3) and ran.stdout.count("2 processes share") == 1
     assert "Warning" not in ran.stderr and "Traceback" not in ran.stderr, ran.stderr[-2000:]
 

@@ -482,7 +482,7 @@ def test_damaged_torch_files(tmp_path, change):
 def test_what_is_no_torch_file(tmp_path, net):
     with pytest.raises(CheckpointError, match="not from torch.save"):
         read_untrusted_torch(put(tmp_path / "a.pt", {"a": 1}))
-    (tmp_path / "b.pt").write_text("hello")
+    (tmp_path / "b.pt").write_text("hello", encoding="utf-8")
     with pytest.raises(CheckpointError, match="expected a whole file from torch.save"):
         read_untrusted_torch(tmp_path / "b.pt")
     torch.save(net, tmp_path / "c.pt", _use_new_zipfile_serialization=False)

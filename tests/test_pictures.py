@@ -717,7 +717,7 @@ def test_a_folder_of_everything(picture, tmp_path, capsys):
     for kind in ("WEBP", "AVIF", "TIFF", "JPEG"):
         picture.save(tmp_path / f"good.{kind.lower()}", kind)
     picture.save(tmp_path / "good.TIF", "TIFF")
-    (tmp_path / "text.png").write_text("not a picture")
+    (tmp_path / "text.png").write_text("not a picture", encoding="utf-8")
     (tmp_path / "cut.jpg").write_bytes(coded(picture)[:3000])
     (tmp_path / "half.jpg").write_bytes(coded(picture)[:6000] + JPEG_END)
     (tmp_path / "notes.txt").touch()

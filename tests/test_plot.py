@@ -100,7 +100,7 @@ def test_figures_go_where_they_are_asked_for_or_to_a_scratch_folder(tmp_path, mo
         save_figure(ax, "one") == figures_folder() / "one.png"
         and (tmp_path / "cache" / "figures" / "one.png").is_file()
     )
-    (tmp_path / "file").write_text("nothing can be written below this")
+    (tmp_path / "file").write_text("nothing can be written below this", encoding="utf-8")
     monkeypatch.setenv("SEVLM_CACHE", str(tmp_path / "file" / "cache"))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     path = save_figure(ax, "one")

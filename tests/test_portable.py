@@ -98,7 +98,8 @@ def test_a_condition_runs_the_makefiles_goals_in_its_own_environment(tmp_path, m
         "notebooks:\n"
         "\t@echo '- Completed /a/nbs/course/01_lexicon.ipynb'\n"
         "\t@echo isa=$$ONEDNN_MAX_CPU_ISA mkl=$$MKL_CBWR threads=$(THREADS) pages=$(PAGES)\n"
-        "pytest:\n\t@echo 'FAILED tests/test_x.py::test_y - no'; exit 1\n"
+        "pytest:\n\t@echo 'FAILED tests/test_x.py::test_y - no'; exit 1\n",
+        encoding="utf-8",
     )
     monkeypatch.setattr(portable, "ROOT", tmp_path)
     monkeypatch.setattr(portable, "FOLDER", tmp_path)
@@ -106,13 +107,13 @@ def test_a_condition_runs_the_makefiles_goals_in_its_own_environment(tmp_path, m
     monkeypatch.delenv("MAKEFLAGS", raising=False)
     condition = portable.Condition("c", "x", {"ONEDNN_MAX_CPU_ISA": "SSE41", "OMP_NUM_THREADS": "2"})
     done = portable.run(condition, 7, ["PAGES=02*"])
-    log = (tmp_path / "c.log").read_text()
+    log = (tmp_path / "c.log").read_text(encoding="utf-8")
     assert (
         done["failed"] == ["tests/test_x.py::test_y"]
         and "page 1 of 7: course/01_lexicon.ipynb" in capsys.readouterr().out
     )
     assert "isa=SSE41 mkl= threads=2 pages=02*" in log
-    (tmp_path / "Makefile").write_text("notebooks pytest:\n\t@exit 3\n")
+    (tmp_path / "Makefile").write_text("notebooks pytest:\n\t@exit 3\n", encoding="utf-8")
     done = portable.run(portable.Condition("c", "x"), 7, [])
     assert done["failed"] == ["notebooks (see c.log)", "pytest (see c.log)"]
 

@@ -83,7 +83,9 @@ def handed(tmp_path_factory):
         ["emotion", "utterance", "art_style", "painting", "anchor_art_style", "anchor_painting", "repetition"],
         contrastive,
     )
-    (folder / "known.txt").write_text("\n".join(sorted({w for r in rows for w in r[3].lower().split() if w.isalpha()})))
+    (folder / "known.txt").write_text(
+        "\n".join(sorted({w for r in rows for w in r[3].lower().split() if w.isalpha()})), encoding="utf-8"
+    )
     return folder
 
 
@@ -143,18 +145,23 @@ def test_a_prepared_folder_holds_what_it_should(made):
         "artEmisX_test_all.json",
         "artEmisX_test_all_annot_exp.json",
     }
-    assert json.loads((out / "prepare_report.json").read_text()) == json.loads(json.dumps(done)) and list(done) == [
+    assert json.loads((out / "prepare_report.json").read_text(encoding="utf-8")) == json.loads(
+        json.dumps(done)
+    ) and list(done) == [
         "v1",
         "v2",
     ]
-    assert (out / "prepare_report.md").read_text() == page_of(done)
+    assert (out / "prepare_report.md").read_text(encoding="utf-8") == page_of(done)
 
 
 def test_the_report_counts_what_was_spoilt(made):
     out, done = made
     s = done["v1"]
     dropped = {why: n for r in s["reports"] for why, n in r["dropped"].items()}
-    assert dropped["no picture"] == 1 and len((out / "v1" / "missing_pictures.txt").read_text().splitlines()) == 1
+    assert (
+        dropped["no picture"] == 1
+        and len((out / "v1" / "missing_pictures.txt").read_text(encoding="utf-8").splitlines()) == 1
+    )
     assert s["reports"][-1]["notes"]["pictures under another spelling"] == 1
     assert sum(s["paintings"].values()) == 109 and dropped["split rest"] == 41  # the crowded painting is in no part
     deep = read_preprocessed(out / "v1" / "deep_nets" / "artemis_preprocessed.csv")
@@ -234,7 +241,7 @@ def test_a_run_cut_off_leaves_nothing_half_written(handed, tmp_path, monkeypatch
 
 def test_a_machine_that_stops_between_the_renames_loses_nothing(tmp_path):
     with staged(tmp_path / "x") as folder:
-        (folder / STAMP).write_text("{}")
+        (folder / STAMP).write_text("{}", encoding="utf-8")
     (tmp_path / "x").rename(tmp_path / ".x.old")  # as if it had stopped there
     with pytest.raises(ValueError):
         with staged(tmp_path / "x") as folder:
@@ -300,8 +307,8 @@ def test_kept_rows_alone_have_no_full_histogram(handed, made, tmp_path):
     ],
 )
 def test_wrong_input_is_told_as_what_it_is(handed, tmp_path, what, words):
-    (handed / "scores.csv").write_text("id,score\n1,0.5\n")
-    (handed / "percent.txt").write_text("happy\t90\t60\t70\nsad\t10\t30\t20\n")
+    (handed / "scores.csv").write_text("id,score\n1,0.5\n", encoding="utf-8")
+    (handed / "percent.txt").write_text("happy\t90\t60\t70\nsad\t10\t30\t20\n", encoding="utf-8")
     (handed / "holiday" / "beach").mkdir(parents=True, exist_ok=True)
     style = next(p.name for p in sorted((handed / "mini" / "wikiart").iterdir()))
     paths = {
@@ -331,7 +338,7 @@ def test_how_carefully_pictures_are_looked_at(tmp_path, how, accepted):
     picture = Image.effect_noise((64, 64), 40).convert("RGB")
     picture.save(tmp_path / "whole.jpg")
     (tmp_path / "cut.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:-400])
-    (tmp_path / "text.jpg").write_text("no picture")
+    (tmp_path / "text.jpg").write_text("no picture", encoding="utf-8")
     (tmp_path / "padded.jpg").write_bytes(
         (tmp_path / "whole.jpg").read_bytes() + bytes(ENDING + 9)
     )  # odd, but whole: Pillow decides
@@ -349,10 +356,10 @@ def test_how_carefully_pictures_are_looked_at(tmp_path, how, accepted):
 def test_digests_know_borders_and_changes(tmp_path):
     assert digest_of("ab", "c") != digest_of("a", "bc") and digest_of("a", b"b") == digest_of("a", "b")
     (tmp_path / "Cubism").mkdir()
-    (tmp_path / "Cubism" / "a.jpg").write_text("1")
+    (tmp_path / "Cubism" / "a.jpg").write_text("1", encoding="utf-8")
     first = listing_digest(tmp_path)
     assert listing_digest(tmp_path) == first
-    (tmp_path / "Cubism" / "b.jpg").write_text("1")
+    (tmp_path / "Cubism" / "b.jpg").write_text("1", encoding="utf-8")
     assert listing_digest(tmp_path) != first
 
 
@@ -376,7 +383,7 @@ def test_one_door_for_training_and_judging(handed, made):
 
 
 def _lost(out, done):
-    missing = set((out / "v1" / "missing_pictures.txt").read_text().split())
+    missing = set((out / "v1" / "missing_pictures.txt").read_text(encoding="utf-8").split())
     return {
         part: sum(
             r["image_name"].removesuffix(".jpg") in missing

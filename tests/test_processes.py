@@ -294,9 +294,9 @@ def program(name, folder):
         if name == "wait":
             slow = SimpleNamespace(keeps=(), after_step=lambda learner: time.sleep(0.02))
             learner = make(CheckpointCB(folder / "state", every=5), slow, processes=here, epochs=400).fit(400)
-            (folder / f"left-{here.rank}").write_text(json.dumps([learner.interrupted, learner.step]))
+            (folder / f"left-{here.rank}").write_text(json.dumps([learner.interrupted, learner.step]), encoding="utf-8")
         else:
-            (folder / f"found-{here.rank}.json").write_text(json.dumps(globals()[name](here, folder)))
+            (folder / f"found-{here.rank}.json").write_text(json.dumps(globals()[name](here, folder)), encoding="utf-8")
 
 
 def launch(name, folder, *options, **given):
@@ -335,8 +335,8 @@ def two(tmp_path_factory):
         folder=folder,
         out=out,
         err=err,
-        main=json.loads((folder / "found-0.json").read_text()),
-        other=json.loads((folder / "found-1.json").read_text()),
+        main=json.loads((folder / "found-0.json").read_text(encoding="utf-8")),
+        other=json.loads((folder / "found-1.json").read_text(encoding="utf-8")),
     )
 
 
@@ -433,7 +433,7 @@ def test_a_real_ctrl_c_reaches_all(tmp_path):
         out, err = p.communicate(timeout=60)
     finally:
         p.kill()
-    left = [json.loads((tmp_path / f"left-{r}").read_text()) for r in (0, 1)]
+    left = [json.loads((tmp_path / f"left-{r}").read_text(encoding="utf-8")) for r in (0, 1)]
     assert left[0] == left[1] and left[0][0] and left[0][1] < 2400, (out, err)
     assert out.count("Interrupted after step") == 1 and make(epochs=400).resume(tmp_path / "state").step == left[0][1]
 

@@ -19,7 +19,7 @@ def cpu(monkeypatch, tmp_path):
     def say(text):
         file = tmp_path / "cpuinfo"
         if text is not None:
-            file.write_text(text)
+            file.write_text(text, encoding="utf-8")
         monkeypatch.setattr(processor, "CPUINFO", file)
         monkeypatch.setattr(processor, "cpu_fields", processor.cpu_fields.__wrapped__)
         monkeypatch.setattr(processor, "onednn_is_faster", processor.onednn_is_faster.__wrapped__)

@@ -412,7 +412,9 @@ def test_vocabulary_files(tmp_path):
     words = Vocabulary([*Vocabulary.specials, "caf\u00e9", "\u2019"])
     words.save(tmp_path / "v.json")
     assert (
-        Vocabulary.load(tmp_path / "v.json").words == words.words == json.loads((tmp_path / "v.json").read_text())
+        Vocabulary.load(tmp_path / "v.json").words
+        == words.words
+        == json.loads((tmp_path / "v.json").read_text(encoding="utf-8"))
         and len(words) == 6
     )
     with pytest.raises(DataError, match="id 6 is not in a vocabulary of 6"):
@@ -426,7 +428,7 @@ def test_vocabulary_files(tmp_path):
         5,
         None,
     ):
-        (tmp_path / "bad.json").write_text(json.dumps(bad))
+        (tmp_path / "bad.json").write_text(json.dumps(bad), encoding="utf-8")
         with pytest.raises(DataError, match="expected <pad>, <sos>, <eos>, <unk> first"):
             Vocabulary.load(tmp_path / "bad.json")
     for content in (b"\x80\x02}q\x00.", b"[1"):
@@ -456,7 +458,7 @@ def test_round_trip_with_hard_texts(tmp_path):
     assert list(whole.tokens_encoded) == [
         made.vocabulary.encode(tokens_of(t), made.max_len) for t in made.frame.utterance_spelled
     ]
-    config = json.loads((tmp_path / "out" / "config.json.txt").read_text())
+    config = json.loads((tmp_path / "out" / "config.json.txt").read_text(encoding="utf-8"))
     assert config == dict(
         random_seed=2021,
         split_loads=[0.85, 0.05, 0.1],
@@ -481,7 +483,7 @@ def test_pieces_make_the_same_file(tmp_path):
         pd.concat(made.chunks())
     )
     path = write_preprocessed(made, tmp_path)
-    assert path.read_text().count("\n") == 201 and len(pd.read_csv(path)) == 200  # one header
+    assert path.read_text(encoding="utf-8").count("\n") == 201 and len(pd.read_csv(path)) == 200  # one header
 
 
 def test_writing_fails_whole(tmp_path):
@@ -492,7 +494,7 @@ def test_writing_fails_whole(tmp_path):
     with pytest.raises(KeyError):
         write_preprocessed(made, tmp_path)
     assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 3
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(ConfigError, match="cannot write"):
         write_preprocessed(made, tmp_path / "file")
 

@@ -70,7 +70,11 @@ def test_readme_states_what_was_measured():
         rows = list(csv.DictReader(f))
     assert len({r["seed"] for r in rows}) >= 3
     table = dict(
-        re.findall(r"^\| ([^|]+?) \| (?:\*\*)?(\d+\.\d ± \d+\.\d)(?:\*\*)? \|", (ROOT / "README.md").read_text(), re.M)
+        re.findall(
+            r"^\| ([^|]+?) \| (?:\*\*)?(\d+\.\d ± \d+\.\d)(?:\*\*)? \|",
+            (ROOT / "README.md").read_text(encoding="utf-8"),
+            re.M,
+        )
     )
     assert table
     for score, stated in table.items():
@@ -82,19 +86,19 @@ def test_readme_states_what_was_measured():
 
 def test_readme_states_the_speed_on_file():
     "The training step of `make bench`, its date and its machine."
-    bench = json.loads((ROOT / "nbs" / "data" / "bench_cpu.json").read_text())
+    bench = json.loads((ROOT / "nbs" / "data" / "bench_cpu.json").read_text(encoding="utf-8"))
     ways = bench["parts"]["epoch"]["ways"]  # of batches of 32, as four of 8
     kept, plain = (ways[way]["seconds_a_batch"] / 4 for way in ("ours, cached", "plain"))
-    text = " ".join((ROOT / "README.md").read_text().split())
+    text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
     assert f"takes {kept:.1f} s instead of {plain:.1f} s" in text and f"({plain / kept:.1f} x; " in text
     machine = bench["machine"]
     assert f"{machine['cpu']} with AVX-512, {machine['threads']} threads, {machine['date'][:10]}" in text
 
 
 def test_readme_links_and_commands_exist():
-    text = (ROOT / "README.md").read_text()
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
     for target in re.findall(r"\]\(((?!http)[^)#]+)\)", text):
         assert (ROOT / target).exists(), target
-    makefile = (ROOT / "Makefile").read_text()
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for goal in re.findall(r"\bmake ([a-z]+)", text):
         assert re.search(rf"^{goal}:", makefile, re.M), goal

@@ -82,7 +82,7 @@ def test_histograms_go_round(tmp_path):
         1,
     ]  # `rest` counts: all annotations
     write_histograms(tmp_path / "h.csv", table)
-    assert (tmp_path / "h.csv").read_text().splitlines()[:2] == [
+    assert (tmp_path / "h.csv").read_text(encoding="utf-8").splitlines()[:2] == [
         "art_style,painting,emotion_histogram",
         'Cubism,half,"[0.0, 2.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0]"',
     ]
@@ -118,7 +118,7 @@ def test_bad_histograms(tmp_path, cell):
 def test_histograms_say_what_is_missing(tmp_path):
     with pytest.raises(DataError, match="No such file"):
         read_histograms(tmp_path / "no.csv")
-    (tmp_path / "h.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "h.csv").write_text("a,b\n1,2\n", encoding="utf-8")
     with pytest.raises(DataError, match="expected also art_style, painting, emotion_histogram"):
         read_histograms(tmp_path / "h.csv")
     with pytest.raises(DataError, match="unknown emotion 'joy'"):
@@ -165,14 +165,14 @@ def test_votes_go_along_and_must_fit_the_distribution(tmp_path):
     assert painting.votes == (0, 2, 0, 0, 1, 0, 0, 0, 0)
     one = dict(records["val"][image_id("Rococo", "most")])
     for votes, fits in (([0, 4, 0, 0, 2, 0, 0, 0, 0], True), ([0, 1, 0, 0, 1, 0, 0, 0, 0], False), ([0, 2, 1], False)):
-        (tmp_path / "one.json").write_text(json.dumps({"7": {**one, "votes": votes}}))
+        (tmp_path / "one.json").write_text(json.dumps({"7": {**one, "votes": votes}}), encoding="utf-8")
         if fits:
             assert read_records(tmp_path / "one.json")[0][0].votes == tuple(votes)
         else:
             with pytest.raises(DataError, match="votes are"):
                 read_records(tmp_path / "one.json")
     del one["votes"]
-    (tmp_path / "one.json").write_text(json.dumps({"7": one}))
+    (tmp_path / "one.json").write_text(json.dumps({"7": one}), encoding="utf-8")
     assert sum(read_records(tmp_path / "one.json")[0][0].votes) == pytest.approx(
         1
     )  # the reference's form has shares only
@@ -339,7 +339,9 @@ def test_files_go_round(tmp_path):
     )
     assert all(load_records(tmp_path / "new" / f"artEmisX_{part}.json") == records[part] for part in records)
     assert load_records(tmp_path / "new" / "artEmisX_cl_train.json") == pair_records(records["train"])
-    assert json.loads((tmp_path / "new" / "artEmisX_val_annot_exp.json").read_text()) == coco_references(records["val"])
+    assert json.loads(
+        (tmp_path / "new" / "artEmisX_val_annot_exp.json").read_text(encoding="utf-8")
+    ) == coco_references(records["val"])
     write_records(tmp_path / "empty", {**records, "val": {}})
     with pytest.raises(DataError, match="holds a dict.*expected an object"):
         load_records(tmp_path / "empty" / "artEmisX_val.json")
@@ -469,7 +471,7 @@ def test_each_field_is_needed(tmp_path, field):
     ],
 )
 def test_files_that_are_no_records(tmp_path, text, message):
-    (tmp_path / "r.json").write_text(text)
+    (tmp_path / "r.json").write_text(text, encoding="utf-8")
     with pytest.raises(DataError, match=message):
         load_records(tmp_path / "r.json")
     with pytest.raises(DataError, match="No such file"):
@@ -483,7 +485,7 @@ def test_a_picture_has_one_record(tmp_path):
 
 def test_the_references_own_records(tmp_path):
     "The five invented records its data classes were run on (with the two fields they do not use for texts)."
-    golden = {g["id"]: g["record"] for g in json.loads(GOLDEN.read_text())["train"]}
+    golden = {g["id"]: g["record"] for g in json.loads(GOLDEN.read_text(encoding="utf-8"))["train"]}
     path = put(tmp_path / "r.json", {i: record(**r, image_name=f"Cubism/{i}.jpg") for i, r in golden.items()})
     paintings, report = read_records(path)
     assert len(golden) == 5 == len(paintings) and {

@@ -111,8 +111,8 @@ def test_a_config_that_does_not_fit(place, tmp_path, key, value, words):
         Released(SEVLM(SEVLMConfig.preset("tiny", vocab_size=1504)), load_tokenizer(asset("mini"))), tmp_path
     )
     file = root / "nle_model_best-res" / "config.json"
-    settings = {k: v for k, v in json.loads(file.read_text()).items() if k != "sevlm"}
-    file.write_text(json.dumps({**settings, key: value}))
+    settings = {k: v for k, v in json.loads(file.read_text(encoding="utf-8")).items() if k != "sevlm"}
+    file.write_text(json.dumps({**settings, key: value}), encoding="utf-8")
     with pytest.raises(CheckpointError, match=words):
         read_released(root, tower="tiny", tower_pretrained="", patches=16)
 
@@ -152,7 +152,7 @@ def test_explain_and_evaluate_with_a_local_folder(place, capsys, tmp_path):
         capsys, "evaluate", place / "data", *given, "--part", "all", "--no-meteor", "--quiet", "--out", tmp_path
     )
     assert code == 0 and json.loads(out)["scores"]["BLEU-4"]["n"] == 40
-    assert json.loads((tmp_path / "predictions.jsonl").read_text().splitlines()[0])["painting"]
+    assert json.loads((tmp_path / "predictions.jsonl").read_text(encoding="utf-8").splitlines()[0])["painting"]
 
 
 def test_the_released_way_of_finding_lemmas(place, capsys, monkeypatch):
@@ -407,7 +407,8 @@ def test_a_tokenizer_without_the_added_tokens(spoiled):
     (spoiled / "nle_gpt2_tokenizer_0" / "added_tokens.json").unlink()
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         (spoiled / "nle_gpt2_tokenizer_0" / name).write_text(
-            json.dumps({"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>"})
+            json.dumps({"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>"}),
+            encoding="utf-8",
         )
     with pytest.raises(DataError, match="lacks <pad>, <prefix>, <emotion>, <explanation>"):
         read_released(spoiled)
@@ -416,11 +417,11 @@ def test_a_tokenizer_without_the_added_tokens(spoiled):
 def test_ids_of_added_tokens_are_those_of_the_checkpoint(spoiled):
     "In another order they keep their ids; with ids that do not follow the vocabulary they are refused."
     file = spoiled / "nle_gpt2_tokenizer_0" / "added_tokens.json"
-    ids = json.loads(file.read_text())
+    ids = json.loads(file.read_text(encoding="utf-8"))
     turned = dict(zip(ids, [*list(ids.values())[1:], list(ids.values())[0]]))
-    file.write_text(json.dumps(turned))
+    file.write_text(json.dumps(turned), encoding="utf-8")
     tokenizer = read_released(spoiled).tokenizer
     assert {t: tokenizer.convert_tokens_to_ids(t) for t in turned} == turned
-    file.write_text(json.dumps({**ids, "<pad>": 5000}))
+    file.write_text(json.dumps({**ids, "<pad>": 5000}), encoding="utf-8")
     with pytest.raises((CheckpointError, DataError), match="pad|5000|entries"):
         read_released(spoiled)

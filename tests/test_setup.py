@@ -55,7 +55,7 @@ def finished(tmp_path_factory):
     make_wheel(root / "wheels", "other", "1.0", other="x = 1")
     make_wheel(root / "wheels", "other", "2.0", other="x = 2")
     for name in setup_env.FILES:
-        (root / name).write_text(TESTED if name == "constraints.txt" else "")
+        (root / name).write_text(TESTED if name == "constraints.txt" else "", encoding="utf-8")
     make_venv = setup_env.make_venv
 
     def make_and_copy(venv):
@@ -98,7 +98,7 @@ def clone(finished, monkeypatch):
         asked=asked,
         set_up=lambda **how: setup_env.set_up(finished, say=said.append, **how),
     )
-    (finished / "constraints.txt").write_text(TESTED)
+    (finished / "constraints.txt").write_text(TESTED, encoding="utf-8")
     setup_env.set_up(finished, say=str)
 
 
@@ -117,7 +117,7 @@ def test_contents_decide_and_not_times(clone):
         os.utime(clone.root / name)
     assert not clone.set_up() and not clone.asked and not clone.said
     old = (clone.root / "constraints.txt").stat()
-    (clone.root / "constraints.txt").write_text("other==1.0\n")
+    (clone.root / "constraints.txt").write_text("other==1.0\n", encoding="utf-8")
     before = (old.st_atime - 1000, old.st_mtime - 1000)
     os.utime(clone.root / "constraints.txt", before)  # older than the set-up, as after a copy
     assert clone.set_up() and packages(clone.venv) == "1 11 1" and "a few minutes" in clone.said[0]
@@ -128,7 +128,7 @@ def test_another_python_is_taken_only_if_it_is_named(clone, monkeypatch):
     "After `make PYTHON=python3.12 setup` a plain `make test` uses what is there: no complaint, and none made anew."
     monkeypatch.setattr(setup_env.sys, "version_info", (3, 9, 2))
     assert not clone.set_up()
-    (clone.root / "constraints.txt").write_text(TESTED + "# changed\n")
+    (clone.root / "constraints.txt").write_text(TESTED + "# changed\n", encoding="utf-8")
     assert clone.set_up() and not clone.made and len(clone.asked) == 1
     with pytest.raises(setup_env.SetupError, match="found 3.9"):
         setup_env.check_python((3, 9, 2))
@@ -141,7 +141,7 @@ def test_another_python_is_taken_only_if_it_is_named(clone, monkeypatch):
 
 
 def test_broken_off_in_pip_it_is_not_finished(clone, monkeypatch):
-    (clone.root / "constraints.txt").write_text(TESTED + "# changed\n")
+    (clone.root / "constraints.txt").write_text(TESTED + "# changed\n", encoding="utf-8")
 
     def interrupted(*_, **__):
         raise KeyboardInterrupt
@@ -150,13 +150,13 @@ def test_broken_off_in_pip_it_is_not_finished(clone, monkeypatch):
         patch.setattr(setup_env, "call", interrupted)
         with pytest.raises(KeyboardInterrupt):
             clone.set_up()
-    (clone.root / "constraints.txt").write_text(TESTED)  # even back at what was finished before
+    (clone.root / "constraints.txt").write_text(TESTED, encoding="utf-8")  # even back at what was finished before
     assert clone.set_up() and not clone.set_up() and not clone.made
 
 
 DAMAGE = {
     "a file is missing": lambda c: (c.site / "one_more.py").unlink(),
-    "a file is cut off": lambda c: (c.site / "one_more.py").write_text("x"),
+    "a file is cut off": lambda c: (c.site / "one_more.py").write_text("x", encoding="utf-8"),
     "no list of files": lambda c: (c.info / "RECORD").unlink(),  # killed while pip unpacked: the list comes last
     "no list, no files": lambda c: ((c.info / "RECORD").unlink(), (c.site / "one_more.py").unlink()),
     "no description": lambda c: [(c.info / name).unlink() for name in ("METADATA", "RECORD")],
@@ -221,7 +221,9 @@ def test_ctrl_c_in_a_real_process_leaves_pip_time_and_goes_on(tmp_path):
     "A made-up Python whose `venv` takes long; make would send the signal to both."
     clone = copy_of_tools(tmp_path)
     python = tmp_path / "slow"
-    python.write_text('#!/bin/sh\nsleep 60 &\ntrap "kill $!; touch cleaned; exit 1" INT\nmkdir -p .venv/bin\nwait\n')
+    python.write_text(
+        '#!/bin/sh\nsleep 60 &\ntrap "kill $!; touch cleaned; exit 1" INT\nmkdir -p .venv/bin\nwait\n', encoding="utf-8"
+    )
     python.chmod(0o755)
     code = (
         f"import runpy, sys; sys.executable = {str(python)!r}; sys.argv = ['setup_env.py']\n"
@@ -273,7 +275,7 @@ def test_the_script_is_in_the_syntax_of_an_old_python():
 
 def test_nothing_is_left_where_an_environment_cannot_be_made(tmp_path, monkeypatch):
     copy_of_tools(tmp_path)
-    (tmp_path / "fails").write_text("#!/bin/sh\nmkdir -p .venv/bin\nexit 1\n")
+    (tmp_path / "fails").write_text("#!/bin/sh\nmkdir -p .venv/bin\nexit 1\n", encoding="utf-8")
     (tmp_path / "fails").chmod(0o755)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(setup_env.sys, "executable", str(tmp_path / "fails"))
@@ -291,7 +293,8 @@ def test_make_says_it_in_one_line(tmp_path, goal):
     (tmp_path / "sitecustomize.py").write_text(
         "import importlib.util\n"
         "find = importlib.util.find_spec\n"
-        "importlib.util.find_spec = lambda name, *rest: None if name == 'ensurepip' else find(name, *rest)\n"
+        "importlib.util.find_spec = lambda name, *rest: None if name == 'ensurepip' else find(name, *rest)\n",
+        encoding="utf-8",
     )
     env = {**os.environ, "PYTHONPATH": str(tmp_path), "MAKEFLAGS": ""}
     python = getattr(sys, "_base_executable", sys.executable)

@@ -202,7 +202,7 @@ def test_more_epochs_later_equal_one_run(tmp_path):
 def test_the_rate_is_that_of_the_epoch(tmp_path):
     rates = [0.05, 0.04, 0.01, 0.02]
     classify(tmp_path, lowest=True, rate=rates.__getitem__, settings=Tiny(epochs=3))
-    lines = (tmp_path / "steps.csv").read_text().splitlines()
+    lines = (tmp_path / "steps.csv").read_text(encoding="utf-8").splitlines()
     column = [float(line.split(",")[lines[0].split(",").index("lr_0")]) for line in lines[1:]]  # of the next step
     assert column == pytest.approx([rates[(k + 1) // STEPS] for k in range(3 * STEPS)])
 
@@ -218,7 +218,7 @@ def test_a_resumed_run_keeps_its_number_of_threads(tmp_path, monkeypatch):
         assert set(seen) == {2} and torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(before)
-    assert json.loads((tmp_path / "train.json").read_text())["chosen"] == {"threads": 2}
+    assert json.loads((tmp_path / "train.json").read_text(encoding="utf-8"))["chosen"] == {"threads": 2}
 
 
 def test_what_a_folder_refuses(tmp_path):

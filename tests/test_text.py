@@ -36,7 +36,7 @@ from sevlm.utils import PUNCTUATION, asset, normalise
 HERE = Path(__file__).parent
 GPT2 = add_special_tokens(read_bpe(HERE / "gpt2_bpe"))
 SPECIAL = special_ids(GPT2)
-GOLDEN = json.loads((HERE / "golden" / "dataset.json").read_text())
+GOLDEN = json.loads((HERE / "golden" / "dataset.json").read_text(encoding="utf-8"))
 TEXTS = [
     f"the {a} {b} looks like a {c}"
     for a in ("dark", "bright", "calm")
@@ -190,7 +190,8 @@ def test_ids_are_read_from_the_folder(tmp_path):
     for f in ("vocab.json", "merges.txt"):
         shutil.copy(HERE / "gpt2_bpe" / f, tmp_path)
     (tmp_path / "added_tokens.json").write_text(
-        json.dumps({k: v for k, v in GOLDEN["special_ids"].items() if k != END})
+        json.dumps({k: v for k, v in GOLDEN["special_ids"].items() if k != END}),
+        encoding="utf-8",
     )
     assert special_ids(load_tokenizer(tmp_path))[2:5] == (50257, 50258, 50259)
 
@@ -201,8 +202,8 @@ def test_bad_folders(tmp_path):
             load_tokenizer(folder)
     with pytest.raises(DataError, match="lacks <pad>, <prefix>, <emotion>, <explanation>"):
         load_tokenizer(HERE / "gpt2_bpe")
-    (tmp_path / "vocab.json").write_text("{")
-    (tmp_path / "merges.txt").write_text("")
+    (tmp_path / "vocab.json").write_text("{", encoding="utf-8")
+    (tmp_path / "merges.txt").write_text("", encoding="utf-8")
     with pytest.raises(DataError, match="cannot be read"):
         load_tokenizer(tmp_path)
     (tmp_path / "vocab.json").unlink()
@@ -331,7 +332,7 @@ def test_reads_the_layouts_of_transformers(tmp_path, files):
     for f in ("vocab.json", "merges.txt"):
         shutil.copy(HERE / "gpt2_bpe" / f, tmp_path)
     for name, content in files.items():
-        (tmp_path / name).write_text(json.dumps(content))
+        (tmp_path / name).write_text(json.dumps(content), encoding="utf-8")
     ours, theirs = read_bpe(tmp_path), GPT2Tokenizer.from_pretrained(tmp_path, local_files_only=True)
     assert (
         ours.get_vocab() == theirs.get_vocab()
@@ -352,7 +353,7 @@ def test_reads_the_layouts_of_transformers(tmp_path, files):
 
 def test_files_that_contradict_themselves(tmp_path):
     save_tokenizer(GPT2, tmp_path)
-    whole = json.loads((tmp_path / "tokenizer.json").read_text())
+    whole = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))
     for change, what in (
         (
             {"added_tokens": [{**whole["added_tokens"][1], "id": 60000}]},
@@ -360,6 +361,6 @@ def test_files_that_contradict_themselves(tmp_path):
         ),
         ({"model": {"type": "Unigram", "vocab": []}}, "KeyError: 'merges'"),
     ):
-        (tmp_path / "tokenizer.json").write_text(json.dumps({**whole, **change}))
+        (tmp_path / "tokenizer.json").write_text(json.dumps({**whole, **change}), encoding="utf-8")
         with pytest.raises(DataError, match=f"cannot be read: {what}.*Expected unchanged files"):
             read_bpe(tmp_path)

@@ -301,7 +301,7 @@ def test_save_and_load(tmp_path):
     save_file(tensors, tmp_path / "model.safetensors")
     with pytest.raises(CheckpointError, match=r"clf_head\.net\.4\.bias"):
         te.load_text_emotion(tmp_path)
-    (tmp_path / "config.json").write_text(json.dumps({"settings": TINY.to_dict()}))
+    (tmp_path / "config.json").write_text(json.dumps({"settings": TINY.to_dict()}), encoding="utf-8")
     with pytest.raises(CheckpointError, match="expected settings and words"):
         te.load_text_emotion(tmp_path)
     with pytest.raises(CheckpointError):

@@ -55,7 +55,7 @@ def published(tmp_path_factory):
     folder = tmp_path_factory.mktemp("registry")
     for name, quick in (("small", False), ("small-quickgelu", True)):
         about = dict(embed_dim=24, quick_gelu=quick, vision_cfg=VISION, text_cfg=TEXT)
-        (folder / f"{name}.json").write_text(json.dumps(about))
+        (folder / f"{name}.json").write_text(json.dumps(about), encoding="utf-8")
     open_clip.add_model_config(folder)
     torch.manual_seed(0)
     weights = open_clip.create_model("small").state_dict()
@@ -122,7 +122,9 @@ def test_an_unknown_tag_and_a_misspelt_one(published):
 
 
 def test_any_architecture_can_have_the_activation_by_its_name(published, tmp_path):
-    (tmp_path / "alone.json").write_text(json.dumps(dict(embed_dim=24, vision_cfg=VISION, text_cfg=TEXT)))
+    (tmp_path / "alone.json").write_text(
+        json.dumps(dict(embed_dim=24, vision_cfg=VISION, text_cfg=TEXT)), encoding="utf-8"
+    )
     open_clip.add_model_config(tmp_path)
     one, two = encoder_of("alone"), encoder_of("alone-quickgelu")
     two.load_state_dict(one.state_dict())
@@ -147,7 +149,7 @@ def test_only_the_vision_part_is_built(published):
 def open_clips(published, folder, quick):
     save_file(published.weights, folder / "open_clip_model.safetensors")
     about = dict(model_cfg=dict(quick_gelu=quick, vision_cfg=VISION), preprocess_cfg=dict(mean=CLIP_MEAN, std=HALF))
-    (folder / "open_clip_config.json").write_text(json.dumps(about))
+    (folder / "open_clip_config.json").write_text(json.dumps(about), encoding="utf-8")
     return folder
 
 
@@ -255,7 +257,7 @@ def test_clip_as_transformers_writes_it(published, tmp_path, whole, act):
     model = (transformers.CLIPModel(about) if whole else transformers.CLIPVisionModel(about.vision_config)).eval()
     model.save_pretrained(tmp_path)
     prepare = dict(image_mean=HALF, image_std=[0.25] * 3, resample=2, size={"shortest_edge": 32})
-    (tmp_path / "preprocessor_config.json").write_text(json.dumps(prepare))
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(prepare), encoding="utf-8")
     right, wrong = ("small-quickgelu", "small") if act == "quick_gelu" else ("small", "small-quickgelu")
     encoder = load_tower(encoder_of(right, str(tmp_path)), str(tmp_path))
     assert encoder.preprocess.mean == HALF and encoder.preprocess.resize == "bilinear"
@@ -319,7 +321,7 @@ def test_notes_that_cannot_be(published, tmp_path, note, words):
 )
 def test_descriptions_that_cannot_be(published, tmp_path, name, text):
     save_file(published.weights, tmp_path / "clip.safetensors")
-    (tmp_path / name).write_text(text)
+    (tmp_path / name).write_text(text, encoding="utf-8")
     assert name in refusal(load_tower, encoder_of(), str(tmp_path / "clip.safetensors"))
 
 
@@ -546,7 +548,7 @@ def test_a_resumed_run_has_the_same_tower(published, tmp_path):
     tokenizer = Path(sevlm.__file__).parent / "assets" / "mini"
     run = dict(tokenizer=tokenizer, gpt2=None, progress=False)
     start_run(data, tmp_path / "run", config, settings, **run)
-    chosen = json.loads((tmp_path / "run" / "train.json").read_text())["chosen"]
+    chosen = json.loads((tmp_path / "run" / "train.json").read_text(encoding="utf-8"))["chosen"]
     assert chosen["image_encoder"]["tower"] == "small"
     save_tower(encoder_of("small"), tower)
     message = refusal(start_run, data, tmp_path / "run", config, settings, resume=True, **run)
@@ -649,7 +651,7 @@ def network(monkeypatch, tmp_path):
             etag_timeout=constants.HF_HUB_ETAG_TIMEOUT,
             token=False,
         )
-        return Path(fetch(load, "the file", "bring it.")).read_text()
+        return Path(fetch(load, "the file", "bring it.")).read_text(encoding="utf-8")
 
     yield get
     huggingface_hub.close_session()

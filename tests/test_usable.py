@@ -65,9 +65,12 @@ DAMAGES = {  # what is done to a picture -> what the check calls it
     "cut off": (cut_off, "picture cut off"),
     "cut and closed": (cut_and_closed, "damaged pixels"),
     "garbled": (garbled, "damaged pixels"),
-    "a page": (lambda path: path.write_text("<!DOCTYPE html><title>404 Not Found</title>"), "not a picture"),
+    "a page": (
+        lambda path: path.write_text("<!DOCTYPE html><title>404 Not Found</title>", encoding="utf-8"),
+        "not a picture",
+    ),
     "deleted": (lambda path: path.unlink(), MISSING),
-    "a text": (lambda path: path.write_text("no picture"), "not a picture"),
+    "a text": (lambda path: path.write_text("no picture", encoding="utf-8"), "not a picture"),
     "a folder": (replaced_by_folder, "not a file"),
 }
 
@@ -152,7 +155,7 @@ def test_every_step_counts_the_same(spoilt, command, tmp_path):
     code, out, err = command(*prepare_argv(spoilt.folder, tmp_path / "prepared"))
     assert code == 0 and counts_in(out) == expected
     assert f"{len(lost)} of {PAINTINGS} paintings have no usable picture (" in err and "2 picture cut off" in err
-    assert set((data / MISSING_PICTURES).read_text().split()) == set(lost)
+    assert set((data / MISSING_PICTURES).read_text(encoding="utf-8").split()) == set(lost)
 
     opened = []
     with pytest.MonkeyPatch.context() as m:
@@ -178,7 +181,7 @@ def test_every_step_counts_the_same(spoilt, command, tmp_path):
     test = [key for key in spoilt.parts["test"] if key not in lost]
     answers = [
         json.loads(line)["painting"]
-        for line in (tmp_path / "scores" / "predictions.jsonl").read_text().split("\n")
+        for line in (tmp_path / "scores" / "predictions.jsonl").read_text(encoding="utf-8").split("\n")
         if line
     ]
     assert answers == test and len(test) == len(spoilt.parts["test"]) - 2
@@ -313,7 +316,8 @@ def test_saved_answers_are_scored_without_pictures(prepared, command, tmp_path):
         "".join(
             json.dumps(dict(painting=key, emotion="awe", explanation="it is wide")) + "\n"
             for key in prepared.parts["test"]
-        )
+        ),
+        encoding="utf-8",
     )
     prepared.picture(prepared.parts["test"][0]).unlink()
     paintings, _, reports = paintings_of(open_data(prepared.folder))
@@ -487,7 +491,9 @@ def test_a_grid_is_compared_over_the_paintings_of_all_its_runs(tmp_path, caplog)
     for seed, answered in enumerate((["a", "b", "c"], ["a", "c", "d"])):
         folder = tmp_path / "paper" / f"seed-{seed}"
         folder.mkdir(parents=True)
-        (folder / "scores.json").write_text(json.dumps(columns))
-        (folder / "paintings.csv").write_text("painting,right,grounded\n" + "".join(f"{key},1,\n" for key in answered))
+        (folder / "scores.json").write_text(json.dumps(columns), encoding="utf-8")
+        (folder / "paintings.csv").write_text(
+            "painting,right,grounded\n" + "".join(f"{key},1,\n" for key in answered), encoding="utf-8"
+        )
     assert list(read_grid(tmp_path, ["paper"], 2).painting) == ["a", "c"] * 2
     assert "2 of 4 test paintings were not answered in every run" in caplog.text

@@ -256,7 +256,7 @@ def test_bad_tables(content, part, tmp_path):
 
 
 def test_read_tables(tmp_path):
-    (path := tmp_path / "t.json").write_text('{"tokens": {"a": "b c"}}')
+    (path := tmp_path / "t.json").write_text('{"tokens": {"a": "b c"}}', encoding="utf-8")
     assert read_tables(path) == Tables(tokens={"a": "b c"})
     with pytest.raises(DataError, match="cannot read"):
         read_tables(tmp_path / "none.json")
@@ -439,7 +439,7 @@ def test_bad_word_lists(content, part, tmp_path):
 
 def test_word_lists(tmp_path):
     (tmp_path / "a.txt").write_bytes("\ufeffthe\r\n’\r\ncafé".encode())
-    (tmp_path / "b.txt").write_text("the\nmine\n")
+    (tmp_path / "b.txt").write_text("the\nmine\n", encoding="utf-8")
     assert read_known_words(tmp_path / "a.txt", tmp_path / "b.txt") == {"the", "’", "café", "mine"}
     with pytest.raises(DataError, match="cannot read"):
         read_known_words(tmp_path / "c.txt")

@@ -62,7 +62,7 @@ def test_absent_folder_and_scale_name(tmp_path):
     for path in (tmp_path, tmp_path / "none.txt"):
         with pytest.raises(LexiconError, match="cannot read the lexicon"):
             Lexicon.read(path)
-    (tmp_path / "ok.tsv").write_text(OK)
+    (tmp_path / "ok.tsv").write_text(OK, encoding="utf-8")
     with pytest.raises(LexiconError, match="unknown scale.*unit, bipolar, nine"):
         Lexicon.read(tmp_path / "ok.tsv", scale="percent")
     with pytest.raises(LexiconError, match="off the scale 0..1"):
@@ -82,7 +82,9 @@ def test_three_scales_one_word(scale, values, header, tmp_path):
 
 
 def test_repeats_and_capitals_are_counted(tmp_path):
-    (tmp_path / "l.tsv").write_text("Rose\t.4\t-.1\t.1\nrose\t.7\t-.2\t-.1\nrose\t.7\t-.2\t-.1\nROSE\t.1\t.1\t.1\n")
+    (tmp_path / "l.tsv").write_text(
+        "Rose\t.4\t-.1\t.1\nrose\t.7\t-.2\t-.1\nrose\t.7\t-.2\t-.1\nROSE\t.1\t.1\t.1\n", encoding="utf-8"
+    )
     lexicon = Lexicon.read(tmp_path / "l.tsv")
     assert (
         len(lexicon) == 1
@@ -169,7 +171,7 @@ def lexicon():
 def test_the_references_values(gpt2, lexicon):
     "NLTK tagging and WordNet, as the reference does it, and ours give equal values to every token of its data set."
     table, n = vad_table(gpt2, lexicon, "piece"), 0
-    for record in json.loads((HERE / "golden" / "dataset.json").read_text())["train"]:
+    for record in json.loads((HERE / "golden" / "dataset.json").read_text(encoding="utf-8"))["train"]:
         for tokens, expected in zip(record["tokens"], record["vad_nltk"]):
             vad, known = table(torch.tensor(gpt2.convert_tokens_to_ids(tokens)))
             assert torch.allclose(vad, torch.tensor(expected), atol=1e-6)

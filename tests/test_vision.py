@@ -187,7 +187,7 @@ def test_weights_move_between_a_whole_clip_and_the_tower():
 def test_towers_by_name():
     shipped = sorted(p.stem for p in asset("towers").glob("*.json"))
     assert shipped == ["mini", "tiny"] and all(
-        "vision_cfg" in json.loads(asset(f"towers/{name}.json").read_text()) for name in shipped
+        "vision_cfg" in json.loads(asset(f"towers/{name}.json").read_text(encoding="utf-8")) for name in shipped
     )
     with pytest.raises(ConfigError, match="'minni' is not a model of open_clip. Did you mean 'mini'"):
         build_tower("minni")
