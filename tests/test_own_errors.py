@@ -493,7 +493,12 @@ def texts_without_encoding(source):
 def test_every_text_file_has_its_encoding():
     assert list(texts_without_encoding("open(p)\nopen(p, 'w')\np.read_text()\np.write_text(t)")) == [1, 2, 3, 4]
     assert not list(texts_without_encoding("open(p, 'rb')\nopen(p, encoding='utf-8')\nx.open(p)\np.read_text('ascii')"))
-    files = [*ROOT.glob("sevlm/**/*.py"), *ROOT.glob("tools/*.py"), *ROOT.glob("benchmarks/*.py"), *ROOT.glob("tests/**/*.py")]
+    files = [
+        *ROOT.glob("sevlm/**/*.py"),
+        *ROOT.glob("tools/*.py"),
+        *ROOT.glob("benchmarks/*.py"),
+        *ROOT.glob("tests/**/*.py"),
+    ]
     found = [f"{f.name}:{line}" for f in files for line in texts_without_encoding(f.read_text(encoding="utf-8"))]
     assert len(files) > 60 and not found
 
