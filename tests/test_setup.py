@@ -230,6 +230,7 @@ def test_ctrl_c_in_a_real_process_leaves_pip_time_and_goes_on(tmp_path):
         "runpy.run_path('tools/setup_env.py', run_name='__main__')"
     )
     how = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    how["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs ignore it
     process = subprocess.Popen([sys.executable, "-c", code], cwd=clone, **how)
     until = time.monotonic() + 60
     while not (clone / ".venv" / "bin").exists() and time.monotonic() < until:

@@ -209,9 +209,12 @@ def make_mini(
             tmp.mkdir()
             _fill_folder(tmp, n, seed, size, workers, progress)
             write_json(tmp / MINI_STAMP, stamp)
-            if folder.is_dir() and any(folder.iterdir()):
+            try:
+                os.replace(tmp, folder)
+            except OSError:
+                if not (folder / MINI_STAMP).is_file():
+                    raise
                 return _same_set(folder, stamp)  # another process was faster
-            os.replace(tmp, folder)
         finally:
             shutil.rmtree(tmp, ignore_errors=True)
     return folder
