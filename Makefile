@@ -54,10 +54,10 @@ ifdef TESTS
 else
 	@echo "== 4/4 pytest, in two halves side by side, OMP_NUM_THREADS=$(THREADS)"
 	@mkdir -p build; \
-	$(PYTEST) tests/test_[a-d]*.py > build/pytest-a-d.log 2>&1 & first=$$!; \
+	$(PYTEST) tests/test_[a-k]*.py > build/pytest-a-k.log 2>&1 & first=$$!; \
 	trap "kill $$first" INT TERM; \
-	$(PYTEST) tests/test_[!a-d]*.py; second=$$?; \
-	wait $$first; first=$$?; cat build/pytest-a-d.log; test $$first -eq 0 -a $$second -eq 0
+	$(PYTEST) tests/test_[!a-k]*.py; second=$$?; \
+	wait $$first; first=$$?; cat build/pytest-a-k.log; test $$first -eq 0 -a $$second -eq 0
 endif
 
 portable: setup  ## all pages and tests as other processors compute them (an hour on 2 cores; goes on where it was broken off)

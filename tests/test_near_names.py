@@ -611,3 +611,13 @@ def test_checksums_name_what_is_near(tmp_path):
     with pytest.raises(DataError, match="Near it: .*release.csv"):
         checksums(Inputs(tmp_path / "wikiart", tmp_path / "relase.csv"))
     assert checksums(Inputs(tmp_path / "wikiart", tmp_path / "release.csv"))["artemis"]["sha256"]
+
+
+def test_emotions_in_another_spelling_are_read_and_counted(tmp_path):
+    rows = [("Cubism", "a", e, "it is a fine one", "3") for e in ("AWE", " Something-Else", "awe")]
+    text = "\n".join(",".join(row) for row in [COLUMNS, *rows]) + "\n"
+    (tmp_path / "a.csv").write_text(text, encoding="utf-8")
+    (painting,), report = read_artemis(tmp_path / "a.csv")
+    frame, same = read_rows(tmp_path / "a.csv")
+    assert painting.emotions == tuple(frame.emotion) == ("awe", "something else", "awe")
+    assert all(r.notes["emotions read under another spelling"] == 2 and not r.dropped for r in (report, same))

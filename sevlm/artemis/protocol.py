@@ -46,7 +46,7 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from ..config import EMOTIONS, Settings
+from ..config import EMOTIONS, Settings, canonical_emotion
 from ..data.paintings import COLUMNS, Report
 from ..errors import DataError, did_you_mean, require
 from ..near import decode_text, text_encoding, unreadable
@@ -150,7 +150,7 @@ def _fault(row, header):
     if len(row) != len(header):
         return "wrong number of fields", f"{len(row)} instead of {len(header)}"
     cell = dict(zip(header, row))
-    if cell["emotion"] not in EMOTIONS:
+    if canonical_emotion(cell["emotion"]) is None:
         return "unknown emotion", repr(cell["emotion"][:40])
     for name in (cell["art_style"], cell["painting"]):
         if name.strip() in ("", ".", "..") or re.search(r"[/\\\0]", name):
@@ -159,7 +159,7 @@ def _fault(row, header):
 
 def _columns(path, version, report):
     "The columns of a raw file as lists, without the rows that cannot be used."
-    cells, shared, start = {c: [] for c in RAW[version]}, {}, 1
+    cells, shared, start, respelled = {c: [] for c in RAW[version]}, {}, 1, 0
     expected = f"{SOURCE_FILES[version]}, as it was handed out"
     encoding = text_encoding(path, expected)
     try:
@@ -177,6 +177,9 @@ def _columns(path, version, report):
                         "of the painting's annotations."
                     )
                 else:
+                    written = row[at["emotion"]]
+                    row[at["emotion"]] = canonical_emotion(written) or written
+                    respelled += row[at["emotion"]] != written
                     for c, i in at.items():
                         cells[c].append(row[i] if c == "utterance" else shared.setdefault(row[i], row[i]))
                 start = reader.line_num + 1
@@ -186,6 +189,8 @@ def _columns(path, version, report):
         raise _unreadable(path, e, "a CSV file whose every quote is closed", f", row starting in line {start}") from e
     if encoding != "utf-8-sig":
         report.notes["encoding"] = f"{encoding.upper()}, as its byte-order mark says"
+    if respelled:
+        report.notes["emotions read under another spelling"] = respelled
     if extra := [c for c in header if c not in cells]:
         report.notes["columns ignored"] = ", ".join(extra)
     return cells

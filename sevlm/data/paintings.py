@@ -40,7 +40,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
-from ..config import EMOTIONS, POLARITY
+from ..config import EMOTIONS, POLARITY, canonical_emotion
 from ..errors import DataError, LexiconError, require
 from ..images import PICTURES
 from ..lexicon.files import find_lexicon, is_lexicon
@@ -305,7 +305,7 @@ def _fault(row: list[str], header: list[str]) -> tuple[str, str] | None:
     for part in (cell["art_style"], cell["painting"]):
         if part.strip() in ("", ".", "..") or re.search(r"[/\\\0]", part):
             return "name that could leave the image folder", repr(part[:40])
-    if cell["emotion"] not in EMOTIONS:
+    if canonical_emotion(cell["emotion"]) is None:
         return "unknown emotion", repr(cell["emotion"][:40])
     if not normalise(cell["utterance"]):
         return "empty utterance", repr(cell["utterance"][:40])
@@ -325,12 +325,15 @@ def read_artemis(
     report = Report(f"annotations in {Path(path).name}", read=len(rows))
     if extra := [c for c in header if c not in COLUMNS]:
         report.notes["columns ignored"] = ", ".join(extra)
+    respelled = 0  # emotions
     groups: dict[tuple[str, str], list[tuple[str, str, str, str]]] = {}
     for line, row in rows:
         if fault := _fault(row, header):
             report.drop(fault[0], f"line {line} ({fault[1]})")
         else:
-            style, name, emotion, utterance, repetition = (row[header.index(c)] for c in COLUMNS)
+            style, name, written, utterance, repetition = (row[header.index(c)] for c in COLUMNS)
+            emotion = canonical_emotion(written) or written
+            respelled += emotion != written
             groups.setdefault((style, name), []).append((emotion, normalise(utterance), utterance, repetition))
     paintings: list[Painting] = []
     search = None if images is None else find_images(images, groups)
@@ -344,6 +347,8 @@ def read_artemis(
     differ = sum(any(r.strip() != str(len(found)) for *_, r in found) for found in groups.values())
     report.notes["paintings"] = len(paintings)
     report.notes["paintings with another number of usable rows than `repetition` says"] = differ
+    if respelled:
+        report.notes["emotions read under another spelling"] = respelled
     report.notes |= search.notes() if search else {}
     if not paintings:
         raise DataError(f"none of the {len(rows)} rows of {path} can be used.\n{report}")
