@@ -384,10 +384,13 @@ def open_image(
 
 def mode_of(
     path: str | Path,
-) -> str:  # such as 'RGB', 'CMYK', 'I;16'
-    "Pillow's name for the kind of a file's pixels. Raises as Pillow does."
-    with _binary(path) as file, _open_file(file) as image:
-        return image.mode
+) -> str:  # such as 'RGB', 'CMYK', 'I;16'; 'unknown' if Pillow cannot tell
+    "Pillow's name for the kind of a file's pixels."
+    try:
+        with _binary(path) as file, _open_file(file) as image:
+            return image.mode
+    except Exception:  # many classes; `open_image` may still read the picture, without its broken description
+        return "unknown"
 
 
 # %% ../nbs/library/images.ipynb #405ba9fa

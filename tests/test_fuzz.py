@@ -1,5 +1,6 @@
 """A few hundred generated inputs of each kind; `make fuzz` runs them in full. What was found stands below as tests."""
 
+import io
 import json
 import os
 import pickle
@@ -8,10 +9,14 @@ import zlib
 from pathlib import Path
 
 import pytest
+import torch
 from fuzz.campaign import CASES, run_kind
 from fuzz.kinds import inside, seeds_of
 from fuzz.mutations import harm
+from PIL import Image
+from safetensors.torch import save_file
 
+from sevlm.app.inspect import inspect_path
 from sevlm.artemis.folder import truth_of
 from sevlm.artemis.pickles import read_untrusted
 from sevlm.artemis.protocol import Vocabulary, read_preprocessed
@@ -21,6 +26,7 @@ from sevlm.data.paintings import read_artemis
 from sevlm.errors import CheckpointError, DataError, ImageError, LexiconError, SevlmError
 from sevlm.images import open_image
 from sevlm.lexicon.files import is_lexicon, read_lexicon_file
+from sevlm.lexicon.token_table import VADTable
 from sevlm.models.hub import read_tensors
 from sevlm.models.sevlm import load_model
 from sevlm.studies.evaluate import read_predictions, read_scores
@@ -231,3 +237,21 @@ def test_harm_would_be_noticed(tmp_path):
         pickle.loads(data)
         assert (tmp_path / "canary").exists()
         (os.rmdir if (tmp_path / "canary").is_dir() else os.unlink)(tmp_path / "canary")
+
+
+def test_a_table_of_another_type_is_refused(tmp_path):
+    known = torch.ones(4, dtype=torch.bool)
+    for vad in (torch.zeros(4, 3).to(torch.float8_e5m2), torch.zeros(4, 3, dtype=torch.float64)):
+        save_file({"vad": vad, "known": known}, tmp_path / "table.safetensors")
+        with pytest.raises(CheckpointError, match="expected vad .* \\(float32\\)"):
+            VADTable.load(tmp_path / "table.safetensors")
+
+
+def test_a_picture_that_only_its_pixels_save_is_inspected(tmp_path):
+    "The checksum of its EXIF is wrong, so that Pillow alone cannot tell what it is."
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8), "red").save(buffer, "PNG")
+    header, rest = buffer.getvalue()[:33], buffer.getvalue()[33:]
+    (tmp_path / "a.png").write_bytes(header + b"\0\0\0\x04eXIfMM\0*\0\0\0\0" + rest)
+    found = inspect_path(tmp_path / "a.png")
+    assert found["readable"] == 1 and sum(found["colour modes"].values()) == 1

@@ -147,17 +147,18 @@ class VADTable:
             ) from e
         vad, known = d.get("vad", torch.empty(0)), d.get("known", torch.empty(0))
         extra = {"opens", "goes_on", "joins"} & set(d)
+        kinds = dict(vad=torch.float32, known=torch.bool, opens=torch.bool, goes_on=torch.bool, joins=torch.int64)
         fits = (
             vad.shape == (*known.shape, 3)
-            and known.dtype == torch.bool
+            and all(t.dtype == kinds.get(name) for name, t in d.items())
             and set(d) - extra == {"vad", "known"}
             and len(extra) in (0, 3)
         )
         if not fits or (extra and not d["opens"].shape == d["goes_on"].shape == (len(vad) - len(d["joins"]),)):
             raise CheckpointError(
-                f"{path} holds { ({k: tuple(v.shape) for k, v in d.items()}) }; expected vad [R, 3] and known [R] "
-                "(bool), "
-                "and for words of several pieces opens [V], goes_on [V] and joins [R - V]. Make it anew with vad_table."
+                f"{path} holds { ({k: f'{list(v.shape)} {v.dtype}' for k, v in d.items()}) }; expected vad [R, 3] "
+                "(float32) and known [R] (bool), and for words of several pieces opens [V], goes_on [V] (bool) and "
+                "joins [R - V] (int64). Make it anew with vad_table."
             )
         about = notes.get("about", "")
         if about and notes.get("about_digest") != _sha256(about) or "about_digest" in notes and not about:
