@@ -7,6 +7,7 @@ __all__ = ["text_bars", "fact_lines", "inspect_path"]
 
 # %% ../../nbs/library/inspect.ipynb #9cf7d9cb
 import json
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -184,18 +185,25 @@ def _columnar(path):
 def _checkpoint(folder):
     from sevlm.lexicon.token_table import VADTable
     from sevlm.models.hub import read_tensors
-    from sevlm.models.sevlm import SEVLM, load_weights
+    from sevlm.models.sevlm import SEVLM, check_sizes, load_weights
     from sevlm.models.tokenizer import load_tokenizer
     from sevlm.models.vision import NOTE
 
     file, config = folder / "model.safetensors", lambda: SEVLMConfig.load(folder / "config.json")
+
+    def fits() -> bool:
+        weights, _ = read_tensors(file)
+        check_sizes(config(), weights, folder)
+        load_weights(SEVLM(config()), weights, folder)
+        return True
+
     facts = _weights(file)
     facts["image encoder it was trained with"] = facts["metadata"].pop(NOTE, "not noted: an earlier version wrote it")
     return _each(
         {**facts, "kind": "checkpoint of a SEVLM"},
         {
             "configuration": lambda: config().to_dict(),
-            "weights fit it": lambda: bool(load_weights(SEVLM(config()), read_tensors(file)[0], folder)),
+            "weights fit it": fits,
             "tokenizer entries": lambda: len(load_tokenizer(folder)),
             "of them with known VAD": lambda: VADTable.load(folder / "vad_table.safetensors").known_pieces,
         },
@@ -323,7 +331,7 @@ def _prepared(folder):
         lost = [
             name
             for name, size in about["files"].items()
-            if not (place / name).is_file() or (place / name).stat().st_size != size
+            if not os.path.isfile(place / name) or os.path.getsize(place / name) != size
         ]
         found = {k: about[k] for k in ("data", "synthetic", "choices", "paintings")} | {
             "pictures": about["wikiart"],

@@ -593,7 +593,7 @@ def up_to_date(
     except DataError:
         return None
     there = all(
-        "\0" not in name and (f := Path(folder) / name).is_file() and f.stat().st_size == size
+        os.path.isfile(f := Path(folder) / name) and os.path.getsize(f) == size  # also for names that none can have
         for name, size in stamp["files"].items()
     )
     return stamp if there and all(stamp.get(k) == v for k, v in given.items()) else None

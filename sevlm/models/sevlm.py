@@ -12,6 +12,7 @@ __all__ = [
     "own_weights",
     "save_model",
     "load_weights",
+    "check_sizes",
     "recorded_tower",
     "load_model",
 ]
@@ -311,8 +312,8 @@ MOST_PIXELS = 4096  # side of the square picture that a checkpoint may ask for
 _log = logging.getLogger(__name__)
 
 
-def _check_sizes(config: SEVLMConfig, weights: dict[str, torch.Tensor], folder: Path) -> None:
-    "Refuse settings that ask for more numbers than the file of weights holds, before memory is taken for them."
+def check_sizes(config: SEVLMConfig, weights: dict[str, torch.Tensor], folder: Path) -> None:
+    "Raises `CheckpointError` for settings that ask for more numbers than there are, before memory is taken for them."
     there = sum(w.numel() for w in weights.values())
     c, vad = config, any(name.startswith("vad_encoder.") for name in weights)
     asked = c.width * (c.vocab_size + c.max_positions + c.layers * c.width)
@@ -365,7 +366,7 @@ def load_model(
     weights, metadata = read_tensors(folder / "model.safetensors")
     try:
         config = SEVLMConfig.load(folder / "config.json")
-        _check_sizes(config, weights, folder)
+        check_sizes(config, weights, folder)
         if isinstance(tower, str | Path):
             config = config.replace(tower_pretrained=str(tower))
         model = SEVLM(config)

@@ -26,6 +26,8 @@ CASES = {
     "lexicon": 1500,
     "image": 2000,
     "checkpoint": 1000,
+    "table": 1500,
+    "tower": 1000,
     "pickle": 2500,
     "command": 1500,
 }
@@ -147,7 +149,7 @@ def report(results: dict[str, dict]) -> list[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--cases", type=int, help="of each kind (default: as many as pay, 14,500 together)")
+    parser.add_argument("--cases", type=int, help="of each kind (default: as many as pay, 17,000 together)")
     parser.add_argument("--kinds", default=",".join(CASES))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seeds", type=Path)

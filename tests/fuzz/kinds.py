@@ -15,6 +15,8 @@ import torch
 from fuzz.mutations import ESCAPES, NUMBERS, TEXTS, binary, jsons, pickles, tables, tensors
 from hypothesis import strategies as st
 from PIL import Image
+from safetensors.torch import load as tensors_of
+from safetensors.torch import save as bytes_of
 
 from sevlm.app.inspect import inspect_path
 from sevlm.artemis.folder import open_data, paintings_of, provenance, truth_of
@@ -25,6 +27,7 @@ from sevlm.artemis.records import load_records, read_grouped, read_histograms, r
 from sevlm.artemis.utterances import read_known_words, read_tables
 from sevlm.cli import main, make_parser
 from sevlm.config import EMOTIONS, SEVLMConfig, TrainConfig
+from sevlm.data.imagefolder import make_imagefolder
 from sevlm.data.paintings import read_artemis
 from sevlm.errors import SevlmError
 from sevlm.images import check_picture, open_image
@@ -35,6 +38,7 @@ from sevlm.models.explainer import load
 from sevlm.models.hub import read_pickle, read_tensors
 from sevlm.models.sevlm import load_model
 from sevlm.models.tokenizer import load_tokenizer
+from sevlm.models.vision import ImageEncoder, load_tower, read_tower, save_tower
 from sevlm.studies.evaluate import read_predictions, read_scores
 from sevlm.studies.text_emotion import (
     TextEmotion,
@@ -396,6 +400,75 @@ def make_kinds(seeds: Path, place: Path) -> dict[str, Kind]:
         )
         assert not Path(canary).exists(), "code of a pickle was run"
 
+    # ---- other data sets, and towers with what is written beside them
+
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = [
+        dict(file_name=f"{name}.png", emotion=mood, text=f"it is a {mood} place", split="train")
+        for name, mood in (("a", "calm"), ("b", "gloomy"), ("c", "calm"), ("c", "gloomy"))
+    ]
+    parquet = io.BytesIO()
+    pq.write_table(
+        pa.Table.from_pylist([{**row, "image": {"bytes": pictures()[3], "path": "a.png"}} for row in rows]), parquet
+    )
+    as_csv = "\n".join([",".join(rows[0]), *(",".join(row.values()) for row in rows)]) + "\n"
+    moods = b"emotion,polarity\ncalm,positive\ngloomy,negative\n"
+    others = {
+        "metadata.csv": tables([as_csv.encode()]),
+        "metadata.jsonl": jsons([rows], lines=True),
+        "emotions.csv": tables([moods]),
+        "train.parquet": binary([parquet.getvalue()]),
+    }
+
+    def table_case(case: tuple[str, bytes]) -> None:
+        name, data = case
+        folder = place / "others"
+        shutil.rmtree(folder, ignore_errors=True)
+        for picture in "abc":
+            put(f"others/{picture}.png", pictures()[3])
+        put("secret.png", pictures()[3])
+        if name == "emotions.csv":
+            put("others/metadata.csv", as_csv.encode())
+        put(f"others/{name}", data)
+
+        def unpacked():
+            shutil.rmtree(place / "unpacked", ignore_errors=True)
+            made, _ = make_imagefolder(folder, place / "unpacked")
+            inside(made.checked()[0], place / "unpacked")
+
+        tolerant(lambda: inside(open_data(folder).checked()[0], folder), lambda: inspect_path(folder), unpacked)
+
+    tower = place / "tower" / "tower.safetensors"
+    tower.parent.mkdir()
+    save_tower(ImageEncoder(SEVLMConfig.preset("tiny")), tower)
+    stored_tower, bare_tower = tower.read_bytes(), bytes_of(tensors_of(tower.read_bytes()))
+    beside = {
+        "tower.safetensors": tensors([stored_tower]),
+        "open_clip_config.json": jsons(
+            [{"model_cfg": {"embed_dim": 64, "vision_cfg": {"width": 48}}, "preprocess_cfg": {"mean": [0.5] * 3}}]
+        ),
+        "preprocessor_config.json": jsons(
+            [{"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "resample": 3, "size": 32}]
+        ),
+        "config.json": jsons([{"model_type": "clip", "vision_config": {"hidden_act": "quick_gelu"}}]),
+    }
+
+    def tower_case(case: tuple[str, bytes]) -> None:
+        name, data = case
+        for old in tower.parent.iterdir():
+            old.unlink()
+        tower.write_bytes(bare_tower)  # without its own note, what is beside it counts
+        put(f"tower/{name}", data)
+        encoder = ImageEncoder(SEVLMConfig.preset("tiny"))
+        tolerant(
+            lambda: read_tower(tower, "tiny"), lambda: load_tower(encoder, str(tower)), lambda: inspect_path(tower)
+        )
+
+    def named(makers: dict[str, st.SearchStrategy]) -> st.SearchStrategy:
+        return st.sampled_from(sorted(makers)).flatmap(lambda name: makers[name].map(lambda data: (name, data)))
+
     # ---- the command line
 
     choices = make_parser()._subparsers._group_actions[0].choices
@@ -443,10 +516,9 @@ def make_kinds(seeds: Path, place: Path) -> dict[str, Kind]:
         "jsonl": Kind(jsons(answers, lines=True), jsonl_case),
         "lexicon": Kind(tables(lexicons, "\t") | tables(lexicons[2:]) | binary(lexicons), lexicon_case),
         "image": Kind(binary(pictures()), image_case),
-        "checkpoint": Kind(
-            st.sampled_from(sorted(cases)).flatmap(lambda name: cases[name].map(lambda data: (name, data))),
-            checkpoint_case,
-        ),
+        "checkpoint": Kind(named(cases), checkpoint_case),
+        "table": Kind(named(others), table_case),
+        "tower": Kind(named(beside), tower_case),
         "pickle": Kind(pickles(stored, things, canary), pickle_case),
         "command": Kind(commands(), command_case),
     }

@@ -108,7 +108,7 @@ def changed(draw, value):
     for _ in range(draw(st.integers(1, 2))):
         *way, last = draw(st.sampled_from(list(places(value)))) or (None,)
         if last is None:
-            return draw(anything)
+            return copy.deepcopy(draw(anything))
         holder = value
         for key in way:
             holder = holder[key]
@@ -116,7 +116,7 @@ def changed(draw, value):
             st.sampled_from(["replace", "replace", "replace", "remove", "wrap", "rename", "escape", "neighbour"])
         )
         if how == "replace":
-            holder[last] = draw(anything)
+            holder[last] = copy.deepcopy(draw(anything))  # a later change must not reach the samples
         elif how == "remove":
             del holder[last]
         elif how == "wrap":
