@@ -29,12 +29,7 @@ FAST = ["layers=1", "epochs=2", "batch_size=16", "device=cpu"]
 CSV = "artemis_dataset_release_v0.csv"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    "Runs are compared to the last bit, which only the same number of threads promises."
-    with pytest.MonkeyPatch.context() as m:
-        m.setenv("SEVLM_THREADS", "1")
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

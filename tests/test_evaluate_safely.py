@@ -40,12 +40,7 @@ REF = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    "Answers are compared to the last bit, which only the same number of threads promises."
-    with pytest.MonkeyPatch.context() as m:
-        m.setenv("SEVLM_THREADS", "1")
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ import json
 import unicodedata
 
 import pytest
+from commands import prepare_argv
 
 from sevlm.artemis.folder import Prepared, open_data, paintings_of, provenance, truth_of
 from sevlm.artemis.prepare import (
@@ -395,19 +396,7 @@ def _lost(out, done):
 
 def test_the_command(handed, tmp_path, capsys):
     data = handed / "mini"
-    argv = [
-        "prepare",
-        "--artemis",
-        data / "artemis_dataset_release_v0.csv",
-        "--wikiart",
-        data / "wikiart",
-        "--lexicon",
-        data / "mini-vad-lexicon.txt",
-        "--out",
-        tmp_path / "out",
-        "--quiet",
-    ]
-    assert main([str(a) for a in argv]) == 0
+    assert main(prepare_argv(data, tmp_path / "out")) == 0
     out, err = capsys.readouterr()
     assert (
         "What was prepared" in out

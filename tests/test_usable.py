@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from commands import prepare_argv
 
 from sevlm.artemis.folder import Prepared, open_data, paintings_of
 from sevlm.artemis.prepare import MISSING_PICTURES, PICTURES_RECORD, Inputs, find_pictures, prepare
@@ -104,21 +105,6 @@ def spoilt(whole, tmp_path):
         folder=folder,
         lost={p.key: DAMAGES[what][1] for p, what in jobs},
         parts={name: [p.key for p in part] for name, part in parts.items()},
-    )
-
-
-def prepare_argv(data, out):
-    return (
-        "prepare",
-        "--artemis",
-        data / "artemis_dataset_release_v0.csv",
-        "--wikiart",
-        data / "wikiart",
-        "--lexicon",
-        data / "mini-vad-lexicon.txt",
-        "--out",
-        out,
-        "--quiet",
     )
 
 

@@ -12,9 +12,19 @@ from collections import Counter
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
+from sevlm.data.paintings import (
+    Painting,
+    Release,
+    Report,
+    locate_images,
+    lost_pictures,
+    require_usable,
+    usable_images,
+    usable_parts,
+)
+
 from ..config import EMOTIONS, POLARITY
 from ..data.imagefolder import is_columnar
-from ..data.paintings import Painting, Release, Report, locate_images, lost_pictures, usable_images
 from ..data.pictures import Checked, check_pictures, read_checks
 from ..data.tables import ImageTable, find_tables
 from ..errors import DataError
@@ -64,8 +74,7 @@ class Prepared:
         if report.dropped:
             since = f" (changed since {self.folder} was prepared: {changed})" if changed else ""
             _log.warning("%s and are left out%s", lost_pictures(report.dropped, report.read), since)
-        if not kept:
-            raise DataError(f"none of the {len(paintings)} paintings has a usable picture in {self.images}.\n{report}")
+        require_usable(kept, report, self.images)
         return kept, report
 
     def _changed(
@@ -98,11 +107,7 @@ class Prepared:
         if not images:
             return parts, reports
         kept, found = self.with_images((p for some in parts.values() for p in some), progress)
-        usable = {p.key: p for p in kept}
-        return {part: [usable[p.key] for p in some if p.key in usable] for part, some in parts.items()}, [
-            *reports,
-            found,
-        ]
+        return usable_parts(parts, kept), [*reports, found]
 
     def checked(self, progress: bool = False) -> tuple[list[Painting], list[Report]]:
         "Paintings of all parts, sorted by key."

@@ -21,6 +21,8 @@ __all__ = [
     "read_artemis",
     "locate_images",
     "usable_images",
+    "require_usable",
+    "usable_parts",
     "lost_pictures",
     "check_images",
     "lexicon_in",
@@ -386,6 +388,25 @@ def usable_images(
     return [p for p, found in zip(paintings, checks) if not found.fault], report
 
 
+def require_usable(
+    kept: Sequence[Painting],
+    report: Report,  # of `usable_images`
+    images: Path,  # folder with one folder for each style
+) -> None:
+    "Raises `DataError` if no painting is left."
+    if not kept:
+        raise DataError(f"none of the {report.read} paintings has a usable picture in {images}.\n{report}")
+
+
+def usable_parts(
+    parts: Mapping[str, Sequence[Painting]],  # of the annotations alone
+    usable: Iterable[Painting],  # those with a usable image
+) -> dict[str, list[Painting]]:
+    "The same parts with the usable paintings only; none moves to another part."
+    by_key = {p.key: p for p in usable}
+    return {part: [by_key[p.key] for p in some if p.key in by_key] for part, some in parts.items()}
+
+
 def lost_pictures(
     dropped: Mapping[str, int],  # what is wrong -> number of paintings
     paintings: int,  # how many there are
@@ -498,8 +519,7 @@ class Release:
         "Those with a usable image. Raises `DataError` if there is none."
         paintings, search = locate_images(list(paintings), self.images)
         kept, report = check_images(paintings, progress, search=search)
-        if not kept:
-            raise DataError(f"none of the {len(paintings)} paintings has a usable picture in {self.images}.\n{report}")
+        require_usable(kept, report, self.images)
         return kept, report
 
     def checked(self, progress: bool = False) -> tuple[list[Painting], list[Report]]:
@@ -522,8 +542,7 @@ class Release:
         if not images:
             return parts, [read]
         kept, found = self.with_images(paintings, progress)
-        usable = {p.key: p for p in kept}
-        return {part: [usable[p.key] for p in some if p.key in usable] for part, some in parts.items()}, [read, found]
+        return usable_parts(parts, kept), [read, found]
 
 
 # %% ../../nbs/artemis/release.ipynb #1ae4c67c

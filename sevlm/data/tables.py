@@ -11,6 +11,7 @@ __all__ = [
     "SPLIT_NAMES",
     "ROLES",
     "Row",
+    "EXPECTED_TABLE",
     "MOST_EMOTIONS",
     "ALIKE",
     "POLARITIES",
@@ -46,8 +47,9 @@ import numpy as np
 
 from ..config import EMOTIONS, POLARITY, canonical_emotion, emotions_problem
 from ..errors import DataError
+from ..near import read_text
 from ..utils import normalise
-from .paintings import Painting, Report, check_images, find_image, lexicon_in, split_paintings
+from .paintings import Painting, Report, check_images, find_image, lexicon_in, split_paintings, usable_parts
 
 # %% ../../nbs/library/tables.ipynb #b7b6a55e
 CHOICES = "emotions.csv"  # an optional file: emotion, and if known polarity
@@ -121,21 +123,11 @@ def columns_of(
 
 # %% ../../nbs/library/tables.ipynb #bf395262
 Row = tuple[str, dict[str, Any]]  # where it stands, and its cells by column
-
-
-def _text_of(path: Path) -> str:
-    try:
-        return path.read_bytes().decode("utf-8-sig")
-    except OSError as e:
-        raise DataError(f"cannot read {path}: {e.strerror}.") from e
-    except UnicodeDecodeError as e:
-        raise DataError(
-            f"{path} is not UTF-8 text (byte {e.start}). Save it as UTF-8, from a spreadsheet as CSV."
-        ) from e
+EXPECTED_TABLE = "a table in UTF-8: CSV, or JSON with an object on each line"
 
 
 def _read_csv(path: Path) -> tuple[list[str], list[Row]]:
-    text = _text_of(path)
+    text = read_text(path, EXPECTED_TABLE)
     first = text.split("\n", 1)[0]
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",\t;", key=first.count), strict=True)
     try:
@@ -149,7 +141,7 @@ def _read_csv(path: Path) -> tuple[list[str], list[Row]]:
 
 def _read_jsonl(path: Path) -> tuple[list[str], list[Row]]:
     rows: list[Row] = []
-    for n, line in enumerate(_text_of(path).split("\n"), 1):
+    for n, line in enumerate(read_text(path, EXPECTED_TABLE).split("\n"), 1):
         if not line.strip():
             continue
         try:
@@ -482,5 +474,4 @@ class ImageTable:
         if not images:
             return parts, [read]
         usable, opened = check_images(list(itertools.chain(*parts.values())), progress)
-        keys = {p.key for p in usable}
-        return {part: [p for p in some if p.key in keys] for part, some in parts.items()}, [read, opened]
+        return usable_parts(parts, usable), [read, opened]

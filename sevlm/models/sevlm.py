@@ -39,6 +39,7 @@ from sevlm.models.vision import (
     describe_tower,
     is_published,
     load_tower,
+    read_note,
     save_tower,
 )
 
@@ -332,14 +333,11 @@ def recorded_tower(
     where: str | Path,  # named in messages
 ) -> dict[str, Any] | None:  # as `describe_tower` gives it; None: not noted
     "The image encoder that a checkpoint was trained with. Raises `CheckpointError` for a note that cannot be read."
-    if NOTE not in metadata:
-        return None
-    try:
-        found = json.loads(metadata[NOTE])
-    except (ValueError, RecursionError) as e:
-        raise CheckpointError(f"{where}: the note on its image encoder cannot be read ({e}). Copy it again.") from e
-    if not isinstance(found, dict) or not isinstance(found.get("preprocess", {}), dict):
-        raise CheckpointError(f"{where}: the note on its image encoder is no JSON object. Copy it again.")
+    found = read_note(metadata, where)
+    if found is not None and not isinstance(found.get("preprocess", {}), dict):
+        raise CheckpointError(
+            f"{where}: the note on its image encoder has no settings of preprocessing. Copy it again."
+        )
     return found
 
 

@@ -33,6 +33,7 @@ __all__ = [
     "uses_quick_gelu",
     "ImageEncoder",
     "tower_file",
+    "read_note",
     "read_tower",
     "is_published",
     "load_tower",
@@ -495,17 +496,29 @@ def _object(thing: Any) -> dict:
     return thing if isinstance(thing, dict) else {}
 
 
-def _note_of(path: Path, notes: dict[str, str]) -> TowerFacts | None:
-    "What a file's own notes say."
+def read_note(
+    notes: dict[str, str],  # metadata of a safetensors file
+    where: str | Path,  # named in messages
+) -> dict[str, Any] | None:  # as it was written; None: there is none
+    "What a file of weights notes of its image encoder. Raises `CheckpointError` for a note that cannot be read."
     if NOTE not in notes:
         return None
     try:
         found = json.loads(notes[NOTE])
     except (ValueError, RecursionError) as e:
-        raise CheckpointError(f"{path}: its note {NOTE!r} is not readable ({e}). Write the file anew.") from e
+        raise CheckpointError(f"{where}: the note on its image encoder is not readable ({e}). Copy it again.") from e
     if not isinstance(found, dict):
-        raise CheckpointError(f"{path}: its note {NOTE!r} is a {type(found).__name__}; expected a JSON object.")
-    return TowerFacts.read(found, f"the notes in {path.name}")
+        raise CheckpointError(
+            f"{where}: the note on its image encoder is a {type(found).__name__}, expected a JSON object. "
+            "Copy it again."
+        )
+    return found
+
+
+def _note_of(path: Path, notes: dict[str, str]) -> TowerFacts | None:
+    "What a file's own notes say."
+    found = read_note(notes, path)
+    return None if found is None else TowerFacts.read(found, f"the notes in {path.name}")
 
 
 def _beside(path: Path) -> TowerFacts | None:

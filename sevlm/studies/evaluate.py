@@ -450,7 +450,8 @@ def answer_notes(
     emotions: Sequence[str] = EMOTIONS,
 ) -> list[str]:
     "What a reader of the scores must know about the answers: each a sentence with a count and examples."
-    given, notes = [r for r in rows if r["painting"] not in set(missing)], []
+    absent, notes = set(missing), []
+    given = [r for r in rows if r["painting"] not in absent]
     texts = [(r["emotion"] or "").strip() for r in given]
     means = [canonical_emotion(t, emotions) for t in texts]
     if given and not any(texts):
@@ -808,10 +809,9 @@ class _AnswerFile:
 def _plain_json(path: Path) -> dict:
     "A JSON object, or nothing where there is none."
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        return read_object(path)
+    except DataError:
         return {}
-    return found if isinstance(found, dict) else {}
 
 
 # %% ../../nbs/library/evaluation.ipynb #daa11000

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from commands import prepare_argv
 from fuzz.mutations import ESCAPES, NUMBERS, TEXTS, binary, jsons, pickles, tables, tensors
 from hypothesis import strategies as st
 from PIL import Image
@@ -66,22 +67,10 @@ def make_seeds(place: Path) -> Path:
     quiet = io.StringIO()
     with contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
         data = make_mini(place / "mini", n=20, size=32, workers=1, progress=False)
-        release, lexicon = data / "artemis_dataset_release_v0.csv", data / "mini-vad-lexicon.txt"
-        made = ["--artemis", release, "--wikiart", data / "wikiart", "--lexicon", lexicon, "--out", place / "data"]
-        run = [
-            "--out",
-            place / "run",
-            "--preset",
-            "tiny",
-            "--set",
-            "epochs=1",
-            "--features",
-            "memory",
-            "--threads",
-            "1",
-        ]
-        for argv in (["prepare", *made], ["train", place / "data" / "v1", *run]):
-            if code := main([*map(str, argv), "--quiet"]):
+        train = ["train", str(place / "data" / "v1"), "--out", str(place / "run"), "--preset", "tiny"]
+        train += ["--set", "epochs=1", "--features", "memory", "--threads", "1", "--quiet"]
+        for argv in (prepare_argv(data, place / "data"), train):
+            if code := main(argv):
                 raise RuntimeError(f"no seeds, exit code {code}: {quiet.getvalue()}")
     vocabulary = Vocabulary([*Vocabulary.specials, "the", "sea"])
     save_text_emotion(TextEmotion(TextEmotionConfig.preset("mini"), vocabulary), place / "listener")
