@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -238,6 +239,7 @@ def launch(folder, name):
     launcher = "--multi_gpu --num_processes=2 --num_machines=1 --mixed_precision=no --dynamo_backend=no"
     command = [sys.executable, "-m", "accelerate.commands.launch", *launcher.split(), "--main_process_port=0"]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HOME": str(folder), "SEVLM_CACHE": str(folder / "cache")}
+    env["PYTHONFAULTHANDLER"] = "1"  # what each thread did, should a process be aborted
     ran = subprocess.run([*command, __file__, name, str(folder)], env=env, capture_output=True, text=True, timeout=300)
     assert ran.returncode == 0, ran.stderr[-3000:]
     return ran
@@ -267,6 +269,16 @@ def test_a_whole_run_by_two_processes_in_parts(tmp_path):
     chosen = json.loads((tmp_path / "run-3" / "train.json").read_text(encoding="utf-8"))["chosen"]
     assert (chosen["processes"], chosen["parts"]) == (2, 3) and ran.stdout.count("2 processes share") == 1
     assert "Warning" not in ran.stderr and "Traceback" not in ran.stderr, ran.stderr[-2000:]
+    threads = [json.loads(path.read_text(encoding="utf-8")) for path in tmp_path.glob("threads-*.json")]
+    assert len(threads) == 2 and all(threads) and not [t for own in threads for t in own if "gloo" in t]
+
+
+def thread_names():
+    "Of this process, as the system knows them, those of libraries too; elsewhere than on Linux those of Python."
+    tasks = Path("/proc/self/task")
+    if not tasks.is_dir():
+        return [t.name for t in threading.enumerate()]
+    return [comm.read_text(encoding="utf-8").strip() for comm in tasks.glob("*/comm")]
 
 
 if __name__ == "__main__":
@@ -274,3 +286,4 @@ if __name__ == "__main__":
         program(sys.argv[2])
     else:
         whole_run(sys.argv[2], parts=3)
+        Path(sys.argv[2], f"threads-{os.environ['RANK']}.json").write_text(json.dumps(thread_names()), encoding="utf-8")

@@ -16,6 +16,7 @@ __all__ = [
 ]
 
 # %% ../../nbs/library/distributed.ipynb #fbe35ccc
+import importlib
 import os
 import random
 import signal
@@ -297,6 +298,10 @@ def start_processes(
         )
     if "TORCHELASTIC_RUN_ID" in env:  # torchrun, and accelerate's launcher, which uses it
         end_with_parent()
+    if several:
+        # its functions have the default process group of their import as an argument: imported later, they would hold
+        # on to it, and its threads would outlive `close` and could abort the program as it ends
+        importlib.import_module("torch.distributed.nn.functional")
     processes = Processes(chosen, requested)
     if requested:
         processes.log(f"Precision {requested}, as accelerate is set to.")
