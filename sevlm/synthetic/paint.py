@@ -13,38 +13,58 @@ __all__ = [
     "VALUES",
     "SCENE_ODDS",
     "STYLES",
-    "SKIES",
-    "SUNS",
     "LIGHTS",
     "AIRS",
+    "BENDING",
     "GRADES",
     "MARK_STYLES",
-    "MARK_MAPS",
-    "SUBJECT_SMOOTH",
+    "DETAIL",
+    "DRAW_MARKS",
+    "SMALLEST_PAINTED",
     "Scene",
     "random_scene",
     "style_of",
     "noise",
+    "streams",
+    "Place",
+    "Layout",
+    "plan",
+    "Light",
     "Air",
+    "air_colour",
+    "cumulus",
     "paint_sky",
-    "paint_stars_and_lightning",
-    "paint_rain_and_snow",
+    "sun_at",
+    "side_of",
+    "paint_lights",
+    "paint_lightning",
+    "paint_falling",
     "paint_fog",
     "paint_subject",
+    "shift",
+    "paint_shadow",
+    "changed",
     "MarkStyle",
-    "mark_map",
+    "flow_of",
+    "paint_marks",
+    "spread_points",
+    "along",
+    "draw_dabs",
+    "draw_dots",
+    "draw_strokes",
     "apply_brushwork",
     "paint",
 ]
 
 # %% ../../nbs/synthetic/paint.ipynb #6570e6fa
+import zlib
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
-from functools import lru_cache
 from math import cos, pi, sin
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 from ..errors import DataError, did_you_mean
 from .motifs import BACKDROPS, DRAWERS, Brush, Colour, mix
@@ -162,241 +182,549 @@ def noise(
     return (total - total.min()) / np.ptp(total)
 
 
+# %% ../../nbs/synthetic/paint.ipynb #streams01
+def streams(
+    rng: np.random.Generator,  # gives one number, the root
+) -> Callable[[str], np.random.Generator]:  # name of a part of the picture -> its own generator
+    "Independent random numbers for every part of a picture: what one part draws does not move another."
+    root = int(rng.integers(2**63))
+    return lambda part: np.random.default_rng([root, zlib.crc32(part.encode())])
+
+
+class Place(NamedTuple):
+    "Where a subject stands."
+
+    cx: float  # centre, 0 (left) to 1
+    foot: float  # 0 (top) to 1
+    height: float  # in shares of the canvas
+    flip: int  # -1: mirror image
+
+
+class Layout(NamedTuple):
+    "Where everything is: all that the time, the weather, the palette and the brushwork must not move."
+
+    horizon: float  # its height, 0 (top) to 1
+    sun: tuple[float, float]  # x and height of sun or moon, 0 (left) to 1, 0 (horizon) to 1 (top)
+    places: tuple[Place, ...]  # of the subjects
+
+
+def plan(
+    subjects: tuple[str, ...],
+    rng: np.random.Generator,
+) -> Layout:
+    "One subject stands beside the middle and leaves the other side to the sun; two leave it the middle."
+    horizon, side = rng.uniform(0.53, 0.59), 1 if rng.random() < 0.5 else -1
+    sun_x, sun_y = rng.uniform(0.2, 0.3), rng.uniform(-0.06, 0.06)
+    draws = rng.random((2, 4))  # always as many, so that a second subject changes no later number
+    places = []
+    for i, (name, (dx, df, dh, mirror)) in enumerate(zip(subjects, draws)):
+        foot, flip = (0.64 if name == "bird" else 0.84) + 0.07 * df, 1 if mirror < 0.5 else -1
+        if len(subjects) == 1:
+            places.append(Place(0.5 - side * (0.06 + 0.08 * dx), foot, 0.54 + 0.08 * dh, flip))
+        else:
+            places.append(Place(0.25 + 0.5 * i + 0.03 * (dx - 0.5), foot, 0.44 + 0.06 * dh, flip))
+    x = 0.5 + side * sun_x if len(subjects) == 1 else 0.5 + side * (sun_x - 0.15) * 0.5
+    return Layout(horizon, (x, sun_y), tuple(places))
+
+
 # %% ../../nbs/synthetic/paint.ipynb #72487744
-SKIES = dict(  # time -> colour at the zenith, at the horizon
-    dawn=((122, 142, 205), (255, 190, 176)),
-    day=((48, 118, 212), (190, 224, 246)),
-    dusk=((82, 44, 104), (252, 126, 52)),
-    night=((8, 12, 42), (40, 58, 122)),
-)
-SUNS = dict(  # time -> colour of sun or moon, its height
-    dawn=((255, 238, 205), 0.1),
-    day=((255, 250, 215), 0.6),
-    dusk=((255, 190, 84), 0.1),
-    night=((238, 238, 225), 0.62),
-)
-LIGHTS = dict(  # time -> light on the ground: factors of red, green, blue
-    dawn=(1.0, 0.90, 0.90), day=(1.04, 1.04, 1.0), dusk=(0.86, 0.64, 0.58), night=(0.40, 0.48, 0.72)
-)
+class Light(NamedTuple):
+    "What a time of day does to the picture."
+
+    sky: tuple[Colour, Colour, Colour]  # at the top, half-way down, at the horizon
+    glare: Colour  # of sun or moon
+    height: float  # of sun or moon, 0 (horizon) to 1 (top)
+    radius: float  # of sun or moon, in shares of the canvas
+    ground: Colour  # factors of red, green and blue on the land
+    near: Colour  # factors of red, green and blue on the subjects
+    rim: Colour  # of edges turned to the light
+    shadow: float  # length of a shadow, in heights of what throws it
+
+
+LIGHTS = dict(
+    dawn=Light(
+        ((158, 164, 224), (250, 178, 194), (255, 224, 150)), (255, 250, 224), 0.40, 0.065,
+        (1.02, 0.86, 0.84), (1.04, 0.94, 0.92), (255, 222, 176), 1.1,
+    ),
+    day=Light(
+        ((36, 108, 216), (104, 172, 238), (204, 232, 248)), (255, 250, 200), 0.74, 0.06,
+        (1.06, 1.05, 1.0), (1.06, 1.05, 1.02), (255, 252, 232), 0.35,
+    ),
+    dusk=Light(
+        ((54, 30, 104), (190, 58, 96), (255, 138, 36)), (255, 96, 40), 0.36, 0.085,
+        (0.66, 0.46, 0.50), (0.80, 0.62, 0.60), (255, 150, 64), 1.3,
+    ),
+    night=Light(
+        ((5, 9, 38), (14, 24, 76), (36, 56, 122)), (250, 246, 220), 0.74, 0.065,
+        (0.28, 0.35, 0.54), (0.54, 0.58, 0.74), (176, 200, 255), 0.6,
+    ),
+)  # fmt: skip
 
 
 class Air(NamedTuple):
     "What a weather does to the sky and the light."
 
-    rgb: Colour  # of the air
+    rgb: Colour  # of the air, by day
     share: float  # how much of the sky it takes
     ground: float  # light left on the ground
-    cover: float  # share of clouds
-    cloud: Colour  # of the clouds
-    sun: float  # strength of sun, moon and stars
+    cover: float  # how much of the sky ragged clouds take
+    cloud: Colour  # of these clouds, by day
+    sun: float  # strength of sun, moon and shadows
 
 
 AIRS = dict(
     clear=Air((255, 255, 255), 0.0, 1.0, 0.0, (0, 0, 0), 1.0),
-    cloudy=Air((205, 208, 215), 0.25, 0.92, 0.58, (255, 252, 248), 0.5),
-    rain=Air((128, 140, 158), 0.60, 0.78, 0.55, (160, 166, 178), 0.0),
-    storm=Air((44, 46, 66), 0.72, 0.66, 0.75, (96, 96, 120), 0.0),
-    snow=Air((214, 221, 233), 0.55, 1.0, 0.25, (255, 255, 255), 0.3),
-    fog=Air((208, 210, 208), 0.72, 0.92, 0.0, (0, 0, 0), 0.3),
+    cloudy=Air((206, 212, 222), 0.2, 0.92, 0.0, (0, 0, 0), 0.5),
+    rain=Air((126, 134, 146), 0.80, 0.72, 0.6, (84, 92, 108), 0.0),
+    storm=Air((44, 46, 62), 0.84, 0.52, 0.85, (22, 22, 34), 0.0),
+    snow=Air((196, 202, 214), 0.70, 0.96, 0.3, (226, 230, 238), 0.15),
+    fog=Air((206, 210, 210), 0.90, 0.95, 0.0, (0, 0, 0), 0.0),
 )
 
 
+def air_colour(scene: "Scene") -> Colour:
+    "The colour of the air: that of the weather in the light of the time."
+    light = LIGHTS[scene.time]
+    lit = tuple(c * k for c, k in zip(AIRS[scene.weather].rgb, light.ground))
+    return mix(lit, mix(light.sky[1], light.sky[2], 0.5), 0.18)
+
+
 # %% ../../nbs/synthetic/paint.ipynb #b9c8cfdf
-def paint_sky(
-    scene: Scene,
+def cumulus(
     rng: np.random.Generator,
     size: int,  # pixels per side
-    horizon: float,  # its height, 0 (top) to 1
-) -> tuple[Image.Image, float]:  # the sky, and the x of sun or moon in the box of a brush
-    "A gradient in the colours of time and weather, with sun or moon and with clouds."
-    air, light, (glare, height) = AIRS[scene.weather], np.array(LIGHTS[scene.time], np.float32), SUNS[scene.time]
-    y, x = np.mgrid[0:size, 0:size].astype(np.float32) / size
-    top, low = (np.array(c, np.float32) for c in SKIES[scene.time])
-    sky = top + (low - top) * np.clip(y / horizon, 0, 1)[..., None] ** 1.4
-    sky += (np.array(air.rgb) * light - sky) * air.share
-    sx, sy = rng.uniform(0.15, 0.85), horizon * (1 - height * rng.uniform(0.8, 1.3))
-    d = np.hypot(x - sx, y - sy)[..., None]
-    glow = 0.6 * np.exp(-((d / 0.2) ** 2)) * light[0] + np.clip((0.048 - d) * size / 1.5, 0, 1)
-    sky += (np.array(glare) - sky) * np.minimum(glow * air.sun, 1)
-    field = noise(rng, size, 5, 3, 4)
-    body = np.clip((field - 0.8 * (1 - air.cover)) * 3.2, 0, 1)[..., None] * (air.cover > 0)
-    shade = np.clip((field - np.roll(field, -size // 20, 0)) * 1.6 + 0.8, 0.55, 1.1)[..., None]
-    sky += (mix(air.cloud * light**0.7, low, 0.2) * shade - sky) * body * 0.85 + ((field - 0.5) * 14)[..., None]
-    return Image.fromarray(np.clip(sky, 0, 255).astype(np.uint8)), sx - 0.5
+    horizon: float,
+    side: int,  # of the light: -1 left, 1 right
+) -> tuple[np.ndarray, np.ndarray]:  # how much cloud [size, size, 1], how much shade on it [size, size, 1], 0..1
+    "Heaps of white cloud with flat feet, in four parts of the sky."
+    mask = Image.new("L", (size, size))
+    draw = ImageDraw.Draw(mask)
+    for cx, foot, width in ((0.14, 0.30, 0.34), (0.52, 0.16, 0.30), (0.86, 0.34, 0.36), (0.48, 0.44, 0.26)):
+        cx, foot, width = cx + rng.uniform(-0.07, 0.07), foot + rng.uniform(-0.04, 0.04), width * rng.uniform(0.9, 1.2)
+        for t in np.linspace(-1, 1, 9):
+            r = width * (0.22 - 0.15 * abs(t)) * rng.uniform(0.8, 1.2)
+            x, y = cx + 0.5 * width * t, foot - 0.8 * r - width * 0.1 * (1 - abs(t)) * rng.uniform(0, 1)
+            draw.ellipse(tuple(size * v for v in (x - r, y - r, x + r, foot)), 255)
+    soft, shift = mask.filter(ImageFilter.GaussianBlur(size / 160)), size // 24
+    inside = ImageChops.offset(mask, -side * shift // 2, shift).filter(ImageFilter.BoxBlur(size / 40))
+    return tuple(np.asarray(m, np.float32)[..., None] / 255 for m in (soft, inside))
+
+
+def paint_sky(
+    scene: Scene,
+    part: Callable[[str], np.random.Generator],  # of `streams`
+    size: int,  # pixels per side
+    layout: Layout,
+) -> Image.Image:  # the sky
+    "A gradient in the colours of time and weather, with clouds, and the glow of sun or moon."
+    air, light, work = AIRS[scene.weather], LIGHTS[scene.time], size // 4
+    y, x = np.mgrid[0:work, 0:work].astype(np.float32) / work
+    down = np.clip(y / layout.horizon, 0, 1)[..., None]  # 0 at the top, 1 at the horizon
+    top, middle, low = (np.array(c, np.float32) for c in light.sky)
+    sky = np.where(down < 0.5, top + (middle - top) * down * 2, middle + (low - middle) * (down * 2 - 1))
+    sky += (np.array(air_colour(scene)) - sky) * air.share * (1 - 0.35 * (scene.weather != "fog") * down**4)
+    sx, sy = sun_at(scene, layout)
+    away = np.hypot(x - sx, y - sy)[..., None]
+    glow = 0.75 * np.exp(-((away / 0.2) ** 2)) * (0.45 if scene.time == "night" else 1) * max(air.sun, 0.3)
+    sky += (np.array(light.glare) - sky) * glow
+    field = noise(part("clouds"), work, 6, 2, 4)[..., None]
+    if air.cover:
+        ragged = np.clip((field - 0.75 * (1 - air.cover)) * 3, 0, 1) * (1 - 0.7 * down**3)
+        shade = np.clip((field - np.roll(field, -work // 16, 0)) * 2 + 0.9, 0.6, 1.5)
+        sky += (mix(np.array(air.cloud) * light.ground, light.sky[1], 0.18) * shade - sky) * ragged * 0.85
+    if scene.weather == "cloudy":
+        body, inside = cumulus(part("cumulus"), work, layout.horizon, side_of(layout))
+        bright = mix(np.array((255, 255, 255)) * light.near, light.glare, 0.25 if scene.time != "night" else 0.0)
+        dark = mix(np.array((138, 146, 168)) * light.near, light.sky[1], 0.35)
+        sky += (bright + (np.array(dark) - bright) * inside * (0.5 + 0.5 * field) - sky) * body * 0.96
+    return Image.fromarray(np.clip(sky, 0, 255).astype(np.uint8)).resize((size, size), Image.Resampling.BICUBIC)
+
+
+def sun_at(scene: Scene, layout: Layout) -> tuple[float, float]:  # x, y, 0..1
+    "Where sun or moon stands."
+    return layout.sun[0], layout.horizon * (1 - LIGHTS[scene.time].height - layout.sun[1])
+
+
+def side_of(layout: Layout) -> int:
+    "The side the light comes from: -1 left, 1 right."
+    return 1 if layout.sun[0] > 0.5 else -1
 
 
 # %% ../../nbs/synthetic/paint.ipynb #4c05bd05
-def paint_stars_and_lightning(b: Brush, scene: Scene, horizon: float) -> None:
-    "What stands in the sky of a clear night or a storm, behind the subjects."
-    if scene.time == "night" and AIRS[scene.weather].sun:
-        for _ in range(70):
-            x, y, r = b.uniform(-0.5, 0.5), b.uniform(0, horizon), b.uniform(0.0015, 0.0045)
-            b.disc((255, 250, 225), x, y, r, alpha=230)
-    if scene.weather == "storm":
-        bolt = [(b.uniform(-0.35, 0.35), 0.0)]
-        while bolt[-1][1] < horizon:
-            bolt.append((bolt[-1][0] + 0.07 * b.uniform(), bolt[-1][1] + b.uniform(0.04, 0.09)))
-        (x, y), white = bolt[len(bolt) // 2], (255, 255, 240)
-        b.line((190, 190, 255), 0.03, *bolt, alpha=90)
-        b.line(white, 0.010, *bolt)
-        b.line(white, 0.006, (x, y), (x + 0.1, y + 0.05), (x + 0.13, y + 0.14))
+def paint_lights(b: Brush, scene: Scene, layout: Layout) -> None:
+    "Sun or moon, and the stars of a clear night, behind everything."
+    light, strength = LIGHTS[scene.time], AIRS[scene.weather].sun
+    (x, y), r, night = sun_at(scene, layout), light.radius, scene.time == "night"
+    x -= 0.5
+    stars = [(b.uniform(-0.5, 0.5), layout.horizon * b.uniform(0, 1), b.uniform(0.003, 0.0075)) for _ in range(60)]
+    if night and scene.weather == "clear":
+        for at_x, at_y, size in stars:
+            b.disc((255, 250, 225), at_x, at_y, size, alpha=240)
+    if night:  # a crescent, pale behind clouds, never gone
+        alpha = round(150 + 105 * strength)
+        moon = [(x + r * cos(a), y + r * sin(a)) for a in np.linspace(-0.6 * pi, 0.6 * pi, 24)]
+        inner = [
+            (x + r * (-0.31 + 0.42 * cos(a)), y + 0.951 * r * sin(a)) for a in np.linspace(0.5 * pi, -0.5 * pi, 24)
+        ]
+        b.poly(light.glare, *moon, *inner, alpha=alpha)
+    elif strength >= 0.5:
+        b.disc(light.glare, x, y, 1.25 * r, alpha=round(120 * strength))
+        b.disc(light.glare, x, y, r, alpha=round(255 * strength**0.4))
 
 
-def paint_rain_and_snow(b: Brush, scene: Scene) -> None:
-    "What falls in front of the subjects."
-    drops, slant = dict(rain=110, storm=50).get(scene.weather, 0), b.uniform(0.2, 0.5) * b.pick(-1, 1)
-    for _ in range(drops):
-        x, y, length = b.uniform(-0.6, 0.6), b.uniform(-0.1, 1), b.uniform(0.05, 0.11)
-        b.line((226, 234, 246), 0.005, (x, y), (x + slant * length, y + length), alpha=175)
-    for _ in range(150 * (scene.weather == "snow")):
-        b.disc((255, 255, 255), b.uniform(-0.5, 0.5), b.uniform(0, 1), b.uniform(0.004, 0.010), alpha=225)
+def paint_lightning(b: Brush, layout: Layout) -> None:
+    "A bolt with two branches in the free part of the sky."
+    x, y = layout.sun[0] - 0.5, 0.0
+    bolt = [(x, y)]
+    while y < layout.horizon + 0.02:
+        step = b.uniform(0.05, 0.09)
+        x, y = x + 0.055 * (1 if len(bolt) % 2 else -1) * b.uniform(0.5, 1.3), y + step
+        bolt.append((x, y))
+    branches = [
+        [bolt[k], (bolt[k][0] + s * 0.08, bolt[k][1] + 0.06), (bolt[k][0] + s * 0.1, bolt[k][1] + 0.16)]
+        for k, s in ((2, 1), (4, -1))
+    ]
+    for rgb, width, alpha in (
+        ((150, 160, 255), 0.07, 50),
+        ((190, 200, 255), 0.036, 110),
+        ((255, 255, 246), 0.017, 255),
+    ):
+        b.line(rgb, width, *bolt, alpha=alpha)
+        for branch in branches:
+            b.line(rgb, 0.55 * width, *branch, alpha=alpha)
+
+
+def paint_falling(b: Brush, scene: Scene) -> None:
+    "What falls in front of everything: rain, the few drops of a storm, snow."
+    drops, slant = dict(rain=230, storm=70).get(scene.weather, 0), 0.35 if scene.weather == "rain" else 0.9
+    side, pale = b.pick(-1, 1), (206, 218, 236) if scene.time == "night" else (240, 246, 255)
+    for i in range(drops):
+        x, y, length = b.uniform(-0.7, 0.7), b.uniform(-0.12, 1), b.uniform(0.07, 0.15)
+        b.line(pale, 0.004 + 0.005 * (i % 2), (x, y), (x + side * slant * length, y + length), alpha=120 + 70 * (i % 2))
+    for i in range(150 * (scene.weather == "snow")):
+        b.disc((255, 255, 255), b.uniform(-0.5, 0.5), b.uniform(0, 1), 0.005 + 0.012 * (i / 150) ** 2, alpha=235)
 
 
 def paint_fog(
     image: Image.Image,  # painted in place
     rng: np.random.Generator,
     rgb: Colour,
-    strength: float,  # 0..1
+    horizon: float,
+    far: float,  # how much is hidden at the horizon, 0..1
+    near: float,  # how much is hidden at the foot
 ) -> None:
-    "A drifting veil over the whole image."
-    veil = Image.fromarray(((noise(rng, 32, 4, 2, 2) * 0.6 + 0.4) * 255 * strength).astype(np.uint8))
+    "A veil in drifting bands, thickest at the horizon."
+    y = np.linspace(0, 1, 32, dtype=np.float32)[:, None]
+    thick = np.where(y < horizon, far, far + (near - far) * (y - horizon) / (1 - horizon))
+    bands = 0.82 + 0.36 * (noise(rng, 32, 5, 1, 2) - 0.5)
+    veil = Image.fromarray((np.clip(thick * bands, 0, 1) * 255).astype(np.uint8))
     image.paste(tuple(map(int, rgb)), (0, 0), veil.resize(image.size, Image.Resampling.BICUBIC))
 
 
 # %% ../../nbs/synthetic/paint.ipynb #e05542de
+BENDING = ("tree", "flowers", "fire")  # what the wind of a storm bends
+
+
 def paint_subject(
     name: str,  # one of `SUBJECTS`
     image: Image.Image,  # painted in place
     rng: np.random.Generator,
-    light: tuple[float, float, float],  # factors of red, green, blue
-    white: float,  # share of snow
-    cx: float,  # centre, 0 (left) to 1
-    height: float,  # in shares of the canvas
-    dark: bool,  # is it night, or a storm?
+    scene: Scene,
+    place: Place,
+    side: int,  # of the light: -1 left, 1 right
 ) -> Image.Image:  # mask of the subject's silhouette, as large as the image
-    "Paints one subject with side light, shadow and rim."
-    foot, burns = rng.uniform(0.60, 0.72) if name == "bird" else rng.uniform(0.86, 0.95), name == "fire"
-    layer, mask = Image.new("RGBA", image.size), Image.new("L", image.size)
-    flip = 1 if rng.random() < 0.5 else -1
-    DRAWERS[name](Brush(layer, rng, (1, 1, 1) if burns else light, white, (cx, foot, height), flip))
-    if name != "bird":
-        Brush(image, rng).disc((10, 10, 25), cx - 0.5, foot, 0.45 * height, 0.04 * height, alpha=100)
-    box, pad = layer.getbbox(), image.width // 20
-    layer = layer.crop(box)
-    a = np.asarray(layer).astype(np.float32)
-    h, w = a.shape[:2]
+    "Paints one subject with the side light of the time, and with its shadow, or its image in water."
+    light, air, size = LIGHTS[scene.time], AIRS[scene.weather], image.width
+    burns, snow, flying = name == "fire", scene.weather == "snow", name == "bird"
+    factors = (1, 1, 1) if burns else tuple(c * (0.55 + 0.45 * air.ground) for c in light.near)
+    layer, box = Image.new("RGBA", image.size), (place.cx, place.foot, place.height)
+    lean = -0.16 * side if scene.weather == "storm" and name in BENDING else 0.0
+    lamps = scene.time == "night" or scene.weather == "storm"
+    DRAWERS[name](Brush(layer, rng, factors, 0.1 * snow, box, place.flip, lean, lamps))
+    x0, y0, x1, y1 = layer.getbbox()
+    layer = layer.crop((x0, y0, x1, y1))
+    shape, step = layer.getchannel("A"), max(2, size // 110)
     if not burns:
-        side = np.linspace(1.12, 0.84, w, dtype=np.float32)
-        a[..., :3] *= (side + 0.22 * (noise(rng, max(h, w), 6, 6, 2)[:h, :w] - 0.5))[..., None]
-    layer = Image.fromarray(np.clip(a, 0, 255).astype(np.uint8))
-    rim = Image.new("L", (w + 2 * pad, h + 2 * pad))
-    rim.paste(layer.getchannel("A"), (pad, pad))
-    rim = rim.filter(ImageFilter.BoxBlur(pad / 2)).point(lambda v: v * (3 if burns else 2) // 4)
-    rim_colour = (255, 150, 50) if burns else (150, 170, 215) if dark else (52, 46, 60)
-    image.paste(rim_colour, (box[0] - pad, box[1] - pad), rim)
-    image.paste(layer, box[:2], layer)
-    mask.paste(layer.getchannel("A"), box[:2])
+        turned = ImageChops.subtract(shape, shift(shape, -side * step, step // 2))  # edges towards the light
+        averted = ImageChops.subtract(shape, shift(shape, side * 2 * step, 0))
+        ramp = Image.linear_gradient("L").rotate(90 * side).resize(layer.size)  # 0 towards the light
+        shade = ImageChops.multiply(ImageChops.add(averted, ramp), shape).point(lambda v: v * 0.34)
+        layer.paste((20, 14, 44), (0, 0), shade)
+        if air.sun or scene.time != "day":
+            layer.paste(tuple(map(int, light.rim)), (0, 0), turned.point(lambda v: v * (0.4 + 0.5 * air.sun)))
+    if snow and not burns:
+        cap = ImageChops.subtract(shape, shift(shape, 0, 2 * step)).filter(ImageFilter.BoxBlur(1))
+        white = tuple(int(c) for c in mix((255, 255, 255), tuple(255 * c for c in light.near), 0.8))
+        layer.paste(white, (0, 0), cap)
+    layer.putalpha(shape)
+    ground = Brush(image, rng, light.ground)
+    if not flying and scene.setting == "sea" and name != "boat":  # a bank to stand on
+        ground.bare().disc((150, 128, 96), place.cx - 0.5, place.foot, 0.5 * place.height, 0.045)
+        sand = (244, 246, 250) if snow else (222, 200, 150)
+        ground.disc(sand, place.cx - 0.5, place.foot - 0.008, 0.48 * place.height, 0.036)
+    wet = scene.weather in ("rain", "storm") or scene.setting == "sea"
+    if flying:
+        pass
+    elif wet:
+        room = max(1, min(size - y1, round(0.6 * layer.height)))
+        image_in_water = layer.transpose(Image.Transpose.FLIP_TOP_BOTTOM).resize(
+            (layer.width, round(0.6 * layer.height))
+        )
+        image_in_water = image_in_water.crop((0, 0, layer.width, room))
+        image.paste(image_in_water, (x0, y1), image_in_water.getchannel("A").point(lambda v: v * 0.5))
+    elif air.sun:
+        paint_shadow(image, shape, (x0, y1), side, light.shadow, 0.6 * air.sun**0.5)
+    if not flying and not (wet and scene.setting == "sea"):
+        ground.disc((6, 6, 14), place.cx - 0.5, place.foot, 0.34 * place.height, 0.02, alpha=90)
+    if burns:
+        glow = Image.radial_gradient("L").point(lambda v: max(0, 170 - v)).resize((2 * layer.width, 2 * layer.height))
+        image.paste((255, 140, 40), (x0 - layer.width // 2, y0 - layer.height // 2), glow)
+    else:  # a thin dark or light halo, so that the silhouette stands out
+        pad = size // 40
+        halo = Image.new("L", (layer.width + 2 * pad, layer.height + 2 * pad))
+        halo.paste(shape, (pad, pad))
+        halo = halo.filter(ImageFilter.BoxBlur(pad / 2)).point(lambda v: v * 0.5)
+        image.paste((120, 140, 190) if lamps else (50, 44, 60), (x0 - pad, y0 - pad), halo)
+    image.paste(layer, (x0, y0), layer)
+    mask = Image.new("L", image.size)
+    mask.paste(shape, (x0, y0))
     return mask
+
+
+def shift(image: Image.Image, dx: int, dy: int) -> Image.Image:
+    "The image moved by dx to the right and dy down; what comes in is black."
+    moved = Image.new("L", image.size)
+    moved.paste(image, (dx, dy))
+    return moved
+
+
+def paint_shadow(
+    image: Image.Image,  # painted in place
+    shape: Image.Image,  # mask of what throws it
+    foot: tuple[int, int],  # lower left corner of the shape, pixels
+    side: int,  # of the light: -1 left, 1 right
+    length: float,  # in heights of the shape
+    strength: float,  # 0..1
+) -> None:
+    "The silhouette laid on the ground, away from the light."
+    w, h = shape.size
+    flat, reach = max(2, int(0.2 * h)), int(length * h)
+    # a point (x, y) of the shadow shows the point (x + side * reach * (1 - y / flat), y * h / flat) of the shape
+    start = reach if side > 0 else 0
+    data = (1, -side * reach / flat, side * reach - start, 0, h / flat, 0)
+    lying = shape.transform((w + reach, flat), Image.Transform.AFFINE, data, Image.Resampling.BILINEAR)
+    lying = lying.filter(ImageFilter.BoxBlur(image.width / 200)).point(lambda v: v * strength)
+    image.paste((22, 16, 48), (foot[0] - start, foot[1] - flat - 1), lying)
+
+
+def changed(before: Image.Image, after: Image.Image) -> Image.Image:
+    "A mask of the pixels that differ."
+    return ImageChops.difference(before, after).convert("L").point(lambda v: 255 * (v > 3))
 
 
 # %% ../../nbs/synthetic/paint.ipynb #2779e60e
 GRADES = dict(  # palette -> red, green, blue and offset of each of three rows
-    warm=(1.10, 0.06, 0.0, 10, 0.02, 0.96, 0.0, 2, 0.0, 0.06, 0.70, 0),
-    cool=(0.72, 0.06, 0.04, 0, 0.0, 0.94, 0.06, 2, 0.0, 0.10, 1.08, 14),
-    bright=(1.30, -0.12, -0.06, 4, -0.09, 1.28, -0.07, 4, -0.09, -0.12, 1.33, 4),
-    muted=(0.54, 0.28, 0.08, 14, 0.18, 0.62, 0.10, 12, 0.16, 0.26, 0.46, 12),
+    warm=(1.05, 0.16, 0.06, 18, 0.08, 0.86, 0.04, 4, 0.06, 0.12, 0.52, 0),
+    cool=(0.58, 0.10, 0.06, 0, 0.04, 0.86, 0.10, 4, 0.10, 0.14, 0.98, 26),
+    bright=(1.36, -0.25, -0.07, 4, -0.14, 1.25, -0.07, 4, -0.14, -0.25, 1.43, 4),
+    muted=(0.47, 0.25, 0.07, 36, 0.14, 0.57, 0.07, 35, 0.14, 0.25, 0.38, 32),
 )
 
 
 # %% ../../nbs/synthetic/paint.ipynb #efe95819
 class MarkStyle(NamedTuple):
-    "How the marks of a brushwork look; lengths in pixels of a 128-pixel canvas."
+    "How the marks of a brushwork look; lengths in pixels of a 256-pixel canvas."
 
-    marks: int  # number, later ones on top
-    length: float  # 0: a disc
+    marks: int  # number on the whole canvas
+    details: int  # number of smaller ones on the subjects
+    length: float
     width: float
-    turn: float  # how far the direction wanders over the canvas, in half turns
     jitter: float  # deviation of a mark's direction, radian
-    spread: float  # deviation of a mark's colour, of 255
-    smooth: float  # share of the smooth picture that is kept
+    tone: float  # deviation of a mark's brightness, of 255
+    hue: float  # deviation of a mark's red, green and blue, of 255
+    keep: float  # share of the smooth picture that is kept on the subjects
 
 
 MARK_STYLES = dict(
-    smooth=MarkStyle(3600, 4.0, 1.6, 1.0, 0.6, 6.0, 0.75),
-    dabs=MarkStyle(1100, 7.0, 3.7, 0.6, 0.6, 15.0, 0.1),
-    dots=MarkStyle(3400, 0.0, 4.0, 0.0, 0.0, 28.0, 0.1),
-    strokes=MarkStyle(2200, 15.0, 2.4, 1.6, 0.08, 13.0, 0.05),
+    dabs=MarkStyle(900, 420, 24, 12, 0.35, 15, 8, 0.45),
+    dots=MarkStyle(820, 520, 9.5, 9.5, 0.0, 10, 24, 0.45),
+    strokes=MarkStyle(620, 360, 64, 7, 0.05, 20, 7, 0.45),
 )
-MARK_MAPS = 6  # different maps of marks per brushwork and size
-SUBJECT_SMOOTH = 0.65  # share of the smooth picture that is kept on the subjects
+DETAIL = 0.62  # size of a mark on a subject, in sizes of the others
 
 
-@lru_cache(maxsize=64)
-def mark_map(
+def flow_of(
+    small: Image.Image,  # the smooth picture
+    scene: Scene,
+    layout: Layout,
+    grid: int = 64,  # cells per side
+) -> np.ndarray:  # [grid, grid] direction of a mark, radian
+    "Marks follow edges; where there is none they follow the setting: level on water, upright on trunks and walls."
+    grey = np.asarray(small.convert("L").resize((grid, grid), Image.Resampling.BOX), np.float32) / 255
+    gy, gx = np.gradient(grey)
+    edges = np.stack([gy**2 - gx**2, -2 * gx * gy])  # twice the angle along the edge, as a vector
+    smooth = lambda a: np.asarray(
+        Image.fromarray(a)
+        .resize((grid // 4, grid // 4), Image.Resampling.BOX)
+        .resize((grid, grid), Image.Resampling.BICUBIC)
+    )
+    edges = np.stack([smooth(e) for e in edges])
+    y, x = np.mgrid[0:grid, 0:grid] / grid
+    sx, sy = sun_at(scene, layout)
+    around = np.arctan2(y - sy, x - sx) + pi / 2  # circles around sun or moon
+    near_sun = np.exp(-(((x - sx) ** 2 + (y - sy) ** 2) / 0.05))
+    sky = near_sun * np.exp(2j * around) + (1 - near_sun) * np.exp(2j * 0.35 * np.sin(2 * pi * (x + 0.8 * y)))
+    ground = dict(
+        sea=0.06 * np.sin(9 * x + 30 * y),
+        hills=0.5 * np.sin(7 * x + 9 * y),
+        forest=np.where(y < layout.horizon + 0.1, pi / 2, 0.1),
+        town=np.where(y < layout.horizon + 0.1, pi / 2, np.arctan2(y - layout.horizon, x - 0.5)),
+        desert=0.4 * np.sin(5 * x + 14 * y),
+        abstract=np.where(np.sin(14 * x + 9 * y) > 0, pi / 4, -pi / 4),
+    )[scene.setting]
+    reach = dict(forest=0.22, town=0.25).get(scene.setting, 0.02)
+    hint = np.where(y < layout.horizon - reach, sky, np.exp(2j * ground))
+    total = edges[0] + 1j * edges[1] + 0.0012 * hint
+    return np.angle(total) / 2
+
+
+def paint_marks(
+    canvas: Image.Image,  # painted in place
+    small: Image.Image,  # the smooth picture, half as large
+    focus: Image.Image,  # mask of the subjects, as large as the small one
     brushwork: str,
-    size: int,  # pixels per side
-    seed: int,
-) -> tuple[np.ndarray, np.ndarray]:  # [size, size] each
-    "For each pixel the flat index of the pixel whose colour it carries, and the number of its mark (0: none)."
-    style, rng, k = MARK_STYLES[brushwork], np.random.default_rng(seed), size / 128
-    flow, canvas = noise(rng, size, 3, 3, 1) * style.turn * pi + rng.uniform(0, pi), Image.new("I", (size, size), 0)
-    at, draw = rng.integers(size, size=(style.marks + 1, 2)), ImageDraw.Draw(canvas)
-    for i, (x, y) in enumerate(at.tolist()):
-        angle, r = flow[y, x] + style.jitter * rng.standard_normal(), k * style.width / 2
-        dx, dy = k * style.length / 2 * cos(angle), k * style.length / 2 * sin(angle)
-        if style.length:
-            draw.line((x - dx, y - dy, x + dx, y + dy), i, max(1, round(2 * r)))
+    flow: np.ndarray,  # [grid, grid] radian
+    rng: np.random.Generator,
+) -> None:
+    "Covers the canvas with marks, each of one colour: first large ones everywhere, then small ones on the subjects."
+    style, draw, n = MARK_STYLES[brushwork], ImageDraw.Draw(canvas), small.width
+    pixels, inside = np.asarray(small), np.asarray(focus)
+    for count, scale in ((style.marks, 1.0), (style.details, DETAIL)):
+        if scale == 1.0:
+            at = spread_points(count, rng)
         else:
-            draw.ellipse((x - r, y - r, x + r, y + r), i)
-    mark = np.asarray(canvas)
-    return np.where(mark > 0, (at[:, 1] * size + at[:, 0])[mark], np.arange(size * size).reshape(size, size)), mark
+            at = rng.random((6 * count, 2))
+            at = at[inside[tuple((at[:, ::-1] * n).astype(int).T)] > 127][:count]
+        tone = rng.standard_normal((len(at), 1)) * style.tone + rng.standard_normal((len(at), 3)) * style.hue
+        wander = rng.standard_normal(len(at)) * style.jitter
+        rgb = pixels[tuple((at[:, ::-1] * n).astype(int).T)] + tone * (0.6 if scale < 1 else 1)
+        inks = list(map(tuple, np.clip(rgb, 0, 255).astype(int).tolist()))
+        DRAW_MARKS[brushwork](
+            draw, at, inks, flow, wander, style.length / 256 * scale, style.width / 256 * scale, canvas.width
+        )
+
+
+def spread_points(count: int, rng: np.random.Generator) -> np.ndarray:  # [about count, 2] x, y, 0..1
+    "A grid with every point moved by chance, in random order: no holes, no rows."
+    k = round(count**0.5)
+    y, x = np.mgrid[0:k, 0:k].reshape(2, -1)
+    points = (np.stack([x, y], 1) + 0.5 + rng.uniform(-0.5, 0.5, (k * k, 2))) / k
+    return np.clip(points, 0, 0.9999)[rng.permutation(k * k)]
+
+
+def along(at: np.ndarray, flow: np.ndarray, wander: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    "Unit vectors along the flow at the points, [N] x and [N] y."
+    cell = (np.clip(at, 0, 0.9999) * len(flow)).astype(int)
+    angle = flow[cell[:, 1], cell[:, 0]] + wander
+    return np.cos(angle), np.sin(angle)
+
+
+def draw_dabs(draw, at, inks, flow, wander, length, width, size) -> None:
+    "Short broad touches: ovals along the flow."
+    c, s = along(at, flow, wander)
+    for turn in [np.linspace(0, 2 * pi, 11)[:-1]]:
+        u, v = 0.5 * length * np.cos(turn), 0.5 * width * np.sin(turn)
+        x, y = at[:, :1] + c[:, None] * u - s[:, None] * v, at[:, 1:] + s[:, None] * u + c[:, None] * v
+    for outline, ink in zip((np.stack([x, y], -1).reshape(len(at), -1) * size).tolist(), inks):
+        draw.polygon(outline, ink)
+
+
+def draw_dots(draw, at, inks, flow, wander, length, width, size) -> None:
+    "Round points."
+    r = 0.5 * width
+    for box, ink in zip((np.hstack([at - r, at + r]) * size).tolist(), inks):
+        draw.ellipse(box, ink)
+
+
+def draw_strokes(draw, at, inks, flow, wander, length, width, size) -> None:
+    "Long curved strokes along the flow, with a light and a dark bristle."
+    steps, path = 3, [at]
+    for sign in (-1, 1):
+        here, (c0, s0) = at, along(at, flow, wander)
+        for _ in range(steps):
+            c, s = along(here, flow, wander)
+            turn = np.where(c * c0 + s * s0 < 0, -1, 1)  # a direction has no sign: keep going
+            c0, s0 = c * turn, s * turn
+            here = here + sign * length / (2 * steps) * np.stack([c0, s0], 1)
+            path.insert(0, here) if sign < 0 else path.append(here)
+    path = np.stack(path, 1)  # [N, 2 * steps + 1, 2]
+    c, s = along(at, flow, wander)
+    side = np.stack([-s, c], 1)[:, None] * width * 0.28
+    px = lambda p: (p * size).reshape(len(at), -1).tolist()
+    broad, thin = max(1, round(width * size)), max(1, round(0.24 * width * size))
+    for middle, left, right, (r, g, b) in zip(px(path), px(path + side), px(path - side), inks):
+        draw.line(middle, (r, g, b), broad)
+        draw.line(left, (min(255, r + 26), min(255, g + 26), min(255, b + 22)), thin)
+        draw.line(right, (max(0, r - 26), max(0, g - 26), max(0, b - 22)), thin)
+
+
+DRAW_MARKS = dict(dabs=draw_dabs, dots=draw_dots, strokes=draw_strokes)
 
 
 def apply_brushwork(
     image: Image.Image,  # the smooth picture
-    focus: Image.Image,  # mask; where it is set, more of the smooth picture is kept
-    brushwork: str,
+    focus: Image.Image,  # mask of the subjects; there more of the smooth picture is kept
+    scene: Scene,
+    layout: Layout,
     rng: np.random.Generator,
-) -> Image.Image:
-    "The texture pass: one look-up per pixel in a `mark_map`, one error of colour per mark."
-    a, style = np.asarray(image).astype(np.float32), MARK_STYLES[brushwork]
-    source, mark = mark_map(brushwork, image.width, int(rng.integers(MARK_MAPS)))
-    error = rng.standard_normal((style.marks + 1, 3)).astype(np.float32) * style.spread
-    relief = np.sign(mark - np.roll(mark, 1, 0)) * style.spread / 4
-    smooth = np.maximum(style.smooth, SUBJECT_SMOOTH * np.asarray(focus, np.float32)[..., None] / 255)
-    out = smooth * a + (1 - smooth) * (a.reshape(-1, 3)[source] + error[mark] + relief[..., None])
-    return Image.fromarray(np.clip(out, 0, 255).astype(np.uint8))
+) -> Image.Image:  # as large as the image
+    "The picture in the marks of its brushwork."
+    if scene.brushwork == "smooth":
+        return image
+    small, style = image.reduce(2), MARK_STYLES[scene.brushwork]
+    canvas = image.copy()
+    if scene.brushwork == "dots":  # the light ground between the points
+        canvas = small.resize((16, 16), Image.Resampling.BOX).resize(image.size, Image.Resampling.BICUBIC)
+        canvas = Image.blend(canvas, Image.new("RGB", image.size, (255, 248, 230)), 0.5)
+    paint_marks(canvas, small, focus.reduce(2), scene.brushwork, flow_of(small, scene, layout), rng)
+    canvas.paste(image, (0, 0), focus.point(lambda v: v * style.keep))
+    return canvas
 
 
 # %% ../../nbs/synthetic/paint.ipynb #c2fe6f28
+SMALLEST_PAINTED = 128  # pixels; below, there is no room for marks
+
+
 def paint(
     scene: Scene,
-    rng: np.random.Generator,  # positions, hues, mirror images, marks: the same seed gives the same pixels
-    size: int = 128,  # pixels per side, at least 128
+    rng: np.random.Generator,  # gives one number, the root of everything that is left to chance
+    size: int = 256,  # pixels per side, at least 128
 ) -> Image.Image:  # RGB [size, size]
-    "Paints a scene: sky, setting, subjects, weather, palette, brushwork. Raises `DataError` if the size is too small."
-    if size < 128:
-        raise DataError(f"size is {size}, expected at least 128: paint larger and reduce the image")
-    air, horizon, snow = AIRS[scene.weather], rng.uniform(0.50, 0.60), scene.weather == "snow"
-    sky, sun = paint_sky(scene, rng, size, horizon)
-    image, focus = sky.resize((2 * size, 2 * size), Image.Resampling.BILINEAR), Image.new("L", (2 * size, 2 * size))
-    light = tuple(c * air.ground for c in LIGHTS[scene.time])
-    veil = tuple(c * k for c, k in zip(air.rgb, LIGHTS[scene.time]))
-    weather = Brush(image, rng)  # lightning, rain and snow do not depend on the light of the time
-    paint_stars_and_lightning(weather, scene, horizon)
-    BACKDROPS[scene.setting](Brush(image, rng, light, 0.7 * snow), horizon, sun)
+    "Paints a scene: sky, setting, subjects, brushwork, weather, palette. Raises `DataError` if the size is too small."
+    if size < SMALLEST_PAINTED:
+        raise DataError(f"size is {size}, expected at least {SMALLEST_PAINTED}: paint larger and reduce the image")
+    part = streams(rng)
+    layout, light, air = plan(scene.subjects, part("layout")), LIGHTS[scene.time], AIRS[scene.weather]
+    side, snow, dark = side_of(layout), scene.weather == "snow", scene.time == "night" or scene.weather == "storm"
+    image = paint_sky(scene, part, 2 * size, layout)
+    sky = image.copy()
+    paint_lights(Brush(image, part("stars")), scene, layout)
+    if scene.weather == "storm":
+        paint_lightning(Brush(image, part("lightning")), layout)
+    lights, lit_sky = changed(sky, image), image.copy()
+    ground = tuple(c * air.ground for c in light.ground)
+    land = Brush(image, part("setting"), ground, 0.86 * snow, lamps=dark)
+    BACKDROPS[scene.setting](land, layout.horizon, layout.sun[0] - 0.5)
+    lights = ImageChops.subtract(lights, changed(lit_sky, image))  # what the setting leaves of them
+    if scene.weather in ("rain", "storm"):
+        land.mirror(layout.horizon + 0.1, 0.4)
     if scene.weather == "fog":
-        paint_fog(image, rng, veil, 0.75)
-    near, dark = tuple(0.45 + 0.54 * c for c in light), scene.time == "night" or scene.weather == "storm"
-    for i, name in enumerate(scene.subjects):
-        if len(scene.subjects) == 2:
-            cx, height = rng.uniform(0.24, 0.28) + 0.48 * i, rng.uniform(0.44, 0.52)
-        else:
-            cx, height = rng.uniform(0.36, 0.64), rng.uniform(0.52, 0.66)
-        mask = paint_subject(name, image, rng, near, 0.1 * snow, cx, height, dark)
-        focus.paste(255, (0, 0), mask)
-    paint_rain_and_snow(weather, scene)
+        paint_fog(image, part("fog"), air_colour(scene), layout.horizon, 0.95, 0.6)
+    focus = lights
+    for i, (name, place) in enumerate(zip(scene.subjects, layout.places)):
+        focus.paste(255, (0, 0), paint_subject(name, image, part(f"subject {i}"), scene, place, side))
     if scene.weather == "fog":
-        paint_fog(image, rng, veil, 0.3)
-    graded = image.reduce(2).convert("RGB", GRADES[scene.palette])
-    return apply_brushwork(graded, focus.reduce(2), scene.brushwork, rng)
+        paint_fog(image, part("near fog"), air_colour(scene), layout.horizon, 0.42, 0.3)
+    image = apply_brushwork(image, focus, scene, layout, part("brushwork"))
+    paint_falling(Brush(image, part("falling")), scene)
+    return image.reduce(2).convert("RGB", GRADES[scene.palette])
