@@ -93,12 +93,12 @@ class Brush:
     def ink(self, rgb: Colour, alpha: int) -> tuple[int, int, int, int]:
         "The colour under this light, slightly different each time."
         wobble = 1 + 0.06 * self.uniform()
-        lit = [c * light + (SNOW * light**0.6 - c * light) * self.white for c, light in zip(rgb, self.light)]
+        lit = [c * light + (SNOW * light**0.4 - c * light) * self.white for c, light in zip(rgb, self.light)]
         return tuple(int(min(255, c * wobble)) for c in lit) + (alpha,)
 
-    def pane(self, rgb: Colour) -> Colour:
-        "The colour of a window: `rgb` by day, lamplight after dark, whatever the light outside."
-        return tuple(c / light for c, light in zip((255, 206, 96), self.light)) if self.lamps else rgb
+    def pane(self, rgb: Colour, lit: Colour = (255, 206, 96)) -> Colour:
+        "The colour of a window: `rgb` by day; `lit`, whatever the light outside, when the lamps are on."
+        return tuple(c / light for c, light in zip(lit, self.light)) if self.lamps else rgb
 
     def poly(self, rgb: Colour, *points: Point, alpha: int = 255) -> None:
         "A filled polygon."
@@ -146,6 +146,9 @@ def ridge(
     ys = y + height * sum(np.sin(2 * pi * (waves * k * xs + p)) / k for k, p in zip((1, 2.3, 4.1), phases))
     line = list(zip(xs.tolist(), ys.tolist()))
     b.poly(rgb, *line, (0.5, 1), (-0.5, 1))
+    for below in (0.03, 0.06, 0.1) if crest else ():  # darker down the slope
+        shade = mix(rgb, (20, 40, 50), 0.45)
+        b.poly(shade, *((x, y + below) for x, y in line), (0.5, 1), (-0.5, 1), alpha=46)
     if crest:
         b.line(mix(rgb, (255, 250, 225), crest), 0.012, *line)
     return line
@@ -351,9 +354,9 @@ def draw_tree(b: Brush) -> None:
 def draw_house(b: Brush) -> None:
     "A house with a red roof and a smoking chimney."
     wall = b.pick((232, 216, 184), (224, 200, 162), (216, 216, 204))
-    roof, pane = b.pick((190, 52, 38), (170, 62, 40), (206, 74, 46)), (255, 214, 110)
+    roof, pane = b.pick((190, 52, 38), (170, 62, 40), (206, 74, 46)), b.pane((255, 214, 110))
     for i in range(5):
-        b.disc((196, 196, 202), 0.27 + 0.035 * i + 0.02 * b.uniform(), 0.1 - 0.045 * i, 0.035 + 0.012 * i)
+        b.disc((214, 214, 222), 0.27 + 0.035 * i + 0.02 * b.uniform(), 0.08 - 0.04 * i, 0.03 + 0.01 * i, alpha=150)
     b.rect((120, 62, 50), 0.2, 0.1, 0.3, 0.4)
     b.rect(wall, -0.42, 0.5, 0.42, 1)
     b.poly(mix(wall, (255, 252, 236), 0.5), (-0.42, 1), (-0.42, 0.5), (-0.22, 0.24), (-0.02, 0.5), (-0.02, 1))
@@ -405,10 +408,11 @@ def draw_church(b: Brush) -> None:
         (0.17, 0.74, 0.07, 0.16, (70, 130, 220)),
         (0.3, 0.74, 0.07, 0.16, (214, 60, 80)),
     ):
+        glass = b.pane(glass, glass)
         b.rect(glass, x, y, x + w, y + h)
         b.disc(glass, x + w / 2, y, w / 2, 0.06)
     for r, glass in ((0.08, (60, 60, 90)), (0.055, (236, 130, 70)), (0.025, (90, 160, 230))):
-        b.disc(glass, -0.19, 0.52, r)
+        b.disc(b.pane(glass, glass), -0.19, 0.52, r)
 
 
 def draw_figure(b: Brush) -> None:

@@ -15,10 +15,14 @@ __all__ = [
     "STYLES",
     "LIGHTS",
     "AIRS",
+    "WET",
     "BENDING",
+    "BENT",
     "GRADES",
     "MARK_STYLES",
     "DETAIL",
+    "FLOW_CELLS",
+    "HINT",
     "DRAW_MARKS",
     "SMALLEST_PAINTED",
     "Scene",
@@ -31,6 +35,7 @@ __all__ = [
     "plan",
     "Light",
     "Air",
+    "is_dark",
     "air_colour",
     "cumulus",
     "paint_sky",
@@ -40,25 +45,31 @@ __all__ = [
     "paint_lightning",
     "paint_falling",
     "paint_fog",
-    "paint_subject",
     "shift",
+    "light_from_side",
+    "whole",
     "paint_shadow",
-    "changed",
+    "paint_reflection",
+    "paint_halo",
+    "paint_subject",
     "MarkStyle",
+    "twice",
     "flow_of",
-    "paint_marks",
-    "spread_points",
-    "along",
+    "Marks",
+    "across",
     "draw_dabs",
     "draw_dots",
     "draw_strokes",
+    "spread_points",
+    "random_marks",
     "apply_brushwork",
+    "changed",
     "paint",
 ]
 
 # %% ../../nbs/synthetic/paint.ipynb #6570e6fa
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields
 from math import cos, pi, sin
 from typing import NamedTuple
@@ -251,12 +262,12 @@ LIGHTS = dict(
         (1.06, 1.05, 1.0), (1.06, 1.05, 1.02), (255, 252, 232), 0.35,
     ),
     dusk=Light(
-        ((54, 30, 104), (190, 58, 96), (255, 138, 36)), (255, 96, 40), 0.36, 0.085,
-        (0.66, 0.46, 0.50), (0.80, 0.62, 0.60), (255, 150, 64), 1.3,
+        ((54, 30, 104), (190, 58, 96), (255, 138, 36)), (255, 222, 128), 0.36, 0.08,
+        (0.66, 0.46, 0.50), (0.88, 0.70, 0.66), (255, 150, 64), 1.3,
     ),
     night=Light(
         ((5, 9, 38), (14, 24, 76), (36, 56, 122)), (250, 246, 220), 0.74, 0.065,
-        (0.28, 0.35, 0.54), (0.54, 0.58, 0.74), (176, 200, 255), 0.6,
+        (0.28, 0.35, 0.54), (0.72, 0.74, 0.88), (176, 200, 255), 0.6,
     ),
 )  # fmt: skip
 
@@ -278,14 +289,23 @@ AIRS = dict(
     rain=Air((126, 134, 146), 0.80, 0.72, 0.6, (84, 92, 108), 0.0),
     storm=Air((44, 46, 62), 0.84, 0.52, 0.85, (22, 22, 34), 0.0),
     snow=Air((196, 202, 214), 0.70, 0.96, 0.3, (226, 230, 238), 0.15),
-    fog=Air((206, 210, 210), 0.90, 0.95, 0.0, (0, 0, 0), 0.0),
+    fog=Air((214, 218, 218), 0.90, 0.95, 0.0, (0, 0, 0), 0.0),
 )
 
 
-def air_colour(scene: "Scene") -> Colour:
+WET = ("rain", "storm")  # weathers in which the ground reflects
+
+
+def is_dark(scene: Scene) -> bool:
+    "Are the lamps lit?"
+    return scene.time == "night" or scene.weather == "storm"
+
+
+def air_colour(scene: Scene) -> Colour:
     "The colour of the air: that of the weather in the light of the time."
     light = LIGHTS[scene.time]
-    lit = tuple(c * k for c, k in zip(AIRS[scene.weather].rgb, light.ground))
+    grey = sum(light.ground) / 3
+    lit = tuple(c * (0.65 * k + 0.35 * grey) for c, k in zip(AIRS[scene.weather].rgb, light.ground))
     return mix(lit, mix(light.sky[1], light.sky[2], 0.5), 0.18)
 
 
@@ -299,7 +319,7 @@ def cumulus(
     "Heaps of white cloud with flat feet, in four parts of the sky."
     mask = Image.new("L", (size, size))
     draw = ImageDraw.Draw(mask)
-    for cx, foot, width in ((0.14, 0.30, 0.34), (0.52, 0.16, 0.30), (0.86, 0.34, 0.36), (0.48, 0.44, 0.26)):
+    for cx, foot, width in ((0.50, 0.46, 0.34), (0.12, 0.30, 0.44), (0.90, 0.36, 0.46), (0.52, 0.17, 0.42)):
         cx, foot, width = cx + rng.uniform(-0.07, 0.07), foot + rng.uniform(-0.04, 0.04), width * rng.uniform(0.9, 1.2)
         for t in np.linspace(-1, 1, 9):
             r = width * (0.22 - 0.15 * abs(t)) * rng.uniform(0.8, 1.2)
@@ -315,7 +335,7 @@ def paint_sky(
     part: Callable[[str], np.random.Generator],  # of `streams`
     size: int,  # pixels per side
     layout: Layout,
-) -> Image.Image:  # the sky
+) -> tuple[Image.Image, Image.Image]:  # the sky; a mask of the clouds that sun and moon stand behind
     "A gradient in the colours of time and weather, with clouds, and the glow of sun or moon."
     air, light, work = AIRS[scene.weather], LIGHTS[scene.time], size // 4
     y, x = np.mgrid[0:work, 0:work].astype(np.float32) / work
@@ -332,12 +352,16 @@ def paint_sky(
         ragged = np.clip((field - 0.75 * (1 - air.cover)) * 3, 0, 1) * (1 - 0.7 * down**3)
         shade = np.clip((field - np.roll(field, -work // 16, 0)) * 2 + 0.9, 0.6, 1.5)
         sky += (mix(np.array(air.cloud) * light.ground, light.sky[1], 0.18) * shade - sky) * ragged * 0.85
+    body = np.zeros_like(field)
     if scene.weather == "cloudy":
         body, inside = cumulus(part("cumulus"), work, layout.horizon, side_of(layout))
         bright = mix(np.array((255, 255, 255)) * light.near, light.glare, 0.25 if scene.time != "night" else 0.0)
         dark = mix(np.array((138, 146, 168)) * light.near, light.sky[1], 0.35)
         sky += (bright + (np.array(dark) - bright) * inside * (0.5 + 0.5 * field) - sky) * body * 0.96
-    return Image.fromarray(np.clip(sky, 0, 255).astype(np.uint8)).resize((size, size), Image.Resampling.BICUBIC)
+    enlarge = lambda a: Image.fromarray(np.clip(a, 0, 255).astype(np.uint8)).resize(
+        (size, size), Image.Resampling.BICUBIC
+    )
+    return enlarge(sky), enlarge(130 * body[..., 0])
 
 
 def sun_at(scene: Scene, layout: Layout) -> tuple[float, float]:  # x, y, 0..1
@@ -423,6 +447,90 @@ def paint_fog(
 
 # %% ../../nbs/synthetic/paint.ipynb #e05542de
 BENDING = ("tree", "flowers", "fire")  # what the wind of a storm bends
+BENT = 0.16  # how far, in heights
+
+
+def shift(
+    mask: Image.Image,
+    dx: int,  # pixels to the right
+    dy: int,  # pixels down
+) -> Image.Image:
+    "The mask moved; what comes in is empty."
+    moved = Image.new("L", mask.size)
+    moved.paste(mask, (dx, dy))
+    return moved
+
+
+def light_from_side(
+    layer: Image.Image,  # RGBA, one subject; painted in place
+    scene: Scene,
+    side: int,  # of the light: -1 left, 1 right
+    step: int,  # width of a rim, pixels
+) -> None:
+    "Shade on the side turned from the light, a rim in its colour on the other; in the snow, a white cap."
+    light, shape = LIGHTS[scene.time], layer.getchannel("A")
+    averted = ImageChops.subtract(shape, shift(shape, side * 2 * step, 0))
+    turned = ImageChops.subtract(shape, shift(shape, -side * step, step // 2))
+    ramp = Image.linear_gradient("L").rotate(90 * side).resize(layer.size)  # black towards the light
+    shade = ImageChops.multiply(ImageChops.add(averted, ramp), shape)
+    layer.paste((20, 14, 44), (0, 0), shade.point(lambda v: v * 0.34))
+    layer.paste(whole(light.rim), (0, 0), turned.point(lambda v: v * (0.4 + 0.5 * AIRS[scene.weather].sun)))
+    if scene.weather == "snow":
+        cap = ImageChops.subtract(shape, shift(shape, 0, 2 * step)).filter(ImageFilter.BoxBlur(1))
+        layer.paste(whole(255 * (0.2 + 0.8 * k) for k in light.near), (0, 0), cap)
+    layer.putalpha(shape)
+
+
+def whole(colour: Iterable[float]) -> tuple[int, ...]:
+    "A colour as Pillow wants it: whole numbers up to 255."
+    return tuple(min(255, round(c)) for c in colour)
+
+
+def paint_shadow(
+    image: Image.Image,  # painted in place
+    shape: Image.Image,  # mask of what throws it
+    left: int,  # pixels, the lower left corner of the shape
+    foot: int,
+    side: int,  # of the light: -1 left, 1 right
+    length: float,  # in heights of the shape
+    strength: float,  # 0..1
+) -> None:
+    "The silhouette laid on the ground, away from the light."
+    w, h = shape.size
+    flat, reach = max(2, int(0.2 * h)), int(length * h)
+    start = reach if side > 0 else 0  # how far the shadow begins left of the shape
+    # the pixel (x, y) of the shadow shows the pixel (x - start + side * reach * (1 - y / flat), y * h / flat) of the shape
+    data = (1, -side * reach / flat, side * reach - start, 0, h / flat, 0)
+    lying = shape.transform((w + reach, flat), Image.Transform.AFFINE, data, Image.Resampling.BILINEAR)
+    lying = lying.filter(ImageFilter.BoxBlur(image.width / 200)).point(lambda v: v * strength)
+    image.paste((22, 16, 48), (left - start, foot - flat - 1), lying)
+
+
+def paint_reflection(
+    image: Image.Image,  # painted in place
+    layer: Image.Image,  # RGBA, one subject
+    left: int,  # pixels, its lower left corner
+    foot: int,
+) -> None:
+    "The subject upside down, somewhat shorter and half as strong, below its foot."
+    size = layer.width, max(1, round(0.6 * layer.height))
+    below = layer.transpose(Image.Transpose.FLIP_TOP_BOTTOM).resize(size)
+    image.paste(below, (left, foot), below.getchannel("A").point(lambda v: v * 0.5))
+
+
+def paint_halo(
+    image: Image.Image,  # painted in place
+    shape: Image.Image,  # mask of a subject
+    left: int,  # pixels, its upper left corner
+    top: int,
+    rgb: Colour,
+) -> None:
+    "A soft edge that parts the subject from what is behind it."
+    pad = image.width // 40
+    halo = Image.new("L", (shape.width + 2 * pad, shape.height + 2 * pad))
+    halo.paste(shape, (pad, pad))
+    halo = halo.filter(ImageFilter.BoxBlur(pad / 2)).point(lambda v: v * 0.5)
+    image.paste(whole(rgb), (left - pad, top - pad), halo)
 
 
 def paint_subject(
@@ -433,93 +541,37 @@ def paint_subject(
     place: Place,
     side: int,  # of the light: -1 left, 1 right
 ) -> Image.Image:  # mask of the subject's silhouette, as large as the image
-    "Paints one subject with the side light of the time, and with its shadow, or its image in water."
-    light, air, size = LIGHTS[scene.time], AIRS[scene.weather], image.width
-    burns, snow, flying = name == "fire", scene.weather == "snow", name == "bird"
-    factors = (1, 1, 1) if burns else tuple(c * (0.55 + 0.45 * air.ground) for c in light.near)
+    "Paints one subject in the light of the scene, with its shadow or its image in the water."
+    light, air, weather = LIGHTS[scene.time], AIRS[scene.weather], scene.weather
+    burns, flies, dark = name == "fire", name == "bird", is_dark(scene)
+    near = (1, 1, 1) if burns else tuple(c * (0.55 + 0.45 * air.ground) for c in light.near)
+    lean = -BENT * side if weather == "storm" and name in BENDING else 0.0
     layer, box = Image.new("RGBA", image.size), (place.cx, place.foot, place.height)
-    lean = -0.16 * side if scene.weather == "storm" and name in BENDING else 0.0
-    lamps = scene.time == "night" or scene.weather == "storm"
-    DRAWERS[name](Brush(layer, rng, factors, 0.1 * snow, box, place.flip, lean, lamps))
-    x0, y0, x1, y1 = layer.getbbox()
-    layer = layer.crop((x0, y0, x1, y1))
-    shape, step = layer.getchannel("A"), max(2, size // 110)
+    DRAWERS[name](Brush(layer, rng, near, 0.1 * (weather == "snow"), box, place.flip, lean, dark))
+    left, top, right, foot = layer.getbbox()
+    layer = layer.crop((left, top, right, foot))
+    shape, ground, x = layer.getchannel("A"), Brush(image, rng, light.ground), place.cx - 0.5
     if not burns:
-        turned = ImageChops.subtract(shape, shift(shape, -side * step, step // 2))  # edges towards the light
-        averted = ImageChops.subtract(shape, shift(shape, side * 2 * step, 0))
-        ramp = Image.linear_gradient("L").rotate(90 * side).resize(layer.size)  # 0 towards the light
-        shade = ImageChops.multiply(ImageChops.add(averted, ramp), shape).point(lambda v: v * 0.34)
-        layer.paste((20, 14, 44), (0, 0), shade)
-        if air.sun or scene.time != "day":
-            layer.paste(tuple(map(int, light.rim)), (0, 0), turned.point(lambda v: v * (0.4 + 0.5 * air.sun)))
-    if snow and not burns:
-        cap = ImageChops.subtract(shape, shift(shape, 0, 2 * step)).filter(ImageFilter.BoxBlur(1))
-        white = tuple(int(c) for c in mix((255, 255, 255), tuple(255 * c for c in light.near), 0.8))
-        layer.paste(white, (0, 0), cap)
-    layer.putalpha(shape)
-    ground = Brush(image, rng, light.ground)
-    if not flying and scene.setting == "sea" and name != "boat":  # a bank to stand on
-        ground.bare().disc((150, 128, 96), place.cx - 0.5, place.foot, 0.5 * place.height, 0.045)
-        sand = (244, 246, 250) if snow else (222, 200, 150)
-        ground.disc(sand, place.cx - 0.5, place.foot - 0.008, 0.48 * place.height, 0.036)
-    wet = scene.weather in ("rain", "storm") or scene.setting == "sea"
-    if flying:
-        pass
-    elif wet:
-        room = max(1, min(size - y1, round(0.6 * layer.height)))
-        image_in_water = layer.transpose(Image.Transpose.FLIP_TOP_BOTTOM).resize(
-            (layer.width, round(0.6 * layer.height))
-        )
-        image_in_water = image_in_water.crop((0, 0, layer.width, room))
-        image.paste(image_in_water, (x0, y1), image_in_water.getchannel("A").point(lambda v: v * 0.5))
-    elif air.sun:
-        paint_shadow(image, shape, (x0, y1), side, light.shadow, 0.6 * air.sun**0.5)
-    if not flying and not (wet and scene.setting == "sea"):
-        ground.disc((6, 6, 14), place.cx - 0.5, place.foot, 0.34 * place.height, 0.02, alpha=90)
+        light_from_side(layer, scene, side, max(2, image.width // 110))
+    if scene.setting == "sea" and name not in ("boat", "bird"):  # a bank to stand on
+        ground.disc((150, 128, 96), x, place.foot, 0.5 * place.height, 0.045)
+        sand = (244, 246, 250) if weather == "snow" else (222, 200, 150)
+        ground.disc(sand, x, place.foot - 0.008, 0.48 * place.height, 0.036)
+    if not flies:
+        if scene.setting == "sea" or weather in WET:
+            paint_reflection(image, layer, left, foot)
+        elif air.sun:
+            paint_shadow(image, shape, left, foot, side, light.shadow, 0.6 * air.sun**0.5)
+        ground.disc((6, 6, 14), x, place.foot, 0.34 * place.height, 0.016, alpha=90)
     if burns:
         glow = Image.radial_gradient("L").point(lambda v: max(0, 170 - v)).resize((2 * layer.width, 2 * layer.height))
-        image.paste((255, 140, 40), (x0 - layer.width // 2, y0 - layer.height // 2), glow)
-    else:  # a thin dark or light halo, so that the silhouette stands out
-        pad = size // 40
-        halo = Image.new("L", (layer.width + 2 * pad, layer.height + 2 * pad))
-        halo.paste(shape, (pad, pad))
-        halo = halo.filter(ImageFilter.BoxBlur(pad / 2)).point(lambda v: v * 0.5)
-        image.paste((120, 140, 190) if lamps else (50, 44, 60), (x0 - pad, y0 - pad), halo)
-    image.paste(layer, (x0, y0), layer)
+        image.paste((255, 140, 40), (left - layer.width // 2, top - layer.height // 2), glow)
+    else:
+        paint_halo(image, shape, left, top, (120, 140, 190) if dark else (50, 44, 60))
+    image.paste(layer, (left, top), layer)
     mask = Image.new("L", image.size)
-    mask.paste(shape, (x0, y0))
+    mask.paste(shape, (left, top))
     return mask
-
-
-def shift(image: Image.Image, dx: int, dy: int) -> Image.Image:
-    "The image moved by dx to the right and dy down; what comes in is black."
-    moved = Image.new("L", image.size)
-    moved.paste(image, (dx, dy))
-    return moved
-
-
-def paint_shadow(
-    image: Image.Image,  # painted in place
-    shape: Image.Image,  # mask of what throws it
-    foot: tuple[int, int],  # lower left corner of the shape, pixels
-    side: int,  # of the light: -1 left, 1 right
-    length: float,  # in heights of the shape
-    strength: float,  # 0..1
-) -> None:
-    "The silhouette laid on the ground, away from the light."
-    w, h = shape.size
-    flat, reach = max(2, int(0.2 * h)), int(length * h)
-    # a point (x, y) of the shadow shows the point (x + side * reach * (1 - y / flat), y * h / flat) of the shape
-    start = reach if side > 0 else 0
-    data = (1, -side * reach / flat, side * reach - start, 0, h / flat, 0)
-    lying = shape.transform((w + reach, flat), Image.Transform.AFFINE, data, Image.Resampling.BILINEAR)
-    lying = lying.filter(ImageFilter.BoxBlur(image.width / 200)).point(lambda v: v * strength)
-    image.paste((22, 16, 48), (foot[0] - start, foot[1] - flat - 1), lying)
-
-
-def changed(before: Image.Image, after: Image.Image) -> Image.Image:
-    "A mask of the pixels that differ."
-    return ImageChops.difference(before, after).convert("L").point(lambda v: 255 * (v > 3))
 
 
 # %% ../../nbs/synthetic/paint.ipynb #2779e60e
@@ -543,126 +595,114 @@ class MarkStyle(NamedTuple):
     tone: float  # deviation of a mark's brightness, of 255
     hue: float  # deviation of a mark's red, green and blue, of 255
     keep: float  # share of the smooth picture that is kept on the subjects
+    rest: float  # share of it that is kept elsewhere
 
 
 MARK_STYLES = dict(
-    dabs=MarkStyle(900, 420, 24, 12, 0.35, 15, 8, 0.45),
-    dots=MarkStyle(820, 520, 9.5, 9.5, 0.0, 10, 24, 0.45),
-    strokes=MarkStyle(620, 360, 64, 7, 0.05, 20, 7, 0.45),
+    dabs=MarkStyle(900, 520, 24, 12, 0.35, 15, 8, 0.45, 0.15),
+    dots=MarkStyle(820, 640, 9.5, 9.5, 0.0, 10, 24, 0.5, 0.0),
+    strokes=MarkStyle(620, 460, 64, 7, 0.05, 20, 7, 0.5, 0.15),
 )
-DETAIL = 0.62  # size of a mark on a subject, in sizes of the others
+DETAIL = 0.55  # size of a mark on a subject, in sizes of the others
+
+# %% ../../nbs/synthetic/paint.ipynb #flow0001
+FLOW_CELLS = 64  # per side of the field of directions
+HINT = 0.0025  # weight of the setting's direction beside that of edges
+
+
+def twice(angle: np.ndarray) -> np.ndarray:
+    "A direction as a complex number that is the same for the opposite direction."
+    return np.exp(2j * angle)
 
 
 def flow_of(
-    small: Image.Image,  # the smooth picture
+    smooth: Image.Image,  # the picture
     scene: Scene,
     layout: Layout,
-    grid: int = 64,  # cells per side
-) -> np.ndarray:  # [grid, grid] direction of a mark, radian
-    "Marks follow edges; where there is none they follow the setting: level on water, upright on trunks and walls."
-    grey = np.asarray(small.convert("L").resize((grid, grid), Image.Resampling.BOX), np.float32) / 255
+) -> np.ndarray:  # [FLOW_CELLS, FLOW_CELLS] direction of a mark, radian
+    "Marks run along edges; where there is none, as the setting has it: level on water, upright on trunks and walls."
+    grid = FLOW_CELLS, FLOW_CELLS
+    grey = np.asarray(smooth.convert("L").resize(grid, Image.Resampling.BOX), np.float32) / 255
     gy, gx = np.gradient(grey)
-    edges = np.stack([gy**2 - gx**2, -2 * gx * gy])  # twice the angle along the edge, as a vector
-    smooth = lambda a: np.asarray(
-        Image.fromarray(a)
-        .resize((grid // 4, grid // 4), Image.Resampling.BOX)
-        .resize((grid, grid), Image.Resampling.BICUBIC)
+    coarse = lambda a: Image.fromarray(a).resize((FLOW_CELLS // 4,) * 2, Image.Resampling.BOX)
+    real, imaginary = (
+        np.asarray(coarse(a).resize(grid, Image.Resampling.BICUBIC)) for a in (gy**2 - gx**2, -2 * gx * gy)
     )
-    edges = np.stack([smooth(e) for e in edges])
-    y, x = np.mgrid[0:grid, 0:grid] / grid
-    sx, sy = sun_at(scene, layout)
+    y, x = np.mgrid[0:FLOW_CELLS, 0:FLOW_CELLS] / FLOW_CELLS
+    (sx, sy), horizon = sun_at(scene, layout), layout.horizon
+    near_sun = np.exp(-((x - sx) ** 2 + (y - sy) ** 2) / 0.05)
     around = np.arctan2(y - sy, x - sx) + pi / 2  # circles around sun or moon
-    near_sun = np.exp(-(((x - sx) ** 2 + (y - sy) ** 2) / 0.05))
-    sky = near_sun * np.exp(2j * around) + (1 - near_sun) * np.exp(2j * 0.35 * np.sin(2 * pi * (x + 0.8 * y)))
+    sky = near_sun * twice(around) + (1 - near_sun) * twice(0.35 * np.sin(2 * pi * (x + 0.8 * y)))
+    standing = y < horizon + 0.1
     ground = dict(
         sea=0.06 * np.sin(9 * x + 30 * y),
         hills=0.5 * np.sin(7 * x + 9 * y),
-        forest=np.where(y < layout.horizon + 0.1, pi / 2, 0.1),
-        town=np.where(y < layout.horizon + 0.1, pi / 2, np.arctan2(y - layout.horizon, x - 0.5)),
+        forest=np.where(standing, pi / 2, 0.1),
+        town=np.where(standing, pi / 2, np.arctan2(y - horizon, x - 0.5)),  # the joints of the pavement
         desert=0.4 * np.sin(5 * x + 14 * y),
         abstract=np.where(np.sin(14 * x + 9 * y) > 0, pi / 4, -pi / 4),
     )[scene.setting]
-    reach = dict(forest=0.22, town=0.25).get(scene.setting, 0.02)
-    hint = np.where(y < layout.horizon - reach, sky, np.exp(2j * ground))
-    total = edges[0] + 1j * edges[1] + 0.0012 * hint
-    return np.angle(total) / 2
+    tall = dict(forest=0.22, town=0.25).get(scene.setting, 0.02)  # how far the setting rises above the horizon
+    return np.angle(real + 1j * imaginary + HINT * np.where(y < horizon - tall, sky, twice(ground))) / 2
 
 
-def paint_marks(
-    canvas: Image.Image,  # painted in place
-    small: Image.Image,  # the smooth picture, half as large
-    focus: Image.Image,  # mask of the subjects, as large as the small one
-    brushwork: str,
-    flow: np.ndarray,  # [grid, grid] radian
-    rng: np.random.Generator,
-) -> None:
-    "Covers the canvas with marks, each of one colour: first large ones everywhere, then small ones on the subjects."
-    style, draw, n = MARK_STYLES[brushwork], ImageDraw.Draw(canvas), small.width
-    pixels, inside = np.asarray(small), np.asarray(focus)
-    for count, scale in ((style.marks, 1.0), (style.details, DETAIL)):
-        if scale == 1.0:
-            at = spread_points(count, rng)
-        else:
-            at = rng.random((6 * count, 2))
-            at = at[inside[tuple((at[:, ::-1] * n).astype(int).T)] > 127][:count]
-        tone = rng.standard_normal((len(at), 1)) * style.tone + rng.standard_normal((len(at), 3)) * style.hue
-        wander = rng.standard_normal(len(at)) * style.jitter
-        rgb = pixels[tuple((at[:, ::-1] * n).astype(int).T)] + tone * (0.6 if scale < 1 else 1)
-        inks = list(map(tuple, np.clip(rgb, 0, 255).astype(int).tolist()))
-        DRAW_MARKS[brushwork](
-            draw, at, inks, flow, wander, style.length / 256 * scale, style.width / 256 * scale, canvas.width
-        )
+# %% ../../nbs/synthetic/paint.ipynb #marks001
+class Marks(NamedTuple):
+    "Marks of one size, the later ones on top; lengths in shares of the canvas."
+
+    at: np.ndarray  # [N, 2] x and y of their middles, 0..1
+    inks: list[tuple[int, int, int]]
+    flow: np.ndarray  # [FLOW_CELLS, FLOW_CELLS] radian
+    wander: np.ndarray  # [N] deviation from the flow, radian
+    length: float
+    width: float
+
+    def along(
+        self,
+        points: np.ndarray,  # [N, 2]
+    ) -> np.ndarray:  # [N, 2] unit vectors
+        "The direction of every mark at these points."
+        cell = (np.clip(points, 0, 0.9999) * len(self.flow)).astype(int)
+        angle = self.flow[cell[:, 1], cell[:, 0]] + self.wander
+        return np.stack([np.cos(angle), np.sin(angle)], 1)
 
 
-def spread_points(count: int, rng: np.random.Generator) -> np.ndarray:  # [about count, 2] x, y, 0..1
-    "A grid with every point moved by chance, in random order: no holes, no rows."
-    k = round(count**0.5)
-    y, x = np.mgrid[0:k, 0:k].reshape(2, -1)
-    points = (np.stack([x, y], 1) + 0.5 + rng.uniform(-0.5, 0.5, (k * k, 2))) / k
-    return np.clip(points, 0, 0.9999)[rng.permutation(k * k)]
+def across(along: np.ndarray) -> np.ndarray:
+    "Unit vectors turned by a right angle."
+    return np.stack([-along[:, 1], along[:, 0]], 1)
 
 
-def along(at: np.ndarray, flow: np.ndarray, wander: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    "Unit vectors along the flow at the points, [N] x and [N] y."
-    cell = (np.clip(at, 0, 0.9999) * len(flow)).astype(int)
-    angle = flow[cell[:, 1], cell[:, 0]] + wander
-    return np.cos(angle), np.sin(angle)
-
-
-def draw_dabs(draw, at, inks, flow, wander, length, width, size) -> None:
+def draw_dabs(draw: ImageDraw.ImageDraw, marks: Marks, size: int) -> None:
     "Short broad touches: ovals along the flow."
-    c, s = along(at, flow, wander)
-    for turn in [np.linspace(0, 2 * pi, 11)[:-1]]:
-        u, v = 0.5 * length * np.cos(turn), 0.5 * width * np.sin(turn)
-        x, y = at[:, :1] + c[:, None] * u - s[:, None] * v, at[:, 1:] + s[:, None] * u + c[:, None] * v
-    for outline, ink in zip((np.stack([x, y], -1).reshape(len(at), -1) * size).tolist(), inks):
+    turn, along = np.linspace(0, 2 * pi, 11)[:-1, None], marks.along(marks.at)[:, None]  # [10, 1], [N, 1, 2]
+    oval = marks.length / 2 * np.cos(turn) * along + marks.width / 2 * np.sin(turn) * across(along[:, 0])[:, None]
+    outlines = (marks.at[:, None] + oval) * size  # [N, 10, 2]
+    for outline, ink in zip(outlines.reshape(len(outlines), -1).tolist(), marks.inks):
         draw.polygon(outline, ink)
 
 
-def draw_dots(draw, at, inks, flow, wander, length, width, size) -> None:
+def draw_dots(draw: ImageDraw.ImageDraw, marks: Marks, size: int) -> None:
     "Round points."
-    r = 0.5 * width
-    for box, ink in zip((np.hstack([at - r, at + r]) * size).tolist(), inks):
+    boxes = np.hstack([marks.at - marks.width / 2, marks.at + marks.width / 2]) * size
+    for box, ink in zip(boxes.tolist(), marks.inks):
         draw.ellipse(box, ink)
 
 
-def draw_strokes(draw, at, inks, flow, wander, length, width, size) -> None:
-    "Long curved strokes along the flow, with a light and a dark bristle."
-    steps, path = 3, [at]
-    for sign in (-1, 1):
-        here, (c0, s0) = at, along(at, flow, wander)
+def draw_strokes(draw: ImageDraw.ImageDraw, marks: Marks, size: int, steps: int = 3) -> None:
+    "Long strokes that bend with the flow, each with a light and a dark bristle."
+    path = [marks.at]
+    for sign in (-1, 1):  # from the middle to either end
+        here, ahead = marks.at, sign * marks.along(marks.at)
         for _ in range(steps):
-            c, s = along(here, flow, wander)
-            turn = np.where(c * c0 + s * s0 < 0, -1, 1)  # a direction has no sign: keep going
-            c0, s0 = c * turn, s * turn
-            here = here + sign * length / (2 * steps) * np.stack([c0, s0], 1)
-            path.insert(0, here) if sign < 0 else path.append(here)
-    path = np.stack(path, 1)  # [N, 2 * steps + 1, 2]
-    c, s = along(at, flow, wander)
-    side = np.stack([-s, c], 1)[:, None] * width * 0.28
-    px = lambda p: (p * size).reshape(len(at), -1).tolist()
-    broad, thin = max(1, round(width * size)), max(1, round(0.24 * width * size))
-    for middle, left, right, (r, g, b) in zip(px(path), px(path + side), px(path - side), inks):
+            along = marks.along(here)
+            ahead = along * np.where((along * ahead).sum(1, keepdims=True) < 0, -1, 1)  # never turn back
+            here = here + marks.length / (2 * steps) * ahead
+            path = [here, *path] if sign < 0 else [*path, here]
+    lines = np.stack(path, 1)  # [N, 2 * steps + 1, 2]
+    bristle = 0.28 * marks.width * across(marks.along(marks.at))[:, None]
+    pixels = ((lines + k * bristle).reshape(len(lines), -1) * size for k in (0, 1, -1))
+    broad, thin = max(1, round(marks.width * size)), max(1, round(0.24 * marks.width * size))
+    for middle, left, right, (r, g, b) in zip(*(p.tolist() for p in pixels), marks.inks):
         draw.line(middle, (r, g, b), broad)
         draw.line(left, (min(255, r + 26), min(255, g + 26), min(255, b + 22)), thin)
         draw.line(right, (max(0, r - 26), max(0, g - 26), max(0, b - 22)), thin)
@@ -671,60 +711,112 @@ def draw_strokes(draw, at, inks, flow, wander, length, width, size) -> None:
 DRAW_MARKS = dict(dabs=draw_dabs, dots=draw_dots, strokes=draw_strokes)
 
 
+# %% ../../nbs/synthetic/paint.ipynb #brush001
+def spread_points(
+    count: int,
+    rng: np.random.Generator,
+) -> np.ndarray:  # [about count, 2] x and y, 0..1
+    "A grid of points, each moved by chance, in random order: neither holes nor rows."
+    k = round(count**0.5)
+    y, x = np.mgrid[0:k, 0:k].reshape(2, -1)
+    points = (np.stack([x, y], 1) + rng.random((k * k, 2))) / k
+    return rng.permutation(points)
+
+
+def random_marks(
+    at: np.ndarray,  # [N, 2] middles, 0..1
+    pixels: np.ndarray,  # [size, size, 3] the smooth picture
+    flow: np.ndarray,  # [FLOW_CELLS, FLOW_CELLS] radian
+    brushwork: str,
+    scale: float,  # size, in sizes of the style
+    rng: np.random.Generator,
+) -> Marks:
+    "Marks in the colours under their middles, each somewhat off."
+    style, (column, row) = MARK_STYLES[brushwork], (at * len(pixels)).astype(int).T
+    error = style.tone * rng.standard_normal((len(at), 1)) + style.hue * rng.standard_normal((len(at), 3))
+    inks = np.clip(pixels[row, column] + scale * error, 0, 255).astype(int)
+    wander = style.jitter * rng.standard_normal(len(at))
+    return Marks(
+        at, list(map(tuple, inks.tolist())), flow, wander, scale * style.length / 256, scale * style.width / 256
+    )
+
+
 def apply_brushwork(
     image: Image.Image,  # the smooth picture
-    focus: Image.Image,  # mask of the subjects; there more of the smooth picture is kept
+    focus: Image.Image,  # mask of subjects and lights; there marks are small, and more of the smooth picture is kept
     scene: Scene,
     layout: Layout,
-    rng: np.random.Generator,
+    part: Callable[[str], np.random.Generator],  # of `streams`
 ) -> Image.Image:  # as large as the image
-    "The picture in the marks of its brushwork."
+    "The picture in the marks of its brushwork; a smooth one only gets a little unevenness of tone."
     if scene.brushwork == "smooth":
-        return image
-    small, style = image.reduce(2), MARK_STYLES[scene.brushwork]
-    canvas = image.copy()
+        tone = Image.fromarray((255 - 32 * noise(part("brushwork"), 64, 4, 4, 4)).astype(np.uint8)).resize(image.size)
+        return ImageChops.multiply(image, Image.merge("RGB", (tone, tone, tone)))
+    small, inside, style = image.reduce(2), focus.reduce(2), MARK_STYLES[scene.brushwork]
+    pixels, flow, rng = np.asarray(small), flow_of(small, scene, layout), part("brushwork")
+    canvas, draw_marks = image.copy(), DRAW_MARKS[scene.brushwork]
     if scene.brushwork == "dots":  # the light ground between the points
-        canvas = small.resize((16, 16), Image.Resampling.BOX).resize(image.size, Image.Resampling.BICUBIC)
-        canvas = Image.blend(canvas, Image.new("RGB", image.size, (255, 248, 230)), 0.5)
-    paint_marks(canvas, small, focus.reduce(2), scene.brushwork, flow_of(small, scene, layout), rng)
-    canvas.paste(image, (0, 0), focus.point(lambda v: v * style.keep))
+        blurred = small.resize((16, 16), Image.Resampling.BOX).resize(image.size, Image.Resampling.BICUBIC)
+        canvas = Image.blend(blurred, Image.new("RGB", image.size, (255, 248, 230)), 0.5)
+    broad = random_marks(spread_points(style.marks, rng), pixels, flow, scene.brushwork, 1.0, rng)
+    draw_marks(ImageDraw.Draw(canvas), broad, image.width)
+    at = part("details").random((8 * style.details, 2))
+    column, row = (at * small.width).astype(int).T
+    at = at[np.asarray(inside)[row, column] > 127][: style.details]
+    detailed = canvas.copy()
+    fine = random_marks(at, pixels, flow, scene.brushwork, DETAIL, part("fine"))
+    draw_marks(ImageDraw.Draw(detailed), fine, image.width)
+    around = inside.filter(ImageFilter.BoxBlur(small.width / 128)).point(lambda v: 255 * (v > 60))
+    canvas.paste(detailed, (0, 0), around.resize(image.size))
+    canvas.paste(image, (0, 0), focus.point(lambda v: 255 * style.rest + v * (style.keep - style.rest)))
     return canvas
 
 
 # %% ../../nbs/synthetic/paint.ipynb #c2fe6f28
-SMALLEST_PAINTED = 128  # pixels; below, there is no room for marks
+SMALLEST_PAINTED = 128  # pixels; smaller pictures are painted at this size and reduced, since marks need room
+
+
+def changed(before: Image.Image, after: Image.Image) -> Image.Image:
+    "A mask of the pixels that differ."
+    return ImageChops.difference(before, after).convert("L").point(lambda v: 255 * (v > 3))
 
 
 def paint(
     scene: Scene,
     rng: np.random.Generator,  # gives one number, the root of everything that is left to chance
-    size: int = 256,  # pixels per side, at least 128
+    size: int = 256,  # pixels per side, at least `SMALLEST_PAINTED`
 ) -> Image.Image:  # RGB [size, size]
     "Paints a scene: sky, setting, subjects, brushwork, weather, palette. Raises `DataError` if the size is too small."
     if size < SMALLEST_PAINTED:
         raise DataError(f"size is {size}, expected at least {SMALLEST_PAINTED}: paint larger and reduce the image")
     part = streams(rng)
-    layout, light, air = plan(scene.subjects, part("layout")), LIGHTS[scene.time], AIRS[scene.weather]
-    side, snow, dark = side_of(layout), scene.weather == "snow", scene.time == "night" or scene.weather == "storm"
-    image = paint_sky(scene, part, 2 * size, layout)
-    sky = image.copy()
-    paint_lights(Brush(image, part("stars")), scene, layout)
-    if scene.weather == "storm":
+    layout, light, air, weather = (
+        plan(scene.subjects, part("layout")),
+        LIGHTS[scene.time],
+        AIRS[scene.weather],
+        scene.weather,
+    )
+    sky, clouds = paint_sky(scene, part, 2 * size, layout)
+    image = sky.copy()
+    paint_lights(Brush(image, part("lights")), scene, layout)
+    image.paste(sky, (0, 0), clouds)
+    if weather == "storm":
         paint_lightning(Brush(image, part("lightning")), layout)
-    lights, lit_sky = changed(sky, image), image.copy()
+    lights, behind = changed(sky, image), image.copy()
     ground = tuple(c * air.ground for c in light.ground)
-    land = Brush(image, part("setting"), ground, 0.86 * snow, lamps=dark)
+    land = Brush(image, part("setting"), ground, 0.86 * (weather == "snow"), lamps=is_dark(scene))
     BACKDROPS[scene.setting](land, layout.horizon, layout.sun[0] - 0.5)
-    lights = ImageChops.subtract(lights, changed(lit_sky, image))  # what the setting leaves of them
-    if scene.weather in ("rain", "storm"):
+    lights = ImageChops.subtract(lights, changed(behind, image))  # what the setting leaves of them
+    if weather in WET:
         land.mirror(layout.horizon + 0.1, 0.4)
-    if scene.weather == "fog":
+    if weather == "fog":
         paint_fog(image, part("fog"), air_colour(scene), layout.horizon, 0.95, 0.6)
+        image.paste(whole(light.glare), (0, 0), lights.point(lambda v: v * 0.4))
     focus = lights
     for i, (name, place) in enumerate(zip(scene.subjects, layout.places)):
-        focus.paste(255, (0, 0), paint_subject(name, image, part(f"subject {i}"), scene, place, side))
-    if scene.weather == "fog":
-        paint_fog(image, part("near fog"), air_colour(scene), layout.horizon, 0.42, 0.3)
-    image = apply_brushwork(image, focus, scene, layout, part("brushwork"))
+        focus.paste(255, (0, 0), paint_subject(name, image, part(f"subject {i}"), scene, place, side_of(layout)))
+    if weather == "fog":
+        paint_fog(image, part("near fog"), air_colour(scene), layout.horizon, 0.36, 0.26)
+    image = apply_brushwork(image, focus, scene, layout, part)
     paint_falling(Brush(image, part("falling")), scene)
     return image.reduce(2).convert("RGB", GRADES[scene.palette])
