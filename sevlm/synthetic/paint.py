@@ -16,6 +16,7 @@ __all__ = [
     "LIGHTS",
     "AIRS",
     "WET",
+    "SNOWED",
     "BENDING",
     "BENT",
     "GRADES",
@@ -52,6 +53,8 @@ __all__ = [
     "paint_reflection",
     "paint_halo",
     "paint_subject",
+    "changed",
+    "draw_scene",
     "MarkStyle",
     "twice",
     "flow_of",
@@ -63,7 +66,6 @@ __all__ = [
     "spread_points",
     "random_marks",
     "apply_brushwork",
-    "changed",
     "paint",
 ]
 
@@ -294,6 +296,7 @@ AIRS = dict(
 
 
 WET = ("rain", "storm")  # weathers in which the ground reflects
+SNOWED = 0.86  # share of snow in the colours of the land
 
 
 def is_dark(scene: Scene) -> bool:
@@ -361,7 +364,7 @@ def paint_sky(
     enlarge = lambda a: Image.fromarray(np.clip(a, 0, 255).astype(np.uint8)).resize(
         (size, size), Image.Resampling.BICUBIC
     )
-    return enlarge(sky), enlarge(130 * body[..., 0])
+    return enlarge(sky), enlarge((70 if scene.time == "night" else 150) * body[..., 0])
 
 
 def sun_at(scene: Scene, layout: Layout) -> tuple[float, float]:  # x, y, 0..1
@@ -499,7 +502,7 @@ def paint_shadow(
     w, h = shape.size
     flat, reach = max(2, int(0.2 * h)), int(length * h)
     start = reach if side > 0 else 0  # how far the shadow begins left of the shape
-    # the pixel (x, y) of the shadow shows the pixel (x - start + side * reach * (1 - y / flat), y * h / flat) of the shape
+    # a pixel (x, y) of the shadow shows (x - start + side * reach * (1 - y / flat), y * h / flat) of the shape
     data = (1, -side * reach / flat, side * reach - start, 0, h / flat, 0)
     lying = shape.transform((w + reach, flat), Image.Transform.AFFINE, data, Image.Resampling.BILINEAR)
     lying = lying.filter(ImageFilter.BoxBlur(image.width / 200)).point(lambda v: v * strength)
@@ -572,6 +575,44 @@ def paint_subject(
     mask = Image.new("L", image.size)
     mask.paste(shape, (left, top))
     return mask
+
+
+# %% ../../nbs/synthetic/paint.ipynb #drawing1
+def changed(before: Image.Image, after: Image.Image) -> Image.Image:
+    "A mask of the pixels that differ."
+    return ImageChops.difference(before, after).convert("L").point(lambda v: 255 * (v > 3))
+
+
+def draw_scene(
+    scene: Scene,
+    part: Callable[[str], np.random.Generator],  # of `streams`
+    layout: Layout,
+    size: int,  # pixels per side
+) -> tuple[Image.Image, Image.Image]:  # the picture before the brush; a mask of subjects and lights
+    "Everything in the scene, from back to front."
+    light, air, weather = LIGHTS[scene.time], AIRS[scene.weather], scene.weather
+    sky, clouds = paint_sky(scene, part, size, layout)
+    image = sky.copy()
+    paint_lights(Brush(image, part("lights")), scene, layout)
+    image.paste(sky, (0, 0), clouds)
+    if weather == "storm":
+        paint_lightning(Brush(image, part("lightning")), layout)
+    lights, behind = changed(sky, image), image.copy()
+    ground = tuple(c * air.ground for c in light.ground)
+    land = Brush(image, part("setting"), ground, SNOWED * (weather == "snow"), lamps=is_dark(scene))
+    BACKDROPS[scene.setting](land, layout.horizon, layout.sun[0] - 0.5)
+    lights = ImageChops.subtract(lights, changed(behind, image))  # what the setting leaves of them
+    if weather in WET:
+        land.mirror(layout.horizon + 0.1, 0.4)
+    if weather == "fog":
+        paint_fog(image, part("fog"), air_colour(scene), layout.horizon, 0.95, 0.6)
+        image.paste(whole(light.glare), (0, 0), lights.point(lambda v: v * 0.4))
+    focus = lights
+    for i, (name, place) in enumerate(zip(scene.subjects, layout.places)):
+        focus.paste(255, (0, 0), paint_subject(name, image, part(f"subject {i}"), scene, place, side_of(layout)))
+    if weather == "fog":
+        paint_fog(image, part("near fog"), air_colour(scene), layout.horizon, 0.36, 0.26)
+    return image, focus
 
 
 # %% ../../nbs/synthetic/paint.ipynb #2779e60e
@@ -776,47 +817,17 @@ def apply_brushwork(
 SMALLEST_PAINTED = 128  # pixels; smaller pictures are painted at this size and reduced, since marks need room
 
 
-def changed(before: Image.Image, after: Image.Image) -> Image.Image:
-    "A mask of the pixels that differ."
-    return ImageChops.difference(before, after).convert("L").point(lambda v: 255 * (v > 3))
-
-
 def paint(
     scene: Scene,
     rng: np.random.Generator,  # gives one number, the root of everything that is left to chance
     size: int = 256,  # pixels per side, at least `SMALLEST_PAINTED`
 ) -> Image.Image:  # RGB [size, size]
-    "Paints a scene: sky, setting, subjects, brushwork, weather, palette. Raises `DataError` if the size is too small."
+    "Paints a scene: drawing, brushwork, rain or snow, palette. Raises `DataError` if the size is too small."
     if size < SMALLEST_PAINTED:
         raise DataError(f"size is {size}, expected at least {SMALLEST_PAINTED}: paint larger and reduce the image")
     part = streams(rng)
-    layout, light, air, weather = (
-        plan(scene.subjects, part("layout")),
-        LIGHTS[scene.time],
-        AIRS[scene.weather],
-        scene.weather,
-    )
-    sky, clouds = paint_sky(scene, part, 2 * size, layout)
-    image = sky.copy()
-    paint_lights(Brush(image, part("lights")), scene, layout)
-    image.paste(sky, (0, 0), clouds)
-    if weather == "storm":
-        paint_lightning(Brush(image, part("lightning")), layout)
-    lights, behind = changed(sky, image), image.copy()
-    ground = tuple(c * air.ground for c in light.ground)
-    land = Brush(image, part("setting"), ground, 0.86 * (weather == "snow"), lamps=is_dark(scene))
-    BACKDROPS[scene.setting](land, layout.horizon, layout.sun[0] - 0.5)
-    lights = ImageChops.subtract(lights, changed(behind, image))  # what the setting leaves of them
-    if weather in WET:
-        land.mirror(layout.horizon + 0.1, 0.4)
-    if weather == "fog":
-        paint_fog(image, part("fog"), air_colour(scene), layout.horizon, 0.95, 0.6)
-        image.paste(whole(light.glare), (0, 0), lights.point(lambda v: v * 0.4))
-    focus = lights
-    for i, (name, place) in enumerate(zip(scene.subjects, layout.places)):
-        focus.paste(255, (0, 0), paint_subject(name, image, part(f"subject {i}"), scene, place, side_of(layout)))
-    if weather == "fog":
-        paint_fog(image, part("near fog"), air_colour(scene), layout.horizon, 0.36, 0.26)
-    image = apply_brushwork(image, focus, scene, layout, part)
+    layout = plan(scene.subjects, part("layout"))
+    drawing, focus = draw_scene(scene, part, layout, 2 * size)
+    image = apply_brushwork(drawing, focus, scene, layout, part)
     paint_falling(Brush(image, part("falling")), scene)
     return image.reduce(2).convert("RGB", GRADES[scene.palette])
