@@ -185,10 +185,10 @@ def set_hills(b: Brush, horizon: float, sun: float) -> None:
     far, near = (150, 176, 204), b.pick((92, 142, 52), (124, 152, 50), (70, 128, 62))
     for i, t in enumerate((0, 0.3, 0.55, 0.8, 1)):
         rgb = mix(far, near, t)
-        line = ridge(b, rgb, horizon - 0.1 + 0.09 * i, 0.055 - 0.006 * i, b.uniform(0.9, 1.8), 0.28)
+        line = ridge(b, rgb, horizon - 0.13 + 0.095 * i, 0.07 - 0.01 * i, b.uniform(0.9, 1.8), 0.36)
         for x, y in line[1 :: 7 - i]:
-            r = 0.006 + 0.007 * i * b.uniform(0.6, 1.2)
-            b.disc(mix(rgb, (24, 62, 34), 0.5), x + 0.02 * b.uniform(), y + 0.02 + 0.02 * i, 1.4 * r, r)
+            r = 0.008 + 0.008 * i * b.uniform(0.6, 1.2)
+            b.bare(0.25).disc(mix(rgb, (24, 62, 34), 0.6), x + 0.02 * b.uniform(), y + 0.02 + 0.02 * i, 1.5 * r, r)
     for _ in range(70):
         t = b.uniform(0, 1)
         x, y = b.uniform(-0.5, 0.5), horizon + 0.22 + (0.78 - horizon) * t
@@ -223,31 +223,31 @@ def set_forest(b: Brush, horizon: float, sun: float) -> None:
         b.disc(leaf, b.uniform(-0.5, 0.5), b.uniform(horizon + 0.11, 1), 0.03, 0.009, alpha=170)
     wood = b.bare(0.1)
     for x in (b.uniform(-0.49, -0.44), b.uniform(-0.42, -0.36), b.uniform(0.36, 0.42), b.uniform(0.44, 0.49)):
-        w, foot = b.uniform(0.014, 0.026), b.uniform(0.84, 0.98)
+        w, foot = b.uniform(0.018, 0.032), b.uniform(0.84, 0.98)
         wood.poly((70, 50, 40), (x - 0.6 * w, 0), (x + 0.6 * w, 0), (x + w, foot), (x - w, foot))
         wood.line((168, 134, 100), 0.007, (x - 0.3 * w, 0), (x - 0.6 * w, foot - 0.02), alpha=210)
-        for _ in range(9):
-            leaf, at = b.pick((46, 92, 50), (74, 122, 54), (30, 70, 46)), x + 0.09 * b.uniform()
-            b.disc(leaf, at, 0.09 * b.uniform(0, 1) - 0.01, b.uniform(0.03, 0.05), b.uniform(0.018, 0.03))
+        for _ in range(10):
+            leaf, at = b.pick((46, 92, 50), (74, 122, 54), (30, 70, 46)), x + 0.1 * b.uniform()
+            b.disc(leaf, at, 0.12 * b.uniform(0, 1) - 0.01, b.uniform(0.035, 0.06), b.uniform(0.02, 0.035))
 
 
 # %% ../../nbs/synthetic/motifs.ipynb #88298e39
 def set_town(b: Brush, horizon: float, sun: float) -> None:
     "Two rows of gabled houses and a paved square; windows are lit after dark."
     wall_brush, pane = b.bare(), b.pane((64, 78, 104))
-    for row, (low, high) in enumerate(((0.20, 0.31), (0.07, 0.17))):
+    for row, (low, high) in enumerate(((0.26, 0.38), (0.10, 0.21))):
         x = -0.55 - 0.05 * row
         while x < 0.5:
             w, top = b.uniform(0.085, 0.135), horizon - b.uniform(low, high)
-            wall = b.pick((206, 152, 108), (190, 118, 92), (160, 164, 182), (222, 200, 152), (214, 170, 156))
+            wall = b.pick((196, 128, 104), (226, 214, 190), (150, 160, 188), (222, 196, 140), (222, 168, 166))
             wall = mix(wall, (176, 190, 214), 0.55 * (1 - row))
-            roof = mix(b.pick((176, 70, 50), (140, 62, 56), (96, 92, 112)), (176, 190, 214), 0.45 * (1 - row))
+            roof = mix(b.pick((150, 54, 46), (92, 50, 56), (66, 64, 92)), (176, 190, 214), 0.45 * (1 - row))
             wall_brush.rect(wall, x, top, x + w, 1)
             wall_brush.rect(mix(wall, (50, 40, 60), 0.3), x + 0.82 * w, top, x + w, 1)
             b.poly(roof, (x - 0.01, top + 0.008), (x + w / 2, top - 0.075), (x + w + 0.01, top + 0.008))
-            for wx, wy in ((x + w * (0.16 + 0.38 * i), top + 0.026 + 0.056 * j) for i in range(2) for j in range(3)):
-                if b.uniform() < 0.5:
-                    wall_brush.rect(pane, wx, wy, wx + 0.22 * w, wy + 0.032)
+            for wx, wy in ((x + w * (0.12 + 0.38 * i), top + 0.028 + 0.062 * j) for i in range(2) for j in range(4)):
+                if b.uniform() < 0.55:
+                    wall_brush.rect(pane, wx, wy, wx + 0.28 * w, wy + 0.04)
             x += w * 1.03
     ground = ridge(b, (168, 156, 146), horizon + 0.1, 0.004)
     b.line((120, 108, 102), 0.008, *ground)
@@ -262,25 +262,26 @@ def set_desert(b: Brush, horizon: float, sun: float) -> None:
     "Table mountains, dunes with a light and a dark side, and cactuses."
     sand, side = b.pick((230, 186, 108), (224, 166, 96), (236, 200, 134)), 1 if sun > 0 else -1
     for x in (b.uniform(-0.42, -0.1), b.uniform(0.1, 0.42)):
-        w, h, rock = b.uniform(0.09, 0.17), b.uniform(0.09, 0.16), (196, 116, 86)
+        w, h, rock = b.uniform(0.1, 0.18), b.uniform(0.12, 0.2), (196, 108, 78)
         foot, top = horizon + 0.03, horizon - h
-        b.poly(rock, (x - w, foot), (x - 0.7 * w, top), (x + 0.65 * w, top + 0.006), (x + w, foot))
+        b.bare(0.2).poly(rock, (x - w, foot), (x - 0.7 * w, top), (x + 0.65 * w, top + 0.006), (x + w, foot))
         for t in (0.3, 0.55, 0.8):
-            b.line(
+            b.bare().line(
                 mix(rock, (120, 60, 60), 0.5), 0.006, (x - 0.8 * w, top + h * t), (x + 0.8 * w, top + h * t), alpha=130
             )
         dark = ((x - side * 0.25 * w, top), (x - side * 0.7 * w, top), (x - side * w, foot), (x - side * 0.1 * w, foot))
-        b.poly((120, 66, 72), *dark, alpha=170)
+        b.bare().poly((120, 66, 72), *dark, alpha=170)
+        b.line(mix(rock, (255, 220, 190), 0.4), 0.012, (x - 0.72 * w, top), (x + 0.66 * w, top + 0.004))
     for i, t in enumerate((0.3, 0.1, 0.25, 0.0)):
         y, x, w = horizon + 0.015 + 0.1 * i, b.uniform(-0.4, 0.4), b.uniform(0.32, 0.6)
-        ridge(b, mix(sand, (255, 240, 200), t), y, 0.022, 0.8, 0.5)
+        ridge(b.bare(0.5), mix(sand, (255, 240, 200), t), y, 0.022, 0.8, 0.5)
         slope = (
             (x, y - 0.045),
             (x - side * 0.3 * w, y + 0.02),
             (x - side * w, y + 0.06),
             (x - side * 0.1 * w, y + 0.1),
         )
-        b.bare(0.45).poly(mix(sand, (130, 70, 66), 0.6), *slope, alpha=190)
+        b.bare(0.25).poly(mix(sand, (130, 70, 66), 0.6), *slope, alpha=190)
     for x, y in ((b.uniform(-0.48, -0.4), 0.1), (b.uniform(0.38, 0.48), 0.16), (b.uniform(-0.12, 0.12), 0.06)):
         y, h, green = horizon + y, 0.5 * y + 0.07, b.pick((62, 122, 66), (84, 130, 62))
         plant = b.bare(0.2)
@@ -307,14 +308,14 @@ def set_abstract(b: Brush, horizon: float, sun: float) -> None:
     )
     b, x, line = b.bare(0.55), -0.5, (24, 22, 30)
     while x < 0.5:
-        w, y = b.uniform(0.12, 0.28), horizon + b.uniform(-0.08, 0.1)
+        w, y = b.uniform(0.12, 0.26), horizon + b.uniform(-0.14, 0.04)
         for lo, hi in ((y, y + 0.15), (y + 0.15, y + 0.3), (y + 0.3, 1.0)):
             b.rect(b.pick(*inks), x, lo, x + w, hi)
             b.line(line, 0.012, (x, lo), (x + w, lo))
         b.line(line, 0.012, (x, y), (x, 1))
         x += w
     for i in range(4):
-        x, y, r, a = (i - 1.5) / 4 + 0.08 * b.uniform(), b.uniform(0.1, 0.45), b.uniform(0.05, 0.11), b.uniform(0, pi)
+        x, y, r, a = (i - 1.5) / 4 + 0.08 * b.uniform(), b.uniform(0.08, 0.4), b.uniform(0.06, 0.12), b.uniform(0, pi)
         c, s = cos(a), sin(a)
         b.poly(
             b.pick(*inks),
@@ -475,7 +476,7 @@ def draw_horse(b: Brush) -> None:
 
 # %% ../../nbs/synthetic/motifs.ipynb #90da63d6
 def draw_bird(b: Brush) -> None:
-    "A gull with spread wings."
+    "A stork with spread wings."
     wing, tip, lift = b.pick((238, 240, 240), (228, 234, 244)), (36, 40, 54), b.uniform(-0.08, 0.06)
     for x0, s in ((-0.02, -1), (0.05, 1)):
         far, under = (s * 0.55, 0.1 + lift), mix(wing, (120, 140, 180), 0.45)
@@ -489,14 +490,24 @@ def draw_bird(b: Brush) -> None:
             (s * 0.26, 0.5),
             (x0 + 0.02 * s, 0.7),
         )
-        b.poly(tip, (s * 0.37, 0.145 + lift), far, (s * 0.6, 0.2 + lift), (s * 0.43, 0.3 + lift))
+        b.poly(
+            tip,
+            (s * 0.3, 0.19 + lift),
+            (s * 0.37, 0.14 + lift),
+            far,
+            (s * 0.62, 0.2 + lift),
+            (s * 0.42, 0.36 + lift),
+            (s * 0.28, 0.5),
+        )
         b.line(mix(under, tip, 0.3), 0.012, (s * 0.1, 0.6), (s * 0.25, 0.42 + 0.5 * lift), (s * 0.37, 0.3 + lift))
     b.poly(mix(wing, tip, 0.2), (-0.08, 0.6), (-0.34, 0.78), (-0.24, 0.84), (-0.02, 0.74))
+    for dy in (0, 0.05):
+        b.line((214, 60, 36), 0.022, (-0.1, 0.7), (-0.42, 0.86 + dy))
     b.disc(wing, 0.06, 0.62, 0.18, 0.1)
     b.disc(under, 0.04, 0.66, 0.14, 0.05)
     b.disc(wing, 0.24, 0.55, 0.075)
     b.disc(tip, 0.265, 0.535, 0.016)
-    b.poly((244, 140, 30), (0.3, 0.52), (0.43, 0.58), (0.3, 0.6))
+    b.poly((226, 70, 36), (0.29, 0.51), (0.54, 0.6), (0.29, 0.61))
 
 
 def draw_flowers(b: Brush) -> None:
@@ -521,34 +532,35 @@ def draw_flowers(b: Brush) -> None:
 
 def draw_windmill(b: Brush) -> None:
     "A windmill; its sails turn."
-    body, turn = b.pick((214, 190, 150), (200, 170, 130)), pi / 4 + 0.3 * b.uniform()
+    body, turn = b.pick((232, 222, 200), (222, 204, 172)), pi / 4 + 0.3 * b.uniform()
     b.poly(body, (-0.22, 1), (-0.12, 0.4), (0.12, 0.4), (0.22, 1))
     b.poly(mix(body, (70, 40, 30), 0.4), (0.04, 0.4), (0.12, 0.4), (0.22, 1), (0.08, 1))
-    b.poly((92, 50, 40), (-0.15, 0.42), (-0.1, 0.3), (0, 0.25), (0.1, 0.3), (0.15, 0.42))
+    b.poly((168, 52, 40), (-0.16, 0.42), (-0.11, 0.29), (0, 0.23), (0.11, 0.29), (0.16, 0.42))
     b.rect((70, 44, 34), -0.06, 0.82, 0.05, 1)
     b.rect((60, 60, 80), -0.05, 0.56, 0.03, 0.64)
     for c, s in ((cos(turn + k * pi / 2), sin(turn + k * pi / 2)) for k in range(4)):
         at = lambda r, w: (r * c - w * s, 0.36 + r * s + w * c)
-        b.poly((242, 236, 218), at(0.12, 0.0), at(0.5, 0.0), at(0.5, 0.13), at(0.12, 0.11))
+        b.poly((248, 242, 226), at(0.1, 0.0), at(0.54, 0.0), at(0.54, 0.17), at(0.1, 0.13))
         for r in (0.22, 0.32, 0.42):
-            b.line((150, 96, 70), 0.012, at(r, 0), at(r, 0.12))
-        b.line((84, 48, 36), 0.026, at(-0.04, 0), at(0.52, 0))
+            b.line((150, 96, 70), 0.016, at(r, 0), at(r, 0.14))
+        b.line((84, 48, 36), 0.036, at(-0.04, 0), at(0.56, 0))
 
 
 # %% ../../nbs/synthetic/motifs.ipynb #ce65afbc
 def draw_ruin(b: Brush) -> None:
     "Four columns, two of them broken, and ivy."
-    stone, ivy = b.pick((198, 190, 172), (182, 176, 164)), (70, 112, 56)
+    stone, ivy = b.pick((226, 216, 194), (212, 206, 196)), (70, 112, 56)
     dark, light = mix(stone, (80, 76, 84), 0.6), mix(stone, (255, 255, 240), 0.35)
+    b.rect((62, 54, 70), -0.42, 0.2, -0.08, 0.92)
     for x, top in ((-0.36, 0.22), (-0.12, 0.22), (0.14, b.uniform(0.38, 0.5)), (0.37, b.uniform(0.56, 0.68))):
         chip = 0.05 * (top > 0.3)
         b.poly(
             stone,
-            (x - 0.075, 0.92),
-            (x - 0.065, top + 0.03),
+            (x - 0.09, 0.92),
+            (x - 0.08, top + 0.03),
             (x - 0.02, top - 0.4 * chip),
-            (x + 0.065, top + chip),
-            (x + 0.075, 0.92),
+            (x + 0.08, top + chip),
+            (x + 0.09, 0.92),
         )
         for dx in (-0.02, 0.025, 0.05):
             b.line(dark, 0.016, (x + dx, top + 0.06), (x + dx, 0.9))

@@ -17,6 +17,7 @@ __all__ = [
     "AIRS",
     "WET",
     "SNOWED",
+    "GLOW_LEFT",
     "BENDING",
     "BENT",
     "GRADES",
@@ -25,6 +26,7 @@ __all__ = [
     "FLOW_CELLS",
     "HINT",
     "DRAW_MARKS",
+    "PURE",
     "SMALLEST_PAINTED",
     "Scene",
     "random_scene",
@@ -218,6 +220,7 @@ class Layout(NamedTuple):
 
     horizon: float  # its height, 0 (top) to 1
     sun: tuple[float, float]  # x and height of sun or moon, 0 (left) to 1, 0 (horizon) to 1 (top)
+    bolt: float  # x of a lightning, 0 (left) to 1
     places: tuple[Place, ...]  # of the subjects
 
 
@@ -236,8 +239,11 @@ def plan(
             places.append(Place(0.5 - side * (0.06 + 0.08 * dx), foot, 0.54 + 0.08 * dh, flip))
         else:
             places.append(Place(0.25 + 0.5 * i + 0.03 * (dx - 0.5), foot, 0.44 + 0.06 * dh, flip))
-    x = 0.5 + side * sun_x if len(subjects) == 1 else 0.5 + side * (sun_x - 0.15) * 0.5
-    return Layout(horizon, (x, sun_y), tuple(places))
+    if len(subjects) == 1:
+        x, bolt = 0.5 + side * sun_x, 0.5 + side * (sun_x + 0.06)
+    else:
+        x, bolt = 0.5 + side * (sun_x - 0.15) / 2, 0.5 - side * 0.08
+    return Layout(horizon, (x, sun_y), bolt, tuple(places))
 
 
 # %% ../../nbs/synthetic/paint.ipynb #72487744
@@ -265,11 +271,11 @@ LIGHTS = dict(
     ),
     dusk=Light(
         ((54, 30, 104), (190, 58, 96), (255, 138, 36)), (255, 222, 128), 0.36, 0.08,
-        (0.66, 0.46, 0.50), (0.88, 0.70, 0.66), (255, 150, 64), 1.3,
+        (0.74, 0.54, 0.56), (0.88, 0.70, 0.66), (255, 150, 64), 1.3,
     ),
     night=Light(
         ((5, 9, 38), (14, 24, 76), (36, 56, 122)), (250, 246, 220), 0.74, 0.065,
-        (0.28, 0.35, 0.54), (0.72, 0.74, 0.88), (176, 200, 255), 0.6,
+        (0.42, 0.48, 0.66), (0.72, 0.74, 0.88), (176, 200, 255), 0.6,
     ),
 )  # fmt: skip
 
@@ -288,15 +294,15 @@ class Air(NamedTuple):
 AIRS = dict(
     clear=Air((255, 255, 255), 0.0, 1.0, 0.0, (0, 0, 0), 1.0),
     cloudy=Air((206, 212, 222), 0.2, 0.92, 0.0, (0, 0, 0), 0.5),
-    rain=Air((126, 134, 146), 0.80, 0.72, 0.6, (84, 92, 108), 0.0),
-    storm=Air((44, 46, 62), 0.84, 0.52, 0.85, (22, 22, 34), 0.0),
+    rain=Air((126, 134, 146), 0.80, 0.82, 0.6, (84, 92, 108), 0.0),
+    storm=Air((44, 46, 62), 0.84, 0.74, 0.85, (22, 22, 34), 0.0),
     snow=Air((196, 202, 214), 0.70, 0.96, 0.3, (226, 230, 238), 0.15),
     fog=Air((214, 218, 218), 0.90, 0.95, 0.0, (0, 0, 0), 0.0),
 )
 
 
 WET = ("rain", "storm")  # weathers in which the ground reflects
-SNOWED = 0.86  # share of snow in the colours of the land
+SNOWED = 0.74  # share of snow in the colours of the land
 
 
 def is_dark(scene: Scene) -> bool:
@@ -309,10 +315,13 @@ def air_colour(scene: Scene) -> Colour:
     light = LIGHTS[scene.time]
     grey = sum(light.ground) / 3
     lit = tuple(c * (0.65 * k + 0.35 * grey) for c, k in zip(AIRS[scene.weather].rgb, light.ground))
-    return mix(lit, mix(light.sky[1], light.sky[2], 0.5), 0.18)
+    return mix(lit, mix(light.sky[1], light.sky[2], 0.5), 0.24)
 
 
 # %% ../../nbs/synthetic/paint.ipynb #b9c8cfdf
+GLOW_LEFT = 0.75  # share of the sky's own colour that every weather but fog leaves at the horizon
+
+
 def cumulus(
     rng: np.random.Generator,
     size: int,  # pixels per side
@@ -345,14 +354,14 @@ def paint_sky(
     down = np.clip(y / layout.horizon, 0, 1)[..., None]  # 0 at the top, 1 at the horizon
     top, middle, low = (np.array(c, np.float32) for c in light.sky)
     sky = np.where(down < 0.5, top + (middle - top) * down * 2, middle + (low - middle) * (down * 2 - 1))
-    sky += (np.array(air_colour(scene)) - sky) * air.share * (1 - 0.35 * (scene.weather != "fog") * down**4)
+    sky += (np.array(air_colour(scene)) - sky) * air.share * (1 - GLOW_LEFT * (scene.weather != "fog") * down**3)
     sx, sy = sun_at(scene, layout)
     away = np.hypot(x - sx, y - sy)[..., None]
     glow = 0.75 * np.exp(-((away / 0.2) ** 2)) * (0.45 if scene.time == "night" else 1) * max(air.sun, 0.3)
     sky += (np.array(light.glare) - sky) * glow
     field = noise(part("clouds"), work, 6, 2, 4)[..., None]
     if air.cover:
-        ragged = np.clip((field - 0.75 * (1 - air.cover)) * 3, 0, 1) * (1 - 0.7 * down**3)
+        ragged = np.clip((field - 0.75 * (1 - air.cover)) * 3, 0, 1) * (1 - 0.85 * down**3)
         shade = np.clip((field - np.roll(field, -work // 16, 0)) * 2 + 0.9, 0.6, 1.5)
         sky += (mix(np.array(air.cloud) * light.ground, light.sky[1], 0.18) * shade - sky) * ragged * 0.85
     body = np.zeros_like(field)
@@ -401,7 +410,7 @@ def paint_lights(b: Brush, scene: Scene, layout: Layout) -> None:
 
 def paint_lightning(b: Brush, layout: Layout) -> None:
     "A bolt with two branches in the free part of the sky."
-    x, y = layout.sun[0] - 0.5, 0.0
+    x, y = layout.bolt - 0.5, 0.0
     bolt = [(x, y)]
     while y < layout.horizon + 0.02:
         step = b.uniform(0.05, 0.09)
@@ -532,7 +541,7 @@ def paint_halo(
     pad = image.width // 40
     halo = Image.new("L", (shape.width + 2 * pad, shape.height + 2 * pad))
     halo.paste(shape, (pad, pad))
-    halo = halo.filter(ImageFilter.BoxBlur(pad / 2)).point(lambda v: v * 0.5)
+    halo = halo.filter(ImageFilter.BoxBlur(pad / 2)).point(lambda v: v * 0.8)
     image.paste(whole(rgb), (left - pad, top - pad), halo)
 
 
@@ -570,7 +579,7 @@ def paint_subject(
         glow = Image.radial_gradient("L").point(lambda v: max(0, 170 - v)).resize((2 * layer.width, 2 * layer.height))
         image.paste((255, 140, 40), (left - layer.width // 2, top - layer.height // 2), glow)
     else:
-        paint_halo(image, shape, left, top, (120, 140, 190) if dark else (50, 44, 60))
+        paint_halo(image, shape, left, top, (132, 152, 200) if dark else (50, 44, 60))
     image.paste(layer, (left, top), layer)
     mask = Image.new("L", image.size)
     mask.paste(shape, (left, top))
@@ -595,17 +604,19 @@ def draw_scene(
     image = sky.copy()
     paint_lights(Brush(image, part("lights")), scene, layout)
     image.paste(sky, (0, 0), clouds)
-    if weather == "storm":
-        paint_lightning(Brush(image, part("lightning")), layout)
     lights, behind = changed(sky, image), image.copy()
     ground = tuple(c * air.ground for c in light.ground)
     land = Brush(image, part("setting"), ground, SNOWED * (weather == "snow"), lamps=is_dark(scene))
     BACKDROPS[scene.setting](land, layout.horizon, layout.sun[0] - 0.5)
     lights = ImageChops.subtract(lights, changed(behind, image))  # what the setting leaves of them
+    if weather == "storm":
+        behind = image.copy()
+        paint_lightning(Brush(image, part("lightning")), layout)
+        lights = ImageChops.add(lights, changed(behind, image))
     if weather in WET:
-        land.mirror(layout.horizon + 0.1, 0.4)
+        land.mirror(layout.horizon + 0.1, 0.22)
     if weather == "fog":
-        paint_fog(image, part("fog"), air_colour(scene), layout.horizon, 0.95, 0.6)
+        paint_fog(image, part("fog"), air_colour(scene), layout.horizon, 0.7, 0.2)
         image.paste(whole(light.glare), (0, 0), lights.point(lambda v: v * 0.4))
     focus = lights
     for i, (name, place) in enumerate(zip(scene.subjects, layout.places)):
@@ -620,7 +631,7 @@ GRADES = dict(  # palette -> red, green, blue and offset of each of three rows
     warm=(1.05, 0.16, 0.06, 18, 0.08, 0.86, 0.04, 4, 0.06, 0.12, 0.52, 0),
     cool=(0.58, 0.10, 0.06, 0, 0.04, 0.86, 0.10, 4, 0.10, 0.14, 0.98, 26),
     bright=(1.36, -0.25, -0.07, 4, -0.14, 1.25, -0.07, 4, -0.14, -0.25, 1.43, 4),
-    muted=(0.47, 0.25, 0.07, 36, 0.14, 0.57, 0.07, 35, 0.14, 0.25, 0.38, 32),
+    muted=(0.50, 0.28, 0.08, 30, 0.17, 0.61, 0.08, 29, 0.17, 0.28, 0.41, 26),
 )
 
 
@@ -640,9 +651,9 @@ class MarkStyle(NamedTuple):
 
 
 MARK_STYLES = dict(
-    dabs=MarkStyle(900, 520, 24, 12, 0.35, 15, 8, 0.45, 0.15),
-    dots=MarkStyle(820, 640, 9.5, 9.5, 0.0, 10, 24, 0.5, 0.0),
-    strokes=MarkStyle(620, 460, 64, 7, 0.05, 20, 7, 0.5, 0.15),
+    dabs=MarkStyle(900, 520, 24, 12, 0.35, 19, 15, 0.45, 0.1),
+    dots=MarkStyle(820, 640, 9.5, 9.5, 0.0, 9, 30, 0.5, 0.0),
+    strokes=MarkStyle(620, 460, 64, 7, 0.05, 24, 9, 0.5, 0.1),
 )
 DETAIL = 0.55  # size of a mark on a subject, in sizes of the others
 
@@ -751,8 +762,10 @@ def draw_strokes(draw: ImageDraw.ImageDraw, marks: Marks, size: int, steps: int 
 
 DRAW_MARKS = dict(dabs=draw_dabs, dots=draw_dots, strokes=draw_strokes)
 
-
 # %% ../../nbs/synthetic/paint.ipynb #brush001
+PURE = 1.25  # chroma of a mark, in that of the picture under it
+
+
 def spread_points(
     count: int,
     rng: np.random.Generator,
@@ -774,8 +787,12 @@ def random_marks(
 ) -> Marks:
     "Marks in the colours under their middles, each somewhat off."
     style, (column, row) = MARK_STYLES[brushwork], (at * len(pixels)).astype(int).T
-    error = style.tone * rng.standard_normal((len(at), 1)) + style.hue * rng.standard_normal((len(at), 3))
-    inks = np.clip(pixels[row, column] + scale * error, 0, 255).astype(int)
+    under = pixels[row, column].astype(float)  # [N, 3]
+    grey = under.mean(1, keepdims=True)
+    under = grey + PURE * (under - grey)
+    hue = style.hue * (0.4 + 0.6 * grey / 255)  # the dark has less colour to err with
+    error = style.tone * rng.standard_normal((len(at), 1)) + hue * rng.standard_normal((len(at), 3))
+    inks = np.clip(under + scale * error, 0, 255).astype(int)
     wander = style.jitter * rng.standard_normal(len(at))
     return Marks(
         at, list(map(tuple, inks.tolist())), flow, wander, scale * style.length / 256, scale * style.width / 256
