@@ -954,7 +954,7 @@ def _ablate(args):
     option("folder", nargs="?", metavar="FOLDER", help="folder for the synthetic set"),
     PAINTINGS,
     option("--seed", type=int, default=0, help="of scenes, pictures and annotators"),
-    option("--size", type=int, default=128, help="pixels, side of a picture"),
+    option("--size", type=int, default=256, help="pixels, side of a picture"),
     option("--workers", type=int, default=2, help="processes; they do not change the result"),
     option(
         "--remake",

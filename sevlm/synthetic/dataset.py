@@ -5,7 +5,6 @@
 # %% auto #0
 __all__ = [
     "ANNOTATORS",
-    "SMALLEST_PAINTED",
     "VERSION",
     "ANNOTATIONS",
     "TRUTH",
@@ -51,7 +50,7 @@ from ..metrics.bootstrap import mean_of
 from ..metrics.emotions import grounding
 from ..metrics.novelty import has_simile
 from ..utils import asset, end_with_parent, read_object, remove_leftovers, temporary_beside, write_json, writing
-from .paint import Scene, paint, random_scene, style_of
+from .paint import SMALLEST_PAINTED, Scene, paint, random_scene, style_of
 from .words import mini_lexicon, mini_words, things_named, utterance
 
 
@@ -121,9 +120,6 @@ def catalogue(
 
 
 # %% ../../nbs/synthetic/dataset.ipynb #115634af
-SMALLEST_PAINTED = 128  # pixels; smaller pictures are painted at this size and reduced, since strokes need room
-
-
 def _annotate(entry: CatalogueEntry, seed: int) -> list[tuple]:
     "Rows of the release file for one painting: style, name, emotion, utterance, number of annotations."
     rng, odds = _generator(seed, entry.index, 1), emotion_odds(entry.scene)
@@ -142,7 +138,7 @@ def _paint_and_annotate(entry: CatalogueEntry, folder: str, seed: int, size: int
 
 
 # %% ../../nbs/synthetic/dataset.ipynb #11978b8b
-VERSION = 1  # of the generator: raised whenever the same settings would give other files
+VERSION = 2  # of the generator: raised whenever the same settings would give other files
 ANNOTATIONS, TRUTH, MINI_STAMP = "artemis_dataset_release_v0.csv", "mini_truth.csv", "mini.json"
 # columns of the annotations ("optas/artemis"; docs/facts/data.md 1.1)
 RELEASE_COLUMNS = ("art_style", "painting", "emotion", "utterance", "repetition")
@@ -186,7 +182,7 @@ def make_mini(
     folder: str | Path,  # where the set goes; made when missing
     n: int = 4000,  # paintings
     seed: int = 0,
-    size: int = 128,  # pixels, side of the square paintings
+    size: int = 256,  # pixels, side of the square paintings
     workers: int = 2,  # processes; they do not change the result
     progress: bool = True,  # show a bar
 ) -> Path:  # the folder

@@ -6,6 +6,7 @@
 __all__ = [
     "Colour",
     "Point",
+    "SNOW",
     "BACKDROPS",
     "DRAWERS",
     "Brush",
@@ -32,6 +33,7 @@ __all__ = [
 ]
 
 # %% ../../nbs/synthetic/motifs.ipynb #483465bb
+from copy import copy
 from math import cos, pi, sin
 from typing import Any
 
@@ -43,6 +45,7 @@ from ..errors import DataError
 # %% ../../nbs/synthetic/motifs.ipynb #73882a46
 Colour = tuple[float, float, float]  # red, green, blue, each 0..255
 Point = tuple[float, float]  # x, y in the unit box of a brush
+SNOW = 228  # its brightness in full light, of 255; it keeps more of a weak light than the land does
 
 
 class Brush:
@@ -58,11 +61,20 @@ class Brush:
         white: float = 0.0,  # share of snow in every colour
         box: tuple[float, float, float] = (0.5, 1.0, 1.0),  # centre x, foot y, height, in shares of the canvas
         flip: int = 1,  # -1: mirror image
+        lean: float = 0.0,  # how far the wind bends the top to the right, in heights of the box
+        lamps: bool = False,  # are the windows lit?
     ):
         if image.mode not in ("RGB", "RGBA"):
             raise DataError(f'the canvas has mode {image.mode!r}, expected RGB or RGBA: use image.convert("RGB")')
-        self.rng, self.light, self.white, self.box, self.flip, self.size = rng, light, white, box, flip, image.width
+        self.image, self.rng, self.light, self.white, self.box, self.flip = image, rng, light, white, box, flip
+        self.lean, self.lamps, self.size = lean, lamps, image.width
         self.draw = ImageDraw.Draw(image, "RGBA" if image.mode == "RGB" else None)  # on RGB, alpha blends
+
+    def bare(self, white: float = 0.0) -> "Brush":
+        "The same brush where no snow, or less of it, lies: water, walls, trunks."
+        brush = copy(self)
+        brush.white = min(white, self.white)
+        return brush
 
     def uniform(self, low: float = -1.0, high: float = 1.0) -> float:
         "A uniform random number."
@@ -75,13 +87,18 @@ class Brush:
     def xy(self, x: float, y: float) -> Point:
         "From the unit box to pixels of the canvas."
         cx, foot, height = self.box
-        return (cx + self.flip * x * height) * self.size, (foot - (1 - y) * height) * self.size
+        bent = self.lean * (1 - y) * abs(1 - y)
+        return (cx + (self.flip * x + bent) * height) * self.size, (foot - (1 - y) * height) * self.size
 
     def ink(self, rgb: Colour, alpha: int) -> tuple[int, int, int, int]:
         "The colour under this light, slightly different each time."
         wobble = 1 + 0.06 * self.uniform()
-        lit = [c * light + (235 * light - c * light) * self.white for c, light in zip(rgb, self.light)]
+        lit = [c * light + (SNOW * light**0.4 - c * light) * self.white for c, light in zip(rgb, self.light)]
         return tuple(int(min(255, c * wobble)) for c in lit) + (alpha,)
+
+    def pane(self, rgb: Colour, lit: Colour = (255, 206, 96)) -> Colour:
+        "The colour of a window: `rgb` by day; `lit`, whatever the light outside, when the lamps are on."
+        return tuple(c / light for c, light in zip(lit, self.light)) if self.lamps else rgb
 
     def poly(self, rgb: Colour, *points: Point, alpha: int = 255) -> None:
         "A filled polygon."
@@ -101,6 +118,14 @@ class Brush:
         (px, py), k, ry = self.xy(x, y), self.box[2] * self.size, ry or rx
         self.draw.ellipse((px - k * rx, py - k * ry, px + k * rx, py + k * ry), self.ink(rgb, alpha))
 
+    def mirror(self, y: float, share: float) -> None:
+        "A wet surface from `y` down to the foot of the canvas: `share` of what stands above it, upside down."
+        water = int(y * self.size)
+        depth = min(water, self.size - water)
+        above = self.image.crop((0, water - depth, self.size, water)).transpose(Image.Transpose.FLIP_TOP_BOTTOM)
+        above = above.resize((self.size, self.size - water))
+        self.image.paste(above, (0, water), Image.new("L", above.size, round(255 * share)))
+
 
 # %% ../../nbs/synthetic/motifs.ipynb #13e8d817
 def mix(a: Colour, b: Colour, t: float) -> Colour:
@@ -108,113 +133,169 @@ def mix(a: Colour, b: Colour, t: float) -> Colour:
     return tuple(x + (y - x) * t for x, y in zip(a, b))
 
 
-def ridge(b: Brush, rgb: Colour, y: float, height: float, waves: float = 2.0, alpha: int = 255) -> None:
+def ridge(
+    b: Brush,
+    rgb: Colour,
+    y: float,
+    height: float,
+    waves: float = 2.0,
+    crest: float = 0.0,  # how much lighter the edge is
+) -> list[Point]:  # the points of the line
     "A landscape line around `y`, a sum of three sines of random phase, filled down to the foot."
-    xs, phases = np.linspace(-0.5, 0.5, 40), b.rng.random(3)
+    xs, phases = np.linspace(-0.5, 0.5, 32), b.rng.random(3)
     ys = y + height * sum(np.sin(2 * pi * (waves * k * xs + p)) / k for k, p in zip((1, 2.3, 4.1), phases))
-    b.poly(rgb, *zip(xs, ys), (0.5, 1), (-0.5, 1), alpha=alpha)
+    line = list(zip(xs.tolist(), ys.tolist()))
+    b.poly(rgb, *line, (0.5, 1), (-0.5, 1))
+    for below in (0.03, 0.06, 0.1) if crest else ():  # darker down the slope
+        shade = mix(rgb, (20, 40, 50), 0.45)
+        b.poly(shade, *((x, y + below) for x, y in line), (0.5, 1), (-0.5, 1), alpha=46)
+    if crest:
+        b.line(mix(rgb, (255, 250, 225), crest), 0.012, *line)
+    return line
 
 
 # %% ../../nbs/synthetic/motifs.ipynb #6bb1774a
 def set_sea(b: Brush, horizon: float, sun: float) -> None:
-    "Water with the glitter of the sun."
-    deep, near = b.pick((24, 74, 130), (20, 96, 128)), (80, 156, 170)
-    for i in range(16):
-        b.rect(mix(near, deep, (i / 15) ** 0.6), -0.5, horizon + (1 - horizon) * i / 16, 0.5, 1)
-    for _ in range(80):
-        y = horizon + (1 - horizon) * b.uniform(0, 1) ** 1.5
-        w, x = (
-            0.012 + 0.12 * (y - horizon),
-            b.uniform(-0.5, 0.5) if b.uniform() < 0.2 else sun + b.uniform() * 0.2 * (y - horizon + 0.15),
-        )
-        b.line(b.pick((240, 245, 240), (150, 205, 210)), 0.005, (x - w, y), (x, y - 0.25 * w), (x + w, y), alpha=170)
+    "Water which mirrors the sky, with waves and the glitter of the sun; ice floats on it in the snow."
+    water, deep, near = b.bare(), b.pick((24, 84, 140), (20, 104, 132)), (84, 168, 176)
+    for i in range(12):
+        water.rect(mix(near, deep, (i / 11) ** 0.6), -0.5, horizon + (1 - horizon) * i / 12, 0.5, 1)
+    b.mirror(horizon, 0.5)
+    water.rect(mix(deep, (10, 20, 50), 0.4), -0.5, horizon, 0.5, horizon + 0.006)
+    for i in range(70):
+        t = ((i + b.uniform(0, 1)) / 70) ** 1.6  # 0 at the horizon, 1 at the foot
+        x, y, w = b.uniform(-0.55, 0.55), horizon + 0.01 + (0.99 - horizon) * t, 0.02 + 0.11 * t
+        crest, trough = b.pick((236, 246, 246), (170, 220, 224)), mix(deep, (10, 24, 60), 0.5)
+        water.line(crest, 0.003 + 0.006 * t, (x - w, y), (x, y - 0.14 * w), (x + w, y), alpha=150)
+        water.line(trough, 0.003 + 0.006 * t, (x - w, y + 0.01), (x + w, y + 0.012), alpha=90)
+    for i in range(26):
+        t = i / 26
+        x, y = sun + 0.1 * (0.3 + t) * b.uniform(), horizon + (1 - horizon) * t
+        water.line((255, 250, 225), 0.007, (x - 0.02 - 0.03 * t, y), (x + 0.02 + 0.03 * t, y), alpha=190)
+    for i in range(9 if b.white else 0):
+        t, x = (i + 0.5) / 9, b.uniform(-0.5, 0.5)
+        y, w = horizon + 0.03 + (0.95 - horizon) * t, 0.07 + 0.13 * t
+        edge = [(x + w * cos(a) * b.uniform(0.8, 1.1), y + 0.22 * w * sin(a)) for a in np.linspace(0, 2 * pi, 9)[:-1]]
+        b.poly((120, 160, 190), *((ex, ey + 0.016) for ex, ey in edge))
+        b.poly((255, 255, 255), *edge)
 
 
 def set_hills(b: Brush, horizon: float, sun: float) -> None:
-    "Four ridges with grass and flowers."
-    far, near = (130, 155, 185), b.pick((88, 132, 52), (122, 146, 50), (66, 118, 62))
-    for i, t in enumerate((0, 0.4, 0.7, 1)):
-        ridge(b, mix(far, near, t), horizon - 0.07 + 0.11 * i, 0.045, b.uniform(1, 2))
-    for _ in range(60):
-        x, y = b.uniform(-0.5, 0.5), horizon + 0.16 + (1 - horizon) * b.uniform(0, 0.6)
-        blade = mix(near, b.pick((235, 220, 110), (40, 70, 30), (225, 235, 200)), 0.5)
-        b.line(blade, 0.006, (x, y), (x + 0.02 * b.uniform(), y - 0.03), alpha=190)
+    "Five ridges, the far ones paler, with bushes, a path of fields, grass and flowers."
+    far, near = (150, 176, 204), b.pick((92, 142, 52), (124, 152, 50), (70, 128, 62))
+    for i, t in enumerate((0, 0.3, 0.55, 0.8, 1)):
+        rgb = mix(far, near, t)
+        line = ridge(b, rgb, horizon - 0.13 + 0.095 * i, 0.07 - 0.01 * i, b.uniform(0.9, 1.8), 0.36)
+        for x, y in line[1 :: 7 - i]:
+            r = 0.008 + 0.008 * i * b.uniform(0.6, 1.2)
+            b.bare(0.25).disc(mix(rgb, (24, 62, 34), 0.6), x + 0.02 * b.uniform(), y + 0.02 + 0.02 * i, 1.5 * r, r)
+    for _ in range(70):
+        t = b.uniform(0, 1)
+        x, y = b.uniform(-0.5, 0.5), horizon + 0.22 + (0.78 - horizon) * t
+        blade = mix(near, b.pick((235, 220, 110), (40, 80, 30), (40, 80, 30), (214, 235, 150)), 0.6)
+        b.line(blade, 0.006, (x, y), (x + 0.02 * b.uniform(), y - 0.03 - 0.02 * t), alpha=210)
+    for _ in range(34):
+        bloom = b.pick((240, 90, 80), (250, 220, 90), (245, 240, 230), (190, 120, 210))
+        b.disc(bloom, b.uniform(-0.5, 0.5), b.uniform(horizon + 0.28, 1), 0.008)
 
 
 def set_forest(b: Brush, horizon: float, sun: float) -> None:
-    "Two rows of firs, and trunks in front."
-    for foot, n, tall, rgb in ((horizon + 0.02, 16, 0.26, (74, 112, 104)), (horizon + 0.06, 11, 0.40, (34, 78, 58))):
+    "Three rows of firs, the far ones paler; trunks and a canopy in front."
+    rows = ((0.03, 15, 0.30, (140, 172, 168)), (0.05, 11, 0.36, (74, 122, 104)), (0.09, 8, 0.42, (30, 84, 56)))
+    for below, n, tall, rgb in rows:
+        foot = horizon + below
         for i in range(n):
-            x, top, w, mid = (
-                (i + b.uniform(0.1, 0.9)) / n - 0.5,
-                foot - tall * b.uniform(0.65, 1),
-                0.7 / n,
-                foot - 0.4 * tall,
-            )
-            edge = ((0, top), (0.6, mid), (0.35, mid), (1, foot + 0.05), (-1, foot + 0.05), (-0.35, mid), (-0.6, mid))
-            b.poly(mix(rgb, (20, 50, 40), b.uniform(0, 0.5)), *((x + k * w, y) for k, y in edge))
-    ridge(b, (70, 92, 48), horizon + 0.06, 0.012)
-    for x in (b.uniform(-0.5, -0.42), b.uniform(-0.42, -0.34), b.uniform(0.34, 0.42), b.uniform(0.42, 0.5)):
-        w = b.uniform(0.012, 0.024)
-        b.poly((62, 44, 34), (x - 0.6 * w, 0), (x + 0.6 * w, 0), (x + w, 0.9), (x - w, 0.9))
-        b.line((150, 122, 92), 0.006, (x - 0.4 * w, 0), (x - 0.7 * w, 0.88), alpha=190)
-    for _ in range(40):
-        leaf = b.pick((110, 130, 50), (130, 96, 50), (50, 76, 44))
-        b.disc(leaf, b.uniform(-0.5, 0.5), b.uniform(horizon + 0.1, 1), 0.025, 0.008, alpha=150)
+            x, top, w = (i + b.uniform(0.1, 0.9)) / n - 0.5, foot - tall * b.uniform(0.6, 1), 0.85 / n
+            rgb_tree = mix(rgb, (20, 50, 40), b.uniform(0, 0.35))
+            for k in range(3):  # three skirts of branches
+                y0, y1 = top + (foot - top) * k * 0.27, top + (foot - top) * (0.48 + 0.27 * k)
+                half = w * (0.36 + 0.24 * k)
+                b.bare(0.15).poly(rgb_tree, (x, y0), (x + half, y1), (x, y1 - 0.012), (x - half, y1))
+                b.poly(
+                    mix(rgb_tree, (220, 236, 150), 0.3),
+                    (x, y0),
+                    (x + half * 0.55, y0 + 0.55 * (y1 - y0)),
+                    (x, y1 - 0.02),
+                )
+        ridge(b, mix(rgb, (84, 104, 52), 0.6), foot - 0.004, 0.008)
+    for _ in range(90):
+        leaf = b.pick((110, 136, 54), (140, 104, 54), (50, 84, 44), (84, 116, 50))
+        b.disc(leaf, b.uniform(-0.5, 0.5), b.uniform(horizon + 0.11, 1), 0.03, 0.009, alpha=170)
+    wood = b.bare(0.1)
+    for x in (b.uniform(-0.49, -0.44), b.uniform(-0.42, -0.36), b.uniform(0.36, 0.42), b.uniform(0.44, 0.49)):
+        w, foot = b.uniform(0.018, 0.032), b.uniform(0.84, 0.98)
+        wood.poly((70, 50, 40), (x - 0.6 * w, 0), (x + 0.6 * w, 0), (x + w, foot), (x - w, foot))
+        wood.line((168, 134, 100), 0.007, (x - 0.3 * w, 0), (x - 0.6 * w, foot - 0.02), alpha=210)
+        for _ in range(10):
+            leaf, at = b.pick((46, 92, 50), (74, 122, 54), (30, 70, 46)), x + 0.1 * b.uniform()
+            b.disc(leaf, at, 0.12 * b.uniform(0, 1) - 0.01, b.uniform(0.035, 0.06), b.uniform(0.02, 0.035))
 
 
 # %% ../../nbs/synthetic/motifs.ipynb #88298e39
 def set_town(b: Brush, horizon: float, sun: float) -> None:
-    "Two rows of houses and a paved square; windows are lit after dark."
-    pane = (70, 82, 104)
-    if b.light[0] < 0.6:  # lit after dark, whatever the light outside
-        pane = tuple(c / light for c, light in zip((255, 214, 110), b.light))
-    for row, (low, high) in enumerate(((0.16, 0.34), (0.05, 0.17))):
-        x = -0.52
+    "Two rows of gabled houses and a paved square; windows are lit after dark."
+    wall_brush, pane = b.bare(), b.pane((64, 78, 104))
+    for row, (low, high) in enumerate(((0.26, 0.38), (0.10, 0.21))):
+        x = -0.55 - 0.05 * row
         while x < 0.5:
-            w, top = b.uniform(0.07, 0.13), horizon - b.uniform(low, high)
-            wall = b.pick((196, 150, 112), (176, 118, 96), (150, 152, 168), (206, 184, 142))
-            b.rect(mix(wall, (140, 150, 176), 0.45 * (1 - row)), x, top, x + w, 1)
-            if b.uniform() < 0.2:
-                b.poly((120, 70, 58), (x - 0.008, top), (x + w / 2, top - 0.06), (x + w + 0.008, top))
-            for wx, wy in ((x + w * (0.2 + 0.36 * i), top + 0.025 + 0.05 * j) for i in range(2) for j in range(3)):
-                if b.uniform() < 0.3:
-                    b.rect(pane, wx, wy, wx + 0.22 * w, wy + 0.026)
-            x += w * 1.02
-    ridge(b, (150, 140, 132), horizon + 0.1, 0.004)
-    for i in range(-5, 6):
-        b.line((104, 96, 92), 0.004, (i * 0.09, horizon + 0.1), (i * 0.32, 1), alpha=130)
+            w, top = b.uniform(0.085, 0.135), horizon - b.uniform(low, high)
+            wall = b.pick((196, 128, 104), (226, 214, 190), (150, 160, 188), (222, 196, 140), (222, 168, 166))
+            wall = mix(wall, (176, 190, 214), 0.55 * (1 - row))
+            roof = mix(b.pick((150, 54, 46), (92, 50, 56), (66, 64, 92)), (176, 190, 214), 0.45 * (1 - row))
+            wall_brush.rect(wall, x, top, x + w, 1)
+            wall_brush.rect(mix(wall, (50, 40, 60), 0.3), x + 0.82 * w, top, x + w, 1)
+            b.poly(roof, (x - 0.01, top + 0.008), (x + w / 2, top - 0.075), (x + w + 0.01, top + 0.008))
+            for wx, wy in ((x + w * (0.12 + 0.38 * i), top + 0.028 + 0.062 * j) for i in range(2) for j in range(4)):
+                if b.uniform() < 0.55:
+                    wall_brush.rect(pane, wx, wy, wx + 0.28 * w, wy + 0.04)
+            x += w * 1.03
+    ground = ridge(b, (168, 156, 146), horizon + 0.1, 0.004)
+    b.line((120, 108, 102), 0.008, *ground)
+    for i in range(-6, 7):
+        b.line((118, 108, 104), 0.005, (i * 0.085, horizon + 0.1), (i * 0.3, 1), alpha=170)
+    for t in (0.06, 0.16, 0.3, 0.5, 0.75):
+        y = horizon + 0.1 + (0.9 - horizon) * t
+        b.line((118, 108, 104), 0.005, (-0.5, y), (0.5, y), alpha=150)
 
 
 def set_desert(b: Brush, horizon: float, sun: float) -> None:
-    "Rocks and dunes with shadows."
-    sand = b.pick((222, 180, 108), (216, 160, 96), (228, 192, 132))
-    for x, w, h in (
-        (b.uniform(-0.45, 0), b.uniform(0.08, 0.18), b.uniform(0.06, 0.14)),
-        (b.uniform(0, 0.45), b.uniform(0.08, 0.18), b.uniform(0.06, 0.14)),
-    ):
-        b.poly(
-            (178, 108, 78),
-            (x - w, horizon + 0.03),
-            (x - 0.7 * w, horizon - h),
-            (x + 0.6 * w, horizon - h * 0.95),
-            (x + w, horizon + 0.03),
-        )
-    for i, t in enumerate((0.25, 0, 0.2, 0.05)):
-        y, x, w = horizon + 0.01 + 0.1 * i, b.uniform(-0.4, 0.4), b.uniform(0.3, 0.6)
-        ridge(b, mix(sand, (255, 236, 190), t), y, 0.02, 0.8)
-        b.poly(
-            mix(sand, (120, 70, 50), 0.45),
+    "Table mountains, dunes with a light and a dark side, and cactuses."
+    sand, side = b.pick((230, 186, 108), (224, 166, 96), (236, 200, 134)), 1 if sun > 0 else -1
+    for x in (b.uniform(-0.42, -0.1), b.uniform(0.1, 0.42)):
+        w, h, rock = b.uniform(0.1, 0.18), b.uniform(0.12, 0.2), (196, 108, 78)
+        foot, top = horizon + 0.03, horizon - h
+        b.bare(0.2).poly(rock, (x - w, foot), (x - 0.7 * w, top), (x + 0.65 * w, top + 0.006), (x + w, foot))
+        for t in (0.3, 0.55, 0.8):
+            b.bare().line(
+                mix(rock, (120, 60, 60), 0.5), 0.006, (x - 0.8 * w, top + h * t), (x + 0.8 * w, top + h * t), alpha=130
+            )
+        dark = ((x - side * 0.25 * w, top), (x - side * 0.7 * w, top), (x - side * w, foot), (x - side * 0.1 * w, foot))
+        b.bare().poly((120, 66, 72), *dark, alpha=170)
+        b.line(mix(rock, (255, 220, 190), 0.4), 0.012, (x - 0.72 * w, top), (x + 0.66 * w, top + 0.004))
+    for i, t in enumerate((0.3, 0.1, 0.25, 0.0)):
+        y, x, w = horizon + 0.015 + 0.1 * i, b.uniform(-0.4, 0.4), b.uniform(0.32, 0.6)
+        ridge(b.bare(0.5), mix(sand, (255, 240, 200), t), y, 0.022, 0.8, 0.5)
+        slope = (
             (x, y - 0.045),
-            (x + 0.3 * w, y + 0.02),
-            (x + w, y + 0.05),
-            (x + 0.12 * w, y + 0.09),
-            alpha=170,
+            (x - side * 0.3 * w, y + 0.02),
+            (x - side * w, y + 0.06),
+            (x - side * 0.1 * w, y + 0.1),
         )
+        b.bare(0.25).poly(mix(sand, (130, 70, 66), 0.6), *slope, alpha=190)
+    for x, y in ((b.uniform(-0.48, -0.4), 0.1), (b.uniform(0.38, 0.48), 0.16), (b.uniform(-0.12, 0.12), 0.06)):
+        y, h, green = horizon + y, 0.5 * y + 0.07, b.pick((62, 122, 66), (84, 130, 62))
+        plant = b.bare(0.2)
+        plant.line(green, 0.2 * h, (x, y), (x, y - h))
+        for s, at in ((-1, 0.45), (1, 0.6)):
+            plant.line(
+                green, 0.14 * h, (x, y - at * h), (x + 0.26 * s * h, y - at * h), (x + 0.26 * s * h, y - (at + 0.3) * h)
+            )
+            b.disc(green, x + 0.26 * s * h, y - (at + 0.3) * h, 0.07 * h)
+        b.disc(green, x, y - h, 0.1 * h)
 
 
 def set_abstract(b: Brush, horizon: float, sun: float) -> None:
-    "Blocks, discs and wedges of colour."
+    "Blocks of colour below; discs, wedges and black lines above."
     inks = (
         (214, 52, 46),
         (242, 186, 34),
@@ -225,24 +306,27 @@ def set_abstract(b: Brush, horizon: float, sun: float) -> None:
         (232, 122, 152),
         (126, 70, 150),
     )
-    x = -0.5
+    b, x, line = b.bare(0.55), -0.5, (24, 22, 30)
     while x < 0.5:
-        w, y = b.uniform(0.12, 0.34), horizon + b.uniform(-0.06, 0.16)
-        for lo, hi in ((y, y + 0.16), (y + 0.17, y + 0.3), (y + 0.31, 1.0)):
-            b.rect(b.pick(*inks), x, lo, x + w - 0.012, hi)
+        w, y = b.uniform(0.12, 0.26), horizon + b.uniform(-0.14, 0.04)
+        for lo, hi in ((y, y + 0.15), (y + 0.15, y + 0.3), (y + 0.3, 1.0)):
+            b.rect(b.pick(*inks), x, lo, x + w, hi)
+            b.line(line, 0.012, (x, lo), (x + w, lo))
+        b.line(line, 0.012, (x, y), (x, 1))
         x += w
-    for _ in range(4):
-        x, y, r, a = b.uniform(-0.45, 0.45), b.uniform(0.08, 0.5), b.uniform(0.08, 0.18), b.uniform(0, pi)
-        for k in (1, 0.55):
-            b.disc(b.pick(*inks), x, y, k * r, alpha=170)
+    for i in range(4):
+        x, y, r, a = (i - 1.5) / 4 + 0.08 * b.uniform(), b.uniform(0.08, 0.4), b.uniform(0.06, 0.12), b.uniform(0, pi)
+        c, s = cos(a), sin(a)
         b.poly(
             b.pick(*inks),
-            (-x, y),
-            (2 * r * cos(a) - x, y + 2 * r * sin(a)),
-            (1.6 * r * cos(a + 0.4) - x, y + 1.6 * r * sin(a + 0.4)),
-            alpha=150,
+            (x, y),
+            (x + 2.4 * r * c, y + 2.4 * r * s),
+            (x + 2 * r * cos(a + 0.5), y + 2 * r * sin(a + 0.5)),
+            alpha=210,
         )
-        b.line((24, 22, 30), 0.008, (x - 2 * r * cos(a), y + 2 * r * sin(a)), (x + 2 * r * cos(a), y - 2 * r * sin(a)))
+        for k in (1, 0.6, 0.28):
+            b.disc(b.pick(*inks), x, y, k * r, alpha=225)
+        b.line(line, 0.01, (x - 2.2 * r * c, y + 2.2 * r * s), (x + 2.2 * r * c, y - 2.2 * r * s))
 
 
 BACKDROPS = dict(
@@ -271,9 +355,9 @@ def draw_tree(b: Brush) -> None:
 def draw_house(b: Brush) -> None:
     "A house with a red roof and a smoking chimney."
     wall = b.pick((232, 216, 184), (224, 200, 162), (216, 216, 204))
-    roof, pane = b.pick((190, 52, 38), (170, 62, 40), (206, 74, 46)), (255, 214, 110)
+    roof, pane = b.pick((190, 52, 38), (170, 62, 40), (206, 74, 46)), b.pane((255, 214, 110))
     for i in range(5):
-        b.disc((196, 196, 202), 0.27 + 0.035 * i + 0.02 * b.uniform(), 0.1 - 0.045 * i, 0.035 + 0.012 * i)
+        b.disc((214, 214, 222), 0.27 + 0.035 * i + 0.02 * b.uniform(), 0.08 - 0.04 * i, 0.03 + 0.01 * i, alpha=150)
     b.rect((120, 62, 50), 0.2, 0.1, 0.3, 0.4)
     b.rect(wall, -0.42, 0.5, 0.42, 1)
     b.poly(mix(wall, (255, 252, 236), 0.5), (-0.42, 1), (-0.42, 0.5), (-0.22, 0.24), (-0.02, 0.5), (-0.02, 1))
@@ -325,10 +409,11 @@ def draw_church(b: Brush) -> None:
         (0.17, 0.74, 0.07, 0.16, (70, 130, 220)),
         (0.3, 0.74, 0.07, 0.16, (214, 60, 80)),
     ):
+        glass = b.pane(glass, glass)
         b.rect(glass, x, y, x + w, y + h)
         b.disc(glass, x + w / 2, y, w / 2, 0.06)
     for r, glass in ((0.08, (60, 60, 90)), (0.055, (236, 130, 70)), (0.025, (90, 160, 230))):
-        b.disc(glass, -0.19, 0.52, r)
+        b.disc(b.pane(glass, glass), -0.19, 0.52, r)
 
 
 def draw_figure(b: Brush) -> None:
@@ -391,7 +476,7 @@ def draw_horse(b: Brush) -> None:
 
 # %% ../../nbs/synthetic/motifs.ipynb #90da63d6
 def draw_bird(b: Brush) -> None:
-    "A gull with spread wings."
+    "A stork with spread wings."
     wing, tip, lift = b.pick((238, 240, 240), (228, 234, 244)), (36, 40, 54), b.uniform(-0.08, 0.06)
     for x0, s in ((-0.02, -1), (0.05, 1)):
         far, under = (s * 0.55, 0.1 + lift), mix(wing, (120, 140, 180), 0.45)
@@ -405,14 +490,24 @@ def draw_bird(b: Brush) -> None:
             (s * 0.26, 0.5),
             (x0 + 0.02 * s, 0.7),
         )
-        b.poly(tip, (s * 0.37, 0.145 + lift), far, (s * 0.6, 0.2 + lift), (s * 0.43, 0.3 + lift))
+        b.poly(
+            tip,
+            (s * 0.3, 0.19 + lift),
+            (s * 0.37, 0.14 + lift),
+            far,
+            (s * 0.62, 0.2 + lift),
+            (s * 0.42, 0.36 + lift),
+            (s * 0.28, 0.5),
+        )
         b.line(mix(under, tip, 0.3), 0.012, (s * 0.1, 0.6), (s * 0.25, 0.42 + 0.5 * lift), (s * 0.37, 0.3 + lift))
     b.poly(mix(wing, tip, 0.2), (-0.08, 0.6), (-0.34, 0.78), (-0.24, 0.84), (-0.02, 0.74))
+    for dy in (0, 0.05):
+        b.line((214, 60, 36), 0.022, (-0.1, 0.7), (-0.42, 0.86 + dy))
     b.disc(wing, 0.06, 0.62, 0.18, 0.1)
     b.disc(under, 0.04, 0.66, 0.14, 0.05)
     b.disc(wing, 0.24, 0.55, 0.075)
     b.disc(tip, 0.265, 0.535, 0.016)
-    b.poly((244, 140, 30), (0.3, 0.52), (0.43, 0.58), (0.3, 0.6))
+    b.poly((226, 70, 36), (0.29, 0.51), (0.54, 0.6), (0.29, 0.61))
 
 
 def draw_flowers(b: Brush) -> None:
@@ -437,34 +532,35 @@ def draw_flowers(b: Brush) -> None:
 
 def draw_windmill(b: Brush) -> None:
     "A windmill; its sails turn."
-    body, turn = b.pick((214, 190, 150), (200, 170, 130)), pi / 4 + 0.3 * b.uniform()
+    body, turn = b.pick((232, 222, 200), (222, 204, 172)), pi / 4 + 0.3 * b.uniform()
     b.poly(body, (-0.22, 1), (-0.12, 0.4), (0.12, 0.4), (0.22, 1))
     b.poly(mix(body, (70, 40, 30), 0.4), (0.04, 0.4), (0.12, 0.4), (0.22, 1), (0.08, 1))
-    b.poly((92, 50, 40), (-0.15, 0.42), (-0.1, 0.3), (0, 0.25), (0.1, 0.3), (0.15, 0.42))
+    b.poly((168, 52, 40), (-0.16, 0.42), (-0.11, 0.29), (0, 0.23), (0.11, 0.29), (0.16, 0.42))
     b.rect((70, 44, 34), -0.06, 0.82, 0.05, 1)
     b.rect((60, 60, 80), -0.05, 0.56, 0.03, 0.64)
     for c, s in ((cos(turn + k * pi / 2), sin(turn + k * pi / 2)) for k in range(4)):
         at = lambda r, w: (r * c - w * s, 0.36 + r * s + w * c)
-        b.poly((242, 236, 218), at(0.12, 0.0), at(0.5, 0.0), at(0.5, 0.13), at(0.12, 0.11))
+        b.poly((248, 242, 226), at(0.1, 0.0), at(0.54, 0.0), at(0.54, 0.17), at(0.1, 0.13))
         for r in (0.22, 0.32, 0.42):
-            b.line((150, 96, 70), 0.012, at(r, 0), at(r, 0.12))
-        b.line((84, 48, 36), 0.026, at(-0.04, 0), at(0.52, 0))
+            b.line((150, 96, 70), 0.016, at(r, 0), at(r, 0.14))
+        b.line((84, 48, 36), 0.036, at(-0.04, 0), at(0.56, 0))
 
 
 # %% ../../nbs/synthetic/motifs.ipynb #ce65afbc
 def draw_ruin(b: Brush) -> None:
     "Four columns, two of them broken, and ivy."
-    stone, ivy = b.pick((198, 190, 172), (182, 176, 164)), (70, 112, 56)
+    stone, ivy = b.pick((226, 216, 194), (212, 206, 196)), (70, 112, 56)
     dark, light = mix(stone, (80, 76, 84), 0.6), mix(stone, (255, 255, 240), 0.35)
+    b.rect((62, 54, 70), -0.42, 0.2, -0.08, 0.92)
     for x, top in ((-0.36, 0.22), (-0.12, 0.22), (0.14, b.uniform(0.38, 0.5)), (0.37, b.uniform(0.56, 0.68))):
         chip = 0.05 * (top > 0.3)
         b.poly(
             stone,
-            (x - 0.075, 0.92),
-            (x - 0.065, top + 0.03),
+            (x - 0.09, 0.92),
+            (x - 0.08, top + 0.03),
             (x - 0.02, top - 0.4 * chip),
-            (x + 0.065, top + chip),
-            (x + 0.075, 0.92),
+            (x + 0.08, top + chip),
+            (x + 0.09, 0.92),
         )
         for dx in (-0.02, 0.025, 0.05):
             b.line(dark, 0.016, (x + dx, top + 0.06), (x + dx, 0.9))

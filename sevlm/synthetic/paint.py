@@ -13,38 +13,73 @@ __all__ = [
     "VALUES",
     "SCENE_ODDS",
     "STYLES",
-    "SKIES",
-    "SUNS",
     "LIGHTS",
     "AIRS",
+    "WET",
+    "SNOWED",
+    "GLOW_LEFT",
+    "BENDING",
+    "BENT",
     "GRADES",
     "MARK_STYLES",
-    "MARK_MAPS",
-    "SUBJECT_SMOOTH",
+    "DETAIL",
+    "FLOW_CELLS",
+    "HINT",
+    "DRAW_MARKS",
+    "PURE",
+    "SMALLEST_PAINTED",
     "Scene",
     "random_scene",
     "style_of",
     "noise",
+    "streams",
+    "Place",
+    "Layout",
+    "plan",
+    "Light",
     "Air",
+    "is_dark",
+    "air_colour",
+    "cumulus",
     "paint_sky",
-    "paint_stars_and_lightning",
-    "paint_rain_and_snow",
+    "sun_at",
+    "side_of",
+    "paint_lights",
+    "paint_lightning",
+    "paint_falling",
     "paint_fog",
+    "shift",
+    "light_from_side",
+    "whole",
+    "paint_shadow",
+    "paint_reflection",
+    "paint_halo",
     "paint_subject",
+    "changed",
+    "draw_scene",
     "MarkStyle",
-    "mark_map",
+    "twice",
+    "flow_of",
+    "Marks",
+    "across",
+    "draw_dabs",
+    "draw_dots",
+    "draw_strokes",
+    "spread_points",
+    "random_marks",
     "apply_brushwork",
     "paint",
 ]
 
 # %% ../../nbs/synthetic/paint.ipynb #6570e6fa
+import zlib
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields
-from functools import lru_cache
 from math import cos, pi, sin
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 from ..errors import DataError, did_you_mean
 from .motifs import BACKDROPS, DRAWERS, Brush, Colour, mix
@@ -162,241 +197,654 @@ def noise(
     return (total - total.min()) / np.ptp(total)
 
 
+# %% ../../nbs/synthetic/paint.ipynb #streams01
+def streams(
+    rng: np.random.Generator,  # gives one number, the root
+) -> Callable[[str], np.random.Generator]:  # name of a part of the picture -> its own generator
+    "Independent random numbers for every part of a picture: what one part draws does not move another."
+    root = int(rng.integers(2**63))
+    return lambda part: np.random.default_rng([root, zlib.crc32(part.encode())])
+
+
+class Place(NamedTuple):
+    "Where a subject stands."
+
+    cx: float  # centre, 0 (left) to 1
+    foot: float  # 0 (top) to 1
+    height: float  # in shares of the canvas
+    flip: int  # -1: mirror image
+
+
+class Layout(NamedTuple):
+    "Where everything is: all that the time, the weather, the palette and the brushwork must not move."
+
+    horizon: float  # its height, 0 (top) to 1
+    sun: tuple[float, float]  # x and height of sun or moon, 0 (left) to 1, 0 (horizon) to 1 (top)
+    bolt: float  # x of a lightning, 0 (left) to 1
+    places: tuple[Place, ...]  # of the subjects
+
+
+def plan(
+    subjects: tuple[str, ...],
+    rng: np.random.Generator,
+) -> Layout:
+    "One subject stands beside the middle and leaves the other side to the sun; two leave it the middle."
+    horizon, side = rng.uniform(0.53, 0.59), 1 if rng.random() < 0.5 else -1
+    sun_x, sun_y = rng.uniform(0.2, 0.3), rng.uniform(-0.06, 0.06)
+    draws = rng.random((2, 4))  # always as many, so that a second subject changes no later number
+    places = []
+    for i, (name, (dx, df, dh, mirror)) in enumerate(zip(subjects, draws)):
+        foot, flip = (0.64 if name == "bird" else 0.84) + 0.07 * df, 1 if mirror < 0.5 else -1
+        if len(subjects) == 1:
+            places.append(Place(0.5 - side * (0.06 + 0.08 * dx), foot, 0.54 + 0.08 * dh, flip))
+        else:
+            places.append(Place(0.25 + 0.5 * i + 0.03 * (dx - 0.5), foot, 0.44 + 0.06 * dh, flip))
+    if len(subjects) == 1:
+        x, bolt = 0.5 + side * sun_x, 0.5 + side * (sun_x + 0.06)
+    else:
+        x, bolt = 0.5 + side * (sun_x - 0.15) / 2, 0.5 - side * 0.08
+    return Layout(horizon, (x, sun_y), bolt, tuple(places))
+
+
 # %% ../../nbs/synthetic/paint.ipynb #72487744
-SKIES = dict(  # time -> colour at the zenith, at the horizon
-    dawn=((122, 142, 205), (255, 190, 176)),
-    day=((48, 118, 212), (190, 224, 246)),
-    dusk=((82, 44, 104), (252, 126, 52)),
-    night=((8, 12, 42), (40, 58, 122)),
-)
-SUNS = dict(  # time -> colour of sun or moon, its height
-    dawn=((255, 238, 205), 0.1),
-    day=((255, 250, 215), 0.6),
-    dusk=((255, 190, 84), 0.1),
-    night=((238, 238, 225), 0.62),
-)
-LIGHTS = dict(  # time -> light on the ground: factors of red, green, blue
-    dawn=(1.0, 0.90, 0.90), day=(1.04, 1.04, 1.0), dusk=(0.86, 0.64, 0.58), night=(0.40, 0.48, 0.72)
-)
+class Light(NamedTuple):
+    "What a time of day does to the picture."
+
+    sky: tuple[Colour, Colour, Colour]  # at the top, half-way down, at the horizon
+    glare: Colour  # of sun or moon
+    height: float  # of sun or moon, 0 (horizon) to 1 (top)
+    radius: float  # of sun or moon, in shares of the canvas
+    ground: Colour  # factors of red, green and blue on the land
+    near: Colour  # factors of red, green and blue on the subjects
+    rim: Colour  # of edges turned to the light
+    shadow: float  # length of a shadow, in heights of what throws it
+
+
+LIGHTS = dict(
+    dawn=Light(
+        ((158, 164, 224), (250, 178, 194), (255, 224, 150)), (255, 250, 224), 0.40, 0.065,
+        (1.02, 0.86, 0.84), (1.04, 0.94, 0.92), (255, 222, 176), 1.1,
+    ),
+    day=Light(
+        ((36, 108, 216), (104, 172, 238), (204, 232, 248)), (255, 250, 200), 0.74, 0.06,
+        (1.06, 1.05, 1.0), (1.06, 1.05, 1.02), (255, 252, 232), 0.35,
+    ),
+    dusk=Light(
+        ((54, 30, 104), (190, 58, 96), (255, 138, 36)), (255, 222, 128), 0.36, 0.08,
+        (0.74, 0.54, 0.56), (0.88, 0.70, 0.66), (255, 150, 64), 1.3,
+    ),
+    night=Light(
+        ((5, 9, 38), (14, 24, 76), (36, 56, 122)), (250, 246, 220), 0.74, 0.065,
+        (0.42, 0.48, 0.66), (0.72, 0.74, 0.88), (176, 200, 255), 0.6,
+    ),
+)  # fmt: skip
 
 
 class Air(NamedTuple):
     "What a weather does to the sky and the light."
 
-    rgb: Colour  # of the air
+    rgb: Colour  # of the air, by day
     share: float  # how much of the sky it takes
     ground: float  # light left on the ground
-    cover: float  # share of clouds
-    cloud: Colour  # of the clouds
-    sun: float  # strength of sun, moon and stars
+    cover: float  # how much of the sky ragged clouds take
+    cloud: Colour  # of these clouds, by day
+    sun: float  # strength of sun, moon and shadows
 
 
 AIRS = dict(
     clear=Air((255, 255, 255), 0.0, 1.0, 0.0, (0, 0, 0), 1.0),
-    cloudy=Air((205, 208, 215), 0.25, 0.92, 0.58, (255, 252, 248), 0.5),
-    rain=Air((128, 140, 158), 0.60, 0.78, 0.55, (160, 166, 178), 0.0),
-    storm=Air((44, 46, 66), 0.72, 0.66, 0.75, (96, 96, 120), 0.0),
-    snow=Air((214, 221, 233), 0.55, 1.0, 0.25, (255, 255, 255), 0.3),
-    fog=Air((208, 210, 208), 0.72, 0.92, 0.0, (0, 0, 0), 0.3),
+    cloudy=Air((206, 212, 222), 0.2, 0.92, 0.0, (0, 0, 0), 0.5),
+    rain=Air((126, 134, 146), 0.80, 0.82, 0.6, (84, 92, 108), 0.0),
+    storm=Air((44, 46, 62), 0.84, 0.74, 0.85, (22, 22, 34), 0.0),
+    snow=Air((196, 202, 214), 0.70, 0.96, 0.3, (226, 230, 238), 0.15),
+    fog=Air((214, 218, 218), 0.90, 0.95, 0.0, (0, 0, 0), 0.0),
 )
 
 
+WET = ("rain", "storm")  # weathers in which the ground reflects
+SNOWED = 0.74  # share of snow in the colours of the land
+
+
+def is_dark(scene: Scene) -> bool:
+    "Are the lamps lit?"
+    return scene.time == "night" or scene.weather == "storm"
+
+
+def air_colour(scene: Scene) -> Colour:
+    "The colour of the air: that of the weather in the light of the time."
+    light = LIGHTS[scene.time]
+    grey = sum(light.ground) / 3
+    lit = tuple(c * (0.65 * k + 0.35 * grey) for c, k in zip(AIRS[scene.weather].rgb, light.ground))
+    return mix(lit, mix(light.sky[1], light.sky[2], 0.5), 0.24)
+
+
 # %% ../../nbs/synthetic/paint.ipynb #b9c8cfdf
-def paint_sky(
-    scene: Scene,
+GLOW_LEFT = 0.75  # share of the sky's own colour that every weather but fog leaves at the horizon
+
+
+def cumulus(
     rng: np.random.Generator,
     size: int,  # pixels per side
-    horizon: float,  # its height, 0 (top) to 1
-) -> tuple[Image.Image, float]:  # the sky, and the x of sun or moon in the box of a brush
-    "A gradient in the colours of time and weather, with sun or moon and with clouds."
-    air, light, (glare, height) = AIRS[scene.weather], np.array(LIGHTS[scene.time], np.float32), SUNS[scene.time]
-    y, x = np.mgrid[0:size, 0:size].astype(np.float32) / size
-    top, low = (np.array(c, np.float32) for c in SKIES[scene.time])
-    sky = top + (low - top) * np.clip(y / horizon, 0, 1)[..., None] ** 1.4
-    sky += (np.array(air.rgb) * light - sky) * air.share
-    sx, sy = rng.uniform(0.15, 0.85), horizon * (1 - height * rng.uniform(0.8, 1.3))
-    d = np.hypot(x - sx, y - sy)[..., None]
-    glow = 0.6 * np.exp(-((d / 0.2) ** 2)) * light[0] + np.clip((0.048 - d) * size / 1.5, 0, 1)
-    sky += (np.array(glare) - sky) * np.minimum(glow * air.sun, 1)
-    field = noise(rng, size, 5, 3, 4)
-    body = np.clip((field - 0.8 * (1 - air.cover)) * 3.2, 0, 1)[..., None] * (air.cover > 0)
-    shade = np.clip((field - np.roll(field, -size // 20, 0)) * 1.6 + 0.8, 0.55, 1.1)[..., None]
-    sky += (mix(air.cloud * light**0.7, low, 0.2) * shade - sky) * body * 0.85 + ((field - 0.5) * 14)[..., None]
-    return Image.fromarray(np.clip(sky, 0, 255).astype(np.uint8)), sx - 0.5
+    horizon: float,
+    side: int,  # of the light: -1 left, 1 right
+) -> tuple[np.ndarray, np.ndarray]:  # how much cloud [size, size, 1], how much shade on it [size, size, 1], 0..1
+    "Heaps of white cloud with flat feet, in four parts of the sky."
+    mask = Image.new("L", (size, size))
+    draw = ImageDraw.Draw(mask)
+    for cx, foot, width in ((0.50, 0.46, 0.34), (0.12, 0.30, 0.44), (0.90, 0.36, 0.46), (0.52, 0.17, 0.42)):
+        cx, foot, width = cx + rng.uniform(-0.07, 0.07), foot + rng.uniform(-0.04, 0.04), width * rng.uniform(0.9, 1.2)
+        for t in np.linspace(-1, 1, 9):
+            r = width * (0.22 - 0.15 * abs(t)) * rng.uniform(0.8, 1.2)
+            x, y = cx + 0.5 * width * t, foot - 0.8 * r - width * 0.1 * (1 - abs(t)) * rng.uniform(0, 1)
+            draw.ellipse(tuple(size * v for v in (x - r, y - r, x + r, foot)), 255)
+    soft, shift = mask.filter(ImageFilter.GaussianBlur(size / 160)), size // 24
+    inside = ImageChops.offset(mask, -side * shift // 2, shift).filter(ImageFilter.BoxBlur(size / 40))
+    return tuple(np.asarray(m, np.float32)[..., None] / 255 for m in (soft, inside))
+
+
+def paint_sky(
+    scene: Scene,
+    part: Callable[[str], np.random.Generator],  # of `streams`
+    size: int,  # pixels per side
+    layout: Layout,
+) -> tuple[Image.Image, Image.Image]:  # the sky; a mask of the clouds that sun and moon stand behind
+    "A gradient in the colours of time and weather, with clouds, and the glow of sun or moon."
+    air, light, work = AIRS[scene.weather], LIGHTS[scene.time], size // 4
+    y, x = np.mgrid[0:work, 0:work].astype(np.float32) / work
+    down = np.clip(y / layout.horizon, 0, 1)[..., None]  # 0 at the top, 1 at the horizon
+    top, middle, low = (np.array(c, np.float32) for c in light.sky)
+    sky = np.where(down < 0.5, top + (middle - top) * down * 2, middle + (low - middle) * (down * 2 - 1))
+    sky += (np.array(air_colour(scene)) - sky) * air.share * (1 - GLOW_LEFT * (scene.weather != "fog") * down**3)
+    sx, sy = sun_at(scene, layout)
+    away = np.hypot(x - sx, y - sy)[..., None]
+    glow = 0.75 * np.exp(-((away / 0.2) ** 2)) * (0.45 if scene.time == "night" else 1) * max(air.sun, 0.3)
+    sky += (np.array(light.glare) - sky) * glow
+    field = noise(part("clouds"), work, 6, 2, 4)[..., None]
+    if air.cover:
+        ragged = np.clip((field - 0.75 * (1 - air.cover)) * 3, 0, 1) * (1 - 0.85 * down**3)
+        shade = np.clip((field - np.roll(field, -work // 16, 0)) * 2 + 0.9, 0.6, 1.5)
+        sky += (mix(np.array(air.cloud) * light.ground, light.sky[1], 0.18) * shade - sky) * ragged * 0.85
+    body = np.zeros_like(field)
+    if scene.weather == "cloudy":
+        body, inside = cumulus(part("cumulus"), work, layout.horizon, side_of(layout))
+        bright = mix(np.array((255, 255, 255)) * light.near, light.glare, 0.25 if scene.time != "night" else 0.0)
+        dark = mix(np.array((138, 146, 168)) * light.near, light.sky[1], 0.35)
+        sky += (bright + (np.array(dark) - bright) * inside * (0.5 + 0.5 * field) - sky) * body * 0.96
+    enlarge = lambda a: Image.fromarray(np.clip(a, 0, 255).astype(np.uint8)).resize(
+        (size, size), Image.Resampling.BICUBIC
+    )
+    return enlarge(sky), enlarge((70 if scene.time == "night" else 150) * body[..., 0])
+
+
+def sun_at(scene: Scene, layout: Layout) -> tuple[float, float]:  # x, y, 0..1
+    "Where sun or moon stands."
+    return layout.sun[0], layout.horizon * (1 - LIGHTS[scene.time].height - layout.sun[1])
+
+
+def side_of(layout: Layout) -> int:
+    "The side the light comes from: -1 left, 1 right."
+    return 1 if layout.sun[0] > 0.5 else -1
 
 
 # %% ../../nbs/synthetic/paint.ipynb #4c05bd05
-def paint_stars_and_lightning(b: Brush, scene: Scene, horizon: float) -> None:
-    "What stands in the sky of a clear night or a storm, behind the subjects."
-    if scene.time == "night" and AIRS[scene.weather].sun:
-        for _ in range(70):
-            x, y, r = b.uniform(-0.5, 0.5), b.uniform(0, horizon), b.uniform(0.0015, 0.0045)
-            b.disc((255, 250, 225), x, y, r, alpha=230)
-    if scene.weather == "storm":
-        bolt = [(b.uniform(-0.35, 0.35), 0.0)]
-        while bolt[-1][1] < horizon:
-            bolt.append((bolt[-1][0] + 0.07 * b.uniform(), bolt[-1][1] + b.uniform(0.04, 0.09)))
-        (x, y), white = bolt[len(bolt) // 2], (255, 255, 240)
-        b.line((190, 190, 255), 0.03, *bolt, alpha=90)
-        b.line(white, 0.010, *bolt)
-        b.line(white, 0.006, (x, y), (x + 0.1, y + 0.05), (x + 0.13, y + 0.14))
+def paint_lights(b: Brush, scene: Scene, layout: Layout) -> None:
+    "Sun or moon, and the stars of a clear night, behind everything."
+    light, strength = LIGHTS[scene.time], AIRS[scene.weather].sun
+    (x, y), r, night = sun_at(scene, layout), light.radius, scene.time == "night"
+    x -= 0.5
+    stars = [(b.uniform(-0.5, 0.5), layout.horizon * b.uniform(0, 1), b.uniform(0.003, 0.0075)) for _ in range(60)]
+    if night and scene.weather == "clear":
+        for at_x, at_y, size in stars:
+            b.disc((255, 250, 225), at_x, at_y, size, alpha=240)
+    if night:  # a crescent, pale behind clouds, never gone
+        alpha = round(150 + 105 * strength)
+        moon = [(x + r * cos(a), y + r * sin(a)) for a in np.linspace(-0.6 * pi, 0.6 * pi, 24)]
+        inner = [
+            (x + r * (-0.31 + 0.42 * cos(a)), y + 0.951 * r * sin(a)) for a in np.linspace(0.5 * pi, -0.5 * pi, 24)
+        ]
+        b.poly(light.glare, *moon, *inner, alpha=alpha)
+    elif strength >= 0.5:
+        b.disc(light.glare, x, y, 1.25 * r, alpha=round(120 * strength))
+        b.disc(light.glare, x, y, r, alpha=round(255 * strength**0.4))
 
 
-def paint_rain_and_snow(b: Brush, scene: Scene) -> None:
-    "What falls in front of the subjects."
-    drops, slant = dict(rain=110, storm=50).get(scene.weather, 0), b.uniform(0.2, 0.5) * b.pick(-1, 1)
-    for _ in range(drops):
-        x, y, length = b.uniform(-0.6, 0.6), b.uniform(-0.1, 1), b.uniform(0.05, 0.11)
-        b.line((226, 234, 246), 0.005, (x, y), (x + slant * length, y + length), alpha=175)
-    for _ in range(150 * (scene.weather == "snow")):
-        b.disc((255, 255, 255), b.uniform(-0.5, 0.5), b.uniform(0, 1), b.uniform(0.004, 0.010), alpha=225)
+def paint_lightning(b: Brush, layout: Layout) -> None:
+    "A bolt with two branches in the free part of the sky."
+    x, y = layout.bolt - 0.5, 0.0
+    bolt = [(x, y)]
+    while y < layout.horizon + 0.02:
+        step = b.uniform(0.05, 0.09)
+        x, y = x + 0.055 * (1 if len(bolt) % 2 else -1) * b.uniform(0.5, 1.3), y + step
+        bolt.append((x, y))
+    branches = [
+        [bolt[k], (bolt[k][0] + s * 0.08, bolt[k][1] + 0.06), (bolt[k][0] + s * 0.1, bolt[k][1] + 0.16)]
+        for k, s in ((2, 1), (4, -1))
+    ]
+    for rgb, width, alpha in (
+        ((150, 160, 255), 0.07, 50),
+        ((190, 200, 255), 0.036, 110),
+        ((255, 255, 246), 0.017, 255),
+    ):
+        b.line(rgb, width, *bolt, alpha=alpha)
+        for branch in branches:
+            b.line(rgb, 0.55 * width, *branch, alpha=alpha)
+
+
+def paint_falling(b: Brush, scene: Scene) -> None:
+    "What falls in front of everything: rain, the few drops of a storm, snow."
+    drops, slant = dict(rain=230, storm=70).get(scene.weather, 0), 0.35 if scene.weather == "rain" else 0.9
+    side, pale = b.pick(-1, 1), (206, 218, 236) if scene.time == "night" else (240, 246, 255)
+    for i in range(drops):
+        x, y, length = b.uniform(-0.7, 0.7), b.uniform(-0.12, 1), b.uniform(0.07, 0.15)
+        b.line(pale, 0.004 + 0.005 * (i % 2), (x, y), (x + side * slant * length, y + length), alpha=120 + 70 * (i % 2))
+    for i in range(150 * (scene.weather == "snow")):
+        b.disc((255, 255, 255), b.uniform(-0.5, 0.5), b.uniform(0, 1), 0.005 + 0.012 * (i / 150) ** 2, alpha=235)
 
 
 def paint_fog(
     image: Image.Image,  # painted in place
     rng: np.random.Generator,
     rgb: Colour,
-    strength: float,  # 0..1
+    horizon: float,
+    far: float,  # how much is hidden at the horizon, 0..1
+    near: float,  # how much is hidden at the foot
 ) -> None:
-    "A drifting veil over the whole image."
-    veil = Image.fromarray(((noise(rng, 32, 4, 2, 2) * 0.6 + 0.4) * 255 * strength).astype(np.uint8))
+    "A veil in drifting bands, thickest at the horizon."
+    y = np.linspace(0, 1, 32, dtype=np.float32)[:, None]
+    thick = np.where(y < horizon, far, far + (near - far) * (y - horizon) / (1 - horizon))
+    bands = 0.82 + 0.36 * (noise(rng, 32, 5, 1, 2) - 0.5)
+    veil = Image.fromarray((np.clip(thick * bands, 0, 1) * 255).astype(np.uint8))
     image.paste(tuple(map(int, rgb)), (0, 0), veil.resize(image.size, Image.Resampling.BICUBIC))
 
 
 # %% ../../nbs/synthetic/paint.ipynb #e05542de
+BENDING = ("tree", "flowers", "fire")  # what the wind of a storm bends
+BENT = 0.16  # how far, in heights
+
+
+def shift(
+    mask: Image.Image,
+    dx: int,  # pixels to the right
+    dy: int,  # pixels down
+) -> Image.Image:
+    "The mask moved; what comes in is empty."
+    moved = Image.new("L", mask.size)
+    moved.paste(mask, (dx, dy))
+    return moved
+
+
+def light_from_side(
+    layer: Image.Image,  # RGBA, one subject; painted in place
+    scene: Scene,
+    side: int,  # of the light: -1 left, 1 right
+    step: int,  # width of a rim, pixels
+) -> None:
+    "Shade on the side turned from the light, a rim in its colour on the other; in the snow, a white cap."
+    light, shape = LIGHTS[scene.time], layer.getchannel("A")
+    averted = ImageChops.subtract(shape, shift(shape, side * 2 * step, 0))
+    turned = ImageChops.subtract(shape, shift(shape, -side * step, step // 2))
+    ramp = Image.linear_gradient("L").rotate(90 * side).resize(layer.size)  # black towards the light
+    shade = ImageChops.multiply(ImageChops.add(averted, ramp), shape)
+    layer.paste((20, 14, 44), (0, 0), shade.point(lambda v: v * 0.34))
+    layer.paste(whole(light.rim), (0, 0), turned.point(lambda v: v * (0.4 + 0.5 * AIRS[scene.weather].sun)))
+    if scene.weather == "snow":
+        cap = ImageChops.subtract(shape, shift(shape, 0, 2 * step)).filter(ImageFilter.BoxBlur(1))
+        layer.paste(whole(255 * (0.2 + 0.8 * k) for k in light.near), (0, 0), cap)
+    layer.putalpha(shape)
+
+
+def whole(colour: Iterable[float]) -> tuple[int, ...]:
+    "A colour as Pillow wants it: whole numbers up to 255."
+    return tuple(min(255, round(c)) for c in colour)
+
+
+def paint_shadow(
+    image: Image.Image,  # painted in place
+    shape: Image.Image,  # mask of what throws it
+    left: int,  # pixels, the lower left corner of the shape
+    foot: int,
+    side: int,  # of the light: -1 left, 1 right
+    length: float,  # in heights of the shape
+    strength: float,  # 0..1
+) -> None:
+    "The silhouette laid on the ground, away from the light."
+    w, h = shape.size
+    flat, reach = max(2, int(0.2 * h)), int(length * h)
+    start = reach if side > 0 else 0  # how far the shadow begins left of the shape
+    # a pixel (x, y) of the shadow shows (x - start + side * reach * (1 - y / flat), y * h / flat) of the shape
+    data = (1, -side * reach / flat, side * reach - start, 0, h / flat, 0)
+    lying = shape.transform((w + reach, flat), Image.Transform.AFFINE, data, Image.Resampling.BILINEAR)
+    lying = lying.filter(ImageFilter.BoxBlur(image.width / 200)).point(lambda v: v * strength)
+    image.paste((22, 16, 48), (left - start, foot - flat - 1), lying)
+
+
+def paint_reflection(
+    image: Image.Image,  # painted in place
+    layer: Image.Image,  # RGBA, one subject
+    left: int,  # pixels, its lower left corner
+    foot: int,
+) -> None:
+    "The subject upside down, somewhat shorter and half as strong, below its foot."
+    size = layer.width, max(1, round(0.6 * layer.height))
+    below = layer.transpose(Image.Transpose.FLIP_TOP_BOTTOM).resize(size)
+    image.paste(below, (left, foot), below.getchannel("A").point(lambda v: v * 0.5))
+
+
+def paint_halo(
+    image: Image.Image,  # painted in place
+    shape: Image.Image,  # mask of a subject
+    left: int,  # pixels, its upper left corner
+    top: int,
+    rgb: Colour,
+) -> None:
+    "A soft edge that parts the subject from what is behind it."
+    pad = image.width // 40
+    halo = Image.new("L", (shape.width + 2 * pad, shape.height + 2 * pad))
+    halo.paste(shape, (pad, pad))
+    halo = halo.filter(ImageFilter.BoxBlur(pad / 2)).point(lambda v: v * 0.8)
+    image.paste(whole(rgb), (left - pad, top - pad), halo)
+
+
 def paint_subject(
     name: str,  # one of `SUBJECTS`
     image: Image.Image,  # painted in place
     rng: np.random.Generator,
-    light: tuple[float, float, float],  # factors of red, green, blue
-    white: float,  # share of snow
-    cx: float,  # centre, 0 (left) to 1
-    height: float,  # in shares of the canvas
-    dark: bool,  # is it night, or a storm?
+    scene: Scene,
+    place: Place,
+    side: int,  # of the light: -1 left, 1 right
 ) -> Image.Image:  # mask of the subject's silhouette, as large as the image
-    "Paints one subject with side light, shadow and rim."
-    foot, burns = rng.uniform(0.60, 0.72) if name == "bird" else rng.uniform(0.86, 0.95), name == "fire"
-    layer, mask = Image.new("RGBA", image.size), Image.new("L", image.size)
-    flip = 1 if rng.random() < 0.5 else -1
-    DRAWERS[name](Brush(layer, rng, (1, 1, 1) if burns else light, white, (cx, foot, height), flip))
-    if name != "bird":
-        Brush(image, rng).disc((10, 10, 25), cx - 0.5, foot, 0.45 * height, 0.04 * height, alpha=100)
-    box, pad = layer.getbbox(), image.width // 20
-    layer = layer.crop(box)
-    a = np.asarray(layer).astype(np.float32)
-    h, w = a.shape[:2]
+    "Paints one subject in the light of the scene, with its shadow or its image in the water."
+    light, air, weather = LIGHTS[scene.time], AIRS[scene.weather], scene.weather
+    burns, flies, dark = name == "fire", name == "bird", is_dark(scene)
+    near = (1, 1, 1) if burns else tuple(c * (0.55 + 0.45 * air.ground) for c in light.near)
+    lean = -BENT * side if weather == "storm" and name in BENDING else 0.0
+    layer, box = Image.new("RGBA", image.size), (place.cx, place.foot, place.height)
+    DRAWERS[name](Brush(layer, rng, near, 0.1 * (weather == "snow"), box, place.flip, lean, dark))
+    left, top, right, foot = layer.getbbox()
+    layer = layer.crop((left, top, right, foot))
+    shape, ground, x = layer.getchannel("A"), Brush(image, rng, light.ground), place.cx - 0.5
     if not burns:
-        side = np.linspace(1.12, 0.84, w, dtype=np.float32)
-        a[..., :3] *= (side + 0.22 * (noise(rng, max(h, w), 6, 6, 2)[:h, :w] - 0.5))[..., None]
-    layer = Image.fromarray(np.clip(a, 0, 255).astype(np.uint8))
-    rim = Image.new("L", (w + 2 * pad, h + 2 * pad))
-    rim.paste(layer.getchannel("A"), (pad, pad))
-    rim = rim.filter(ImageFilter.BoxBlur(pad / 2)).point(lambda v: v * (3 if burns else 2) // 4)
-    rim_colour = (255, 150, 50) if burns else (150, 170, 215) if dark else (52, 46, 60)
-    image.paste(rim_colour, (box[0] - pad, box[1] - pad), rim)
-    image.paste(layer, box[:2], layer)
-    mask.paste(layer.getchannel("A"), box[:2])
+        light_from_side(layer, scene, side, max(2, image.width // 110))
+    if scene.setting == "sea" and name not in ("boat", "bird"):  # a bank to stand on
+        ground.disc((150, 128, 96), x, place.foot, 0.5 * place.height, 0.045)
+        sand = (244, 246, 250) if weather == "snow" else (222, 200, 150)
+        ground.disc(sand, x, place.foot - 0.008, 0.48 * place.height, 0.036)
+    if not flies:
+        if scene.setting == "sea" or weather in WET:
+            paint_reflection(image, layer, left, foot)
+        elif air.sun:
+            paint_shadow(image, shape, left, foot, side, light.shadow, 0.6 * air.sun**0.5)
+        ground.disc((6, 6, 14), x, place.foot, 0.34 * place.height, 0.016, alpha=90)
+    if burns:
+        glow = Image.radial_gradient("L").point(lambda v: max(0, 170 - v)).resize((2 * layer.width, 2 * layer.height))
+        image.paste((255, 140, 40), (left - layer.width // 2, top - layer.height // 2), glow)
+    else:
+        paint_halo(image, shape, left, top, (132, 152, 200) if dark else (50, 44, 60))
+    image.paste(layer, (left, top), layer)
+    mask = Image.new("L", image.size)
+    mask.paste(shape, (left, top))
     return mask
+
+
+# %% ../../nbs/synthetic/paint.ipynb #drawing1
+def changed(before: Image.Image, after: Image.Image) -> Image.Image:
+    "A mask of the pixels that differ."
+    return ImageChops.difference(before, after).convert("L").point(lambda v: 255 * (v > 3))
+
+
+def draw_scene(
+    scene: Scene,
+    part: Callable[[str], np.random.Generator],  # of `streams`
+    layout: Layout,
+    size: int,  # pixels per side
+) -> tuple[Image.Image, Image.Image]:  # the picture before the brush; a mask of subjects and lights
+    "Everything in the scene, from back to front."
+    light, air, weather = LIGHTS[scene.time], AIRS[scene.weather], scene.weather
+    sky, clouds = paint_sky(scene, part, size, layout)
+    image = sky.copy()
+    paint_lights(Brush(image, part("lights")), scene, layout)
+    image.paste(sky, (0, 0), clouds)
+    lights, behind = changed(sky, image), image.copy()
+    ground = tuple(c * air.ground for c in light.ground)
+    land = Brush(image, part("setting"), ground, SNOWED * (weather == "snow"), lamps=is_dark(scene))
+    BACKDROPS[scene.setting](land, layout.horizon, layout.sun[0] - 0.5)
+    lights = ImageChops.subtract(lights, changed(behind, image))  # what the setting leaves of them
+    if weather == "storm":
+        behind = image.copy()
+        paint_lightning(Brush(image, part("lightning")), layout)
+        lights = ImageChops.add(lights, changed(behind, image))
+    if weather in WET:
+        land.mirror(layout.horizon + 0.1, 0.22)
+    if weather == "fog":
+        paint_fog(image, part("fog"), air_colour(scene), layout.horizon, 0.7, 0.2)
+        image.paste(whole(light.glare), (0, 0), lights.point(lambda v: v * 0.4))
+    focus = lights
+    for i, (name, place) in enumerate(zip(scene.subjects, layout.places)):
+        focus.paste(255, (0, 0), paint_subject(name, image, part(f"subject {i}"), scene, place, side_of(layout)))
+    if weather == "fog":
+        paint_fog(image, part("near fog"), air_colour(scene), layout.horizon, 0.36, 0.26)
+    return image, focus
 
 
 # %% ../../nbs/synthetic/paint.ipynb #2779e60e
 GRADES = dict(  # palette -> red, green, blue and offset of each of three rows
-    warm=(1.10, 0.06, 0.0, 10, 0.02, 0.96, 0.0, 2, 0.0, 0.06, 0.70, 0),
-    cool=(0.72, 0.06, 0.04, 0, 0.0, 0.94, 0.06, 2, 0.0, 0.10, 1.08, 14),
-    bright=(1.30, -0.12, -0.06, 4, -0.09, 1.28, -0.07, 4, -0.09, -0.12, 1.33, 4),
-    muted=(0.54, 0.28, 0.08, 14, 0.18, 0.62, 0.10, 12, 0.16, 0.26, 0.46, 12),
+    warm=(1.05, 0.16, 0.06, 18, 0.08, 0.86, 0.04, 4, 0.06, 0.12, 0.52, 0),
+    cool=(0.58, 0.10, 0.06, 0, 0.04, 0.86, 0.10, 4, 0.10, 0.14, 0.98, 26),
+    bright=(1.36, -0.25, -0.07, 4, -0.14, 1.25, -0.07, 4, -0.14, -0.25, 1.43, 4),
+    muted=(0.50, 0.28, 0.08, 30, 0.17, 0.61, 0.08, 29, 0.17, 0.28, 0.41, 26),
 )
 
 
 # %% ../../nbs/synthetic/paint.ipynb #efe95819
 class MarkStyle(NamedTuple):
-    "How the marks of a brushwork look; lengths in pixels of a 128-pixel canvas."
+    "How the marks of a brushwork look; lengths in pixels of a 256-pixel canvas."
 
-    marks: int  # number, later ones on top
-    length: float  # 0: a disc
+    marks: int  # number on the whole canvas
+    details: int  # number of smaller ones on the subjects
+    length: float
     width: float
-    turn: float  # how far the direction wanders over the canvas, in half turns
     jitter: float  # deviation of a mark's direction, radian
-    spread: float  # deviation of a mark's colour, of 255
-    smooth: float  # share of the smooth picture that is kept
+    tone: float  # deviation of a mark's brightness, of 255
+    hue: float  # deviation of a mark's red, green and blue, of 255
+    keep: float  # share of the smooth picture that is kept on the subjects
+    rest: float  # share of it that is kept elsewhere
 
 
 MARK_STYLES = dict(
-    smooth=MarkStyle(3600, 4.0, 1.6, 1.0, 0.6, 6.0, 0.75),
-    dabs=MarkStyle(1100, 7.0, 3.7, 0.6, 0.6, 15.0, 0.1),
-    dots=MarkStyle(3400, 0.0, 4.0, 0.0, 0.0, 28.0, 0.1),
-    strokes=MarkStyle(2200, 15.0, 2.4, 1.6, 0.08, 13.0, 0.05),
+    dabs=MarkStyle(900, 520, 24, 12, 0.35, 19, 15, 0.45, 0.1),
+    dots=MarkStyle(820, 640, 9.5, 9.5, 0.0, 9, 30, 0.5, 0.0),
+    strokes=MarkStyle(620, 460, 64, 7, 0.05, 24, 9, 0.5, 0.1),
 )
-MARK_MAPS = 6  # different maps of marks per brushwork and size
-SUBJECT_SMOOTH = 0.65  # share of the smooth picture that is kept on the subjects
+DETAIL = 0.55  # size of a mark on a subject, in sizes of the others
+
+# %% ../../nbs/synthetic/paint.ipynb #flow0001
+FLOW_CELLS = 64  # per side of the field of directions
+HINT = 0.0025  # weight of the setting's direction beside that of edges
 
 
-@lru_cache(maxsize=64)
-def mark_map(
+def twice(angle: np.ndarray) -> np.ndarray:
+    "A direction as a complex number that is the same for the opposite direction."
+    return np.exp(2j * angle)
+
+
+def flow_of(
+    smooth: Image.Image,  # the picture
+    scene: Scene,
+    layout: Layout,
+) -> np.ndarray:  # [FLOW_CELLS, FLOW_CELLS] direction of a mark, radian
+    "Marks run along edges; where there is none, as the setting has it: level on water, upright on trunks and walls."
+    grid = FLOW_CELLS, FLOW_CELLS
+    grey = np.asarray(smooth.convert("L").resize(grid, Image.Resampling.BOX), np.float32) / 255
+    gy, gx = np.gradient(grey)
+    coarse = lambda a: Image.fromarray(a).resize((FLOW_CELLS // 4,) * 2, Image.Resampling.BOX)
+    real, imaginary = (
+        np.asarray(coarse(a).resize(grid, Image.Resampling.BICUBIC)) for a in (gy**2 - gx**2, -2 * gx * gy)
+    )
+    y, x = np.mgrid[0:FLOW_CELLS, 0:FLOW_CELLS] / FLOW_CELLS
+    (sx, sy), horizon = sun_at(scene, layout), layout.horizon
+    near_sun = np.exp(-((x - sx) ** 2 + (y - sy) ** 2) / 0.05)
+    around = np.arctan2(y - sy, x - sx) + pi / 2  # circles around sun or moon
+    sky = near_sun * twice(around) + (1 - near_sun) * twice(0.35 * np.sin(2 * pi * (x + 0.8 * y)))
+    standing = y < horizon + 0.1
+    ground = dict(
+        sea=0.06 * np.sin(9 * x + 30 * y),
+        hills=0.5 * np.sin(7 * x + 9 * y),
+        forest=np.where(standing, pi / 2, 0.1),
+        town=np.where(standing, pi / 2, np.arctan2(y - horizon, x - 0.5)),  # the joints of the pavement
+        desert=0.4 * np.sin(5 * x + 14 * y),
+        abstract=np.where(np.sin(14 * x + 9 * y) > 0, pi / 4, -pi / 4),
+    )[scene.setting]
+    tall = dict(forest=0.22, town=0.25).get(scene.setting, 0.02)  # how far the setting rises above the horizon
+    return np.angle(real + 1j * imaginary + HINT * np.where(y < horizon - tall, sky, twice(ground))) / 2
+
+
+# %% ../../nbs/synthetic/paint.ipynb #marks001
+class Marks(NamedTuple):
+    "Marks of one size, the later ones on top; lengths in shares of the canvas."
+
+    at: np.ndarray  # [N, 2] x and y of their middles, 0..1
+    inks: list[tuple[int, int, int]]
+    flow: np.ndarray  # [FLOW_CELLS, FLOW_CELLS] radian
+    wander: np.ndarray  # [N] deviation from the flow, radian
+    length: float
+    width: float
+
+    def along(
+        self,
+        points: np.ndarray,  # [N, 2]
+    ) -> np.ndarray:  # [N, 2] unit vectors
+        "The direction of every mark at these points."
+        cell = (np.clip(points, 0, 0.9999) * len(self.flow)).astype(int)
+        angle = self.flow[cell[:, 1], cell[:, 0]] + self.wander
+        return np.stack([np.cos(angle), np.sin(angle)], 1)
+
+
+def across(along: np.ndarray) -> np.ndarray:
+    "Unit vectors turned by a right angle."
+    return np.stack([-along[:, 1], along[:, 0]], 1)
+
+
+def draw_dabs(draw: ImageDraw.ImageDraw, marks: Marks, size: int) -> None:
+    "Short broad touches: ovals along the flow."
+    turn, along = np.linspace(0, 2 * pi, 11)[:-1, None], marks.along(marks.at)[:, None]  # [10, 1], [N, 1, 2]
+    oval = marks.length / 2 * np.cos(turn) * along + marks.width / 2 * np.sin(turn) * across(along[:, 0])[:, None]
+    outlines = (marks.at[:, None] + oval) * size  # [N, 10, 2]
+    for outline, ink in zip(outlines.reshape(len(outlines), -1).tolist(), marks.inks):
+        draw.polygon(outline, ink)
+
+
+def draw_dots(draw: ImageDraw.ImageDraw, marks: Marks, size: int) -> None:
+    "Round points."
+    boxes = np.hstack([marks.at - marks.width / 2, marks.at + marks.width / 2]) * size
+    for box, ink in zip(boxes.tolist(), marks.inks):
+        draw.ellipse(box, ink)
+
+
+def draw_strokes(draw: ImageDraw.ImageDraw, marks: Marks, size: int, steps: int = 3) -> None:
+    "Long strokes that bend with the flow, each with a light and a dark bristle."
+    path = [marks.at]
+    for sign in (-1, 1):  # from the middle to either end
+        here, ahead = marks.at, sign * marks.along(marks.at)
+        for _ in range(steps):
+            along = marks.along(here)
+            ahead = along * np.where((along * ahead).sum(1, keepdims=True) < 0, -1, 1)  # never turn back
+            here = here + marks.length / (2 * steps) * ahead
+            path = [here, *path] if sign < 0 else [*path, here]
+    lines = np.stack(path, 1)  # [N, 2 * steps + 1, 2]
+    bristle = 0.28 * marks.width * across(marks.along(marks.at))[:, None]
+    pixels = ((lines + k * bristle).reshape(len(lines), -1) * size for k in (0, 1, -1))
+    broad, thin = max(1, round(marks.width * size)), max(1, round(0.24 * marks.width * size))
+    for middle, left, right, (r, g, b) in zip(*(p.tolist() for p in pixels), marks.inks):
+        draw.line(middle, (r, g, b), broad)
+        draw.line(left, (min(255, r + 26), min(255, g + 26), min(255, b + 22)), thin)
+        draw.line(right, (max(0, r - 26), max(0, g - 26), max(0, b - 22)), thin)
+
+
+DRAW_MARKS = dict(dabs=draw_dabs, dots=draw_dots, strokes=draw_strokes)
+
+# %% ../../nbs/synthetic/paint.ipynb #brush001
+PURE = 1.25  # chroma of a mark, in that of the picture under it
+
+
+def spread_points(
+    count: int,
+    rng: np.random.Generator,
+) -> np.ndarray:  # [about count, 2] x and y, 0..1
+    "A grid of points, each moved by chance, in random order: neither holes nor rows."
+    k = round(count**0.5)
+    y, x = np.mgrid[0:k, 0:k].reshape(2, -1)
+    points = (np.stack([x, y], 1) + rng.random((k * k, 2))) / k
+    return rng.permutation(points)
+
+
+def random_marks(
+    at: np.ndarray,  # [N, 2] middles, 0..1
+    pixels: np.ndarray,  # [size, size, 3] the smooth picture
+    flow: np.ndarray,  # [FLOW_CELLS, FLOW_CELLS] radian
     brushwork: str,
-    size: int,  # pixels per side
-    seed: int,
-) -> tuple[np.ndarray, np.ndarray]:  # [size, size] each
-    "For each pixel the flat index of the pixel whose colour it carries, and the number of its mark (0: none)."
-    style, rng, k = MARK_STYLES[brushwork], np.random.default_rng(seed), size / 128
-    flow, canvas = noise(rng, size, 3, 3, 1) * style.turn * pi + rng.uniform(0, pi), Image.new("I", (size, size), 0)
-    at, draw = rng.integers(size, size=(style.marks + 1, 2)), ImageDraw.Draw(canvas)
-    for i, (x, y) in enumerate(at.tolist()):
-        angle, r = flow[y, x] + style.jitter * rng.standard_normal(), k * style.width / 2
-        dx, dy = k * style.length / 2 * cos(angle), k * style.length / 2 * sin(angle)
-        if style.length:
-            draw.line((x - dx, y - dy, x + dx, y + dy), i, max(1, round(2 * r)))
-        else:
-            draw.ellipse((x - r, y - r, x + r, y + r), i)
-    mark = np.asarray(canvas)
-    return np.where(mark > 0, (at[:, 1] * size + at[:, 0])[mark], np.arange(size * size).reshape(size, size)), mark
+    scale: float,  # size, in sizes of the style
+    rng: np.random.Generator,
+) -> Marks:
+    "Marks in the colours under their middles, each somewhat off."
+    style, (column, row) = MARK_STYLES[brushwork], (at * len(pixels)).astype(int).T
+    under = pixels[row, column].astype(float)  # [N, 3]
+    grey = under.mean(1, keepdims=True)
+    under = grey + PURE * (under - grey)
+    hue = style.hue * (0.4 + 0.6 * grey / 255)  # the dark has less colour to err with
+    error = style.tone * rng.standard_normal((len(at), 1)) + hue * rng.standard_normal((len(at), 3))
+    inks = np.clip(under + scale * error, 0, 255).astype(int)
+    wander = style.jitter * rng.standard_normal(len(at))
+    return Marks(
+        at, list(map(tuple, inks.tolist())), flow, wander, scale * style.length / 256, scale * style.width / 256
+    )
 
 
 def apply_brushwork(
     image: Image.Image,  # the smooth picture
-    focus: Image.Image,  # mask; where it is set, more of the smooth picture is kept
-    brushwork: str,
-    rng: np.random.Generator,
-) -> Image.Image:
-    "The texture pass: one look-up per pixel in a `mark_map`, one error of colour per mark."
-    a, style = np.asarray(image).astype(np.float32), MARK_STYLES[brushwork]
-    source, mark = mark_map(brushwork, image.width, int(rng.integers(MARK_MAPS)))
-    error = rng.standard_normal((style.marks + 1, 3)).astype(np.float32) * style.spread
-    relief = np.sign(mark - np.roll(mark, 1, 0)) * style.spread / 4
-    smooth = np.maximum(style.smooth, SUBJECT_SMOOTH * np.asarray(focus, np.float32)[..., None] / 255)
-    out = smooth * a + (1 - smooth) * (a.reshape(-1, 3)[source] + error[mark] + relief[..., None])
-    return Image.fromarray(np.clip(out, 0, 255).astype(np.uint8))
+    focus: Image.Image,  # mask of subjects and lights; there marks are small, and more of the smooth picture is kept
+    scene: Scene,
+    layout: Layout,
+    part: Callable[[str], np.random.Generator],  # of `streams`
+) -> Image.Image:  # as large as the image
+    "The picture in the marks of its brushwork; a smooth one only gets a little unevenness of tone."
+    if scene.brushwork == "smooth":
+        tone = Image.fromarray((255 - 32 * noise(part("brushwork"), 64, 4, 4, 4)).astype(np.uint8)).resize(image.size)
+        return ImageChops.multiply(image, Image.merge("RGB", (tone, tone, tone)))
+    small, inside, style = image.reduce(2), focus.reduce(2), MARK_STYLES[scene.brushwork]
+    pixels, flow, rng = np.asarray(small), flow_of(small, scene, layout), part("brushwork")
+    canvas, draw_marks = image.copy(), DRAW_MARKS[scene.brushwork]
+    if scene.brushwork == "dots":  # the light ground between the points
+        blurred = small.resize((16, 16), Image.Resampling.BOX).resize(image.size, Image.Resampling.BICUBIC)
+        canvas = Image.blend(blurred, Image.new("RGB", image.size, (255, 248, 230)), 0.5)
+    broad = random_marks(spread_points(style.marks, rng), pixels, flow, scene.brushwork, 1.0, rng)
+    draw_marks(ImageDraw.Draw(canvas), broad, image.width)
+    at = part("details").random((8 * style.details, 2))
+    column, row = (at * small.width).astype(int).T
+    at = at[np.asarray(inside)[row, column] > 127][: style.details]
+    detailed = canvas.copy()
+    fine = random_marks(at, pixels, flow, scene.brushwork, DETAIL, part("fine"))
+    draw_marks(ImageDraw.Draw(detailed), fine, image.width)
+    around = inside.filter(ImageFilter.BoxBlur(small.width / 128)).point(lambda v: 255 * (v > 60))
+    canvas.paste(detailed, (0, 0), around.resize(image.size))
+    canvas.paste(image, (0, 0), focus.point(lambda v: 255 * style.rest + v * (style.keep - style.rest)))
+    return canvas
 
 
 # %% ../../nbs/synthetic/paint.ipynb #c2fe6f28
+SMALLEST_PAINTED = 128  # pixels; smaller pictures are painted at this size and reduced, since marks need room
+
+
 def paint(
     scene: Scene,
-    rng: np.random.Generator,  # positions, hues, mirror images, marks: the same seed gives the same pixels
-    size: int = 128,  # pixels per side, at least 128
+    rng: np.random.Generator,  # gives one number, the root of everything that is left to chance
+    size: int = 256,  # pixels per side, at least `SMALLEST_PAINTED`
 ) -> Image.Image:  # RGB [size, size]
-    "Paints a scene: sky, setting, subjects, weather, palette, brushwork. Raises `DataError` if the size is too small."
-    if size < 128:
-        raise DataError(f"size is {size}, expected at least 128: paint larger and reduce the image")
-    air, horizon, snow = AIRS[scene.weather], rng.uniform(0.50, 0.60), scene.weather == "snow"
-    sky, sun = paint_sky(scene, rng, size, horizon)
-    image, focus = sky.resize((2 * size, 2 * size), Image.Resampling.BILINEAR), Image.new("L", (2 * size, 2 * size))
-    light = tuple(c * air.ground for c in LIGHTS[scene.time])
-    veil = tuple(c * k for c, k in zip(air.rgb, LIGHTS[scene.time]))
-    weather = Brush(image, rng)  # lightning, rain and snow do not depend on the light of the time
-    paint_stars_and_lightning(weather, scene, horizon)
-    BACKDROPS[scene.setting](Brush(image, rng, light, 0.7 * snow), horizon, sun)
-    if scene.weather == "fog":
-        paint_fog(image, rng, veil, 0.75)
-    near, dark = tuple(0.45 + 0.54 * c for c in light), scene.time == "night" or scene.weather == "storm"
-    for i, name in enumerate(scene.subjects):
-        if len(scene.subjects) == 2:
-            cx, height = rng.uniform(0.24, 0.28) + 0.48 * i, rng.uniform(0.44, 0.52)
-        else:
-            cx, height = rng.uniform(0.36, 0.64), rng.uniform(0.52, 0.66)
-        mask = paint_subject(name, image, rng, near, 0.1 * snow, cx, height, dark)
-        focus.paste(255, (0, 0), mask)
-    paint_rain_and_snow(weather, scene)
-    if scene.weather == "fog":
-        paint_fog(image, rng, veil, 0.3)
-    graded = image.reduce(2).convert("RGB", GRADES[scene.palette])
-    return apply_brushwork(graded, focus.reduce(2), scene.brushwork, rng)
+    "Paints a scene: drawing, brushwork, rain or snow, palette. Raises `DataError` if the size is too small."
+    if size < SMALLEST_PAINTED:
+        raise DataError(f"size is {size}, expected at least {SMALLEST_PAINTED}: paint larger and reduce the image")
+    part = streams(rng)
+    layout = plan(scene.subjects, part("layout"))
+    drawing, focus = draw_scene(scene, part, layout, 2 * size)
+    image = apply_brushwork(drawing, focus, scene, layout, part)
+    paint_falling(Brush(image, part("falling")), scene)
+    return image.reduce(2).convert("RGB", GRADES[scene.palette])
