@@ -239,12 +239,11 @@ class SEVLMConfig(Settings):
         "mini": dict(
             tower="mini",
             tower_pretrained="mini",
-            image_size=64,
+            image_size=96,
             patches=64,
             width=128,
             layers=4,
             heads=4,
-            lookup="start",
             vocab_size=1504,
             max_positions=64,
             max_tokens=40,
