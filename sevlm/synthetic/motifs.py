@@ -188,7 +188,7 @@ def set_hills(b: Brush, horizon: float, sun: float) -> None:
         line = ridge(b, rgb, horizon - 0.13 + 0.095 * i, 0.07 - 0.01 * i, b.uniform(0.9, 1.8), 0.36)
         for x, y in line[1 :: 7 - i]:
             r = 0.008 + 0.008 * i * b.uniform(0.6, 1.2)
-            b.bare(0.25).disc(mix(rgb, (24, 62, 34), 0.6), x + 0.02 * b.uniform(), y + 0.02 + 0.02 * i, 1.5 * r, r)
+            b.bare(0.4).disc(mix(rgb, (24, 62, 34), 0.6), x + 0.02 * b.uniform(), y + 0.02 + 0.02 * i, 1.5 * r, r)
     for _ in range(70):
         t = b.uniform(0, 1)
         x, y = b.uniform(-0.5, 0.5), horizon + 0.22 + (0.78 - horizon) * t

@@ -27,6 +27,7 @@ __all__ = [
     "HINT",
     "DRAW_MARKS",
     "PURE",
+    "CALM",
     "SMALLEST_PAINTED",
     "Scene",
     "random_scene",
@@ -271,11 +272,11 @@ LIGHTS = dict(
     ),
     dusk=Light(
         ((54, 30, 104), (190, 58, 96), (255, 138, 36)), (255, 222, 128), 0.36, 0.08,
-        (0.74, 0.54, 0.56), (0.88, 0.70, 0.66), (255, 150, 64), 1.3,
+        (0.80, 0.60, 0.60), (0.88, 0.70, 0.66), (255, 150, 64), 1.3,
     ),
     night=Light(
         ((5, 9, 38), (14, 24, 76), (36, 56, 122)), (250, 246, 220), 0.74, 0.065,
-        (0.42, 0.48, 0.66), (0.72, 0.74, 0.88), (176, 200, 255), 0.6,
+        (0.50, 0.56, 0.72), (0.72, 0.74, 0.88), (176, 200, 255), 0.6,
     ),
 )  # fmt: skip
 
@@ -616,7 +617,7 @@ def draw_scene(
     if weather in WET:
         land.mirror(layout.horizon + 0.1, 0.22)
     if weather == "fog":
-        paint_fog(image, part("fog"), air_colour(scene), layout.horizon, 0.7, 0.2)
+        paint_fog(image, part("fog"), air_colour(scene), layout.horizon, 0.64, 0.2)
         image.paste(whole(light.glare), (0, 0), lights.point(lambda v: v * 0.4))
     focus = lights
     for i, (name, place) in enumerate(zip(scene.subjects, layout.places)):
@@ -652,7 +653,7 @@ class MarkStyle(NamedTuple):
 
 MARK_STYLES = dict(
     dabs=MarkStyle(900, 520, 24, 12, 0.35, 19, 15, 0.45, 0.1),
-    dots=MarkStyle(820, 640, 9.5, 9.5, 0.0, 9, 30, 0.5, 0.0),
+    dots=MarkStyle(820, 640, 9.5, 9.5, 0.0, 9, 30, 0.5, 0.1),
     strokes=MarkStyle(620, 460, 64, 7, 0.05, 24, 9, 0.5, 0.1),
 )
 DETAIL = 0.55  # size of a mark on a subject, in sizes of the others
@@ -764,6 +765,7 @@ DRAW_MARKS = dict(dabs=draw_dabs, dots=draw_dots, strokes=draw_strokes)
 
 # %% ../../nbs/synthetic/paint.ipynb #brush001
 PURE = 1.25  # chroma of a mark, in that of the picture under it
+CALM = 0.55  # error of a mark's colour in the fog, in that of other weathers
 
 
 def spread_points(
@@ -781,18 +783,18 @@ def random_marks(
     at: np.ndarray,  # [N, 2] middles, 0..1
     pixels: np.ndarray,  # [size, size, 3] the smooth picture
     flow: np.ndarray,  # [FLOW_CELLS, FLOW_CELLS] radian
-    brushwork: str,
+    scene: Scene,
     scale: float,  # size, in sizes of the style
     rng: np.random.Generator,
 ) -> Marks:
     "Marks in the colours under their middles, each somewhat off."
-    style, (column, row) = MARK_STYLES[brushwork], (at * len(pixels)).astype(int).T
+    style, (column, row) = MARK_STYLES[scene.brushwork], (at * len(pixels)).astype(int).T
     under = pixels[row, column].astype(float)  # [N, 3]
     grey = under.mean(1, keepdims=True)
     under = grey + PURE * (under - grey)
     hue = style.hue * (0.4 + 0.6 * grey / 255)  # the dark has less colour to err with
     error = style.tone * rng.standard_normal((len(at), 1)) + hue * rng.standard_normal((len(at), 3))
-    inks = np.clip(under + scale * error, 0, 255).astype(int)
+    inks = np.clip(under + scale * (CALM if scene.weather == "fog" else 1) * error, 0, 255).astype(int)
     wander = style.jitter * rng.standard_normal(len(at))
     return Marks(
         at, list(map(tuple, inks.tolist())), flow, wander, scale * style.length / 256, scale * style.width / 256
@@ -815,14 +817,14 @@ def apply_brushwork(
     canvas, draw_marks = image.copy(), DRAW_MARKS[scene.brushwork]
     if scene.brushwork == "dots":  # the light ground between the points
         blurred = small.resize((16, 16), Image.Resampling.BOX).resize(image.size, Image.Resampling.BICUBIC)
-        canvas = Image.blend(blurred, Image.new("RGB", image.size, (255, 248, 230)), 0.5)
-    broad = random_marks(spread_points(style.marks, rng), pixels, flow, scene.brushwork, 1.0, rng)
+        canvas = blurred.point(lambda v: 1.35 * v + 36)
+    broad = random_marks(spread_points(style.marks, rng), pixels, flow, scene, 1.0, rng)
     draw_marks(ImageDraw.Draw(canvas), broad, image.width)
     at = part("details").random((8 * style.details, 2))
     column, row = (at * small.width).astype(int).T
     at = at[np.asarray(inside)[row, column] > 127][: style.details]
     detailed = canvas.copy()
-    fine = random_marks(at, pixels, flow, scene.brushwork, DETAIL, part("fine"))
+    fine = random_marks(at, pixels, flow, scene, DETAIL, part("fine"))
     draw_marks(ImageDraw.Draw(detailed), fine, image.width)
     around = inside.filter(ImageFilter.BoxBlur(small.width / 128)).point(lambda v: 255 * (v > 60))
     canvas.paste(detailed, (0, 0), around.resize(image.size))
