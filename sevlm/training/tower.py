@@ -39,7 +39,7 @@ def train_tower(
     pixels: torch.Tensor,  # [N, 3, s, s], preprocessed images; float16 takes half of the memory
     tags: torch.Tensor,  # [N, K], whether an image has a tag
     tower: str = "mini",  # a tower shipped with this project
-    epochs: int = 25,
+    epochs: int = 18,
     batch_size: int = 128,  # images
     lr: float = 1e-3,  # AdamW, peak of the one-cycle schedule
     seed: int = 0,  # of weights, order and augmentation
