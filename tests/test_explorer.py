@@ -222,19 +222,19 @@ def test_uploads(page):
         and not page.message.value
     )
     page.controls["picture"].index = 0
-    assert page.reading.image.size == (128, 128)
+    assert page.reading.image.size == (256, 256)
     page.controls["picture"].value = UPLOADED
     assert page.reading.image.size == (50, 30)
     upload(page, png(colour="green"))  # a second one, while the first is shown
     assert page.reading.image.getpixel((3, 3)) == (0, 128, 0)
     page.controls["weather"].value = next(w for w in VALUES["weather"] if w != page.controls["weather"].value)
-    assert page.controls["picture"].value == OWN and page.reading.image.size == (128, 128)
+    assert page.controls["picture"].value == OWN and page.reading.image.size == (256, 256)
 
 
 def test_errors_are_text_on_the_page_and_go_away(page):
     upload(page, b"<b>not a picture</b>")
     assert "not a picture" in page.message.value and "<b>not" not in page.message.value  # escaped
-    assert page.reading.image.size == (128, 128)
+    assert page.reading.image.size == (256, 256)
     page.controls["picture"].value = UPLOADED
     assert "no picture has been uploaded" in page.message.value
     page.controls["picture"].index = 1

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from sevlm.errors import DataError
+from sevlm.synthetic import paint as painter
 from sevlm.synthetic.motifs import BACKDROPS, DRAWERS, Brush
 from sevlm.synthetic.paint import (
     BRUSHWORKS,
@@ -89,16 +90,14 @@ def test_streams_are_independent_and_named():
 
 def silhouettes(monkeypatch, scene, seed=5):
     "The masks of the subjects while a scene is painted."
-    from sevlm.synthetic import paint as module
-
-    found, paint_subject = [], module.paint_subject
+    found, paint_subject = [], painter.paint_subject
 
     def spy(*args):
         found.append(np.asarray(paint_subject(*args)))
         return Image.fromarray(found[-1])
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "paint_subject", spy)
+        patch.setattr(painter, "paint_subject", spy)
         pixels(scene, seed)
     return np.stack(found)
 
