@@ -201,7 +201,7 @@ Found = tuple[dict[str, Measure], dict[str, dict]]  # measures with an interval;
 def synthetic_scores(
     truth: dict[str, tuple[Scene, np.ndarray]] | None,  # key -> scene, odds, from `read_truth`; None: not known
 ) -> Callable[..., Found] | None:  # (explanations, paintings, named, probabilities) -> scores; None if not known
-    """The scores of a synthetic set: grounding, beside shuffled grounding; the ceiling on the votes that were cast; where
+    """The scores of a synthetic set: grounding, and shuffled grounding; the ceiling on the votes that were cast; where
     the emotions named are handed in, truthful similes and the scores against the odds."""
     return None if truth is None else partial(_synthetic_scores, truth)
 
