@@ -179,7 +179,7 @@ def follow_measures(
 def follow_rows(
     changes: Sequence[Change],
     draws: int = 1000,  # of the bootstrap
-) -> list[dict[str, Any]]:  # kind, value, correlation, low, high, slope, changes
+) -> list[dict[str, Any]]:  # kind, value, correlation, low, high, slope, moved (the odds, root mean square), changes
     "For each kind, and for each value that a change begins or ends with."
     rows = []
     for kind, values in KINDS.items():
@@ -191,12 +191,14 @@ def follow_rows(
             found = follow_measures(some)
             low, high = interval(found["correlation"], bootstrap_weights(len(some), draws)) or (None, None)
             r, slope = found["correlation"].value, found["slope"].value
-            rows.append(dict(kind=kind, value=value, correlation=r, low=low, high=high, slope=slope, changes=len(some)))
+            moved = float(np.sqrt(np.mean([c.true**2 for c in some])))
+            row = dict(kind=kind, value=value, correlation=r, low=low, high=high, slope=slope, moved=moved)
+            rows.append({**row, "changes": len(some)})
     return rows
 
 
 # %% ../../nbs/studies/attributes.ipynb #71dba59c
-COLUMNS = ("kind", "value", "precision", "share", "correlation", "low", "high", "slope", "changes")
+COLUMNS = ("kind", "value", "precision", "share", "correlation", "low", "high", "slope", "moved", "changes")
 SIZES = dict(fit=3000, test=2000, scenes=400)  # paintings of the probes, scenes of the interventions
 
 
