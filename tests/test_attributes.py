@@ -12,9 +12,9 @@ from sevlm.data.paintings import Release
 from sevlm.errors import DataError
 from sevlm.models.explainer import load
 from sevlm.studies.attributes import (
-    ALL,
-    COLUMNS,
-    KINDS,
+    ALL_VALUES,
+    ATTRIBUTE_COLUMNS,
+    ATTRIBUTE_KINDS,
     Change,
     attribute_table,
     change_attribute,
@@ -44,14 +44,14 @@ def scenes_of(n, seed=0):
     return [random_scene(rng) for _ in range(n)]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ATTRIBUTE_KINDS)
 def test_one_value_is_exchanged_and_nothing_else(kind):
     rng = np.random.default_rng(1)
     for scene in scenes_of(100):
         other, before, after = change_attribute(scene, kind, rng)
         assert scene.attributes() - other.attributes() == {before}
         assert other.attributes() - scene.attributes() == {after}
-        assert {before, after} <= set(KINDS[kind]) and len(other.subjects) == len(scene.subjects)
+        assert {before, after} <= set(ATTRIBUTE_KINDS[kind]) and len(other.subjects) == len(scene.subjects)
         if kind == "subjects":  # the other subject keeps its place
             assert sum(a != b for a, b in zip(scene.subjects, other.subjects)) == 1
 
@@ -67,7 +67,7 @@ def test_probes_find_what_is_there_and_only_that():
     tokens[:, 0] += 6 * has_value(scenes, "night")  # this value alone can be seen
     rows = {r["value"]: r for r in probe_attributes(tokens[:300], scenes[:300], tokens[300:], scenes[300:])}
     assert len(rows) == 36 and rows["night"]["precision"] > 0.95
-    others = [r["precision"] - r["share"] for v, r in rows.items() if v not in KINDS["time"]]
+    others = [r["precision"] - r["share"] for v, r in rows.items() if v not in ATTRIBUTE_KINDS["time"]]
     assert abs(np.mean(others)) < 0.1
     assert rows["night"]["share"] == has_value(scenes[300:], "night").mean()
 
@@ -97,7 +97,7 @@ def test_following():
     flat = [np.concatenate([getattr(c, k) for c in noisy]) for k in ("true", "model")]
     assert np.isclose(follow_measures(noisy)["correlation"].value, np.corrcoef(*flat)[0, 1])
     rows = {r["value"]: r for r in follow_rows([*changes, *noisy], draws=50)}
-    assert rows.keys() == {ALL, "day", "night", "dusk"} and rows["day"]["changes"] == 80
+    assert rows.keys() == {ALL_VALUES, "day", "night", "dusk"} and rows["day"]["changes"] == 80
     assert rows["night"]["correlation"] < 0 < rows["dusk"]["low"] < rows["dusk"]["correlation"] < rows["dusk"]["high"]
     assert np.isclose(rows["night"]["moved"], np.sqrt(np.mean(true**2)))
     with pytest.raises(DataError, match="no change"):
@@ -121,7 +121,9 @@ def test_table_is_made_stored_and_found_again(explainer, tmp_path, capsys):
     rows = attribute_table(explainer, tmp_path / "sets", **how)
     assert attribute_table(explainer, tmp_path / "sets", **how) == rows  # sets and patch tokens are there
     assert capsys.readouterr().out.count("reused") == 2
-    assert all(tuple(r) == COLUMNS for r in rows) and [r["kind"] for r in rows if r["value"] == ALL] == list(KINDS)
+    assert all(tuple(r) == ATTRIBUTE_COLUMNS for r in rows) and [
+        r["kind"] for r in rows if r["value"] == ALL_VALUES
+    ] == list(ATTRIBUTE_KINDS)
     path = store_attributes(tmp_path / "rows.csv", rows, "first")
     store_attributes(path, rows[:2], "second")
     store_attributes(path, rows[:1], "second")  # in place of the two
@@ -136,17 +138,17 @@ def test_stored_rows_are_whole():
     "For each edition every kind and every value once, from as many scenes as the page says."
     with open(STORED, encoding="utf-8", newline="") as f:
         rows = list(csv.DictReader(f))
-    expected = {(kind, v) for kind, values in KINDS.items() for v in (ALL, *values)}
+    expected = {(kind, v) for kind, values in ATTRIBUTE_KINDS.items() for v in (ALL_VALUES, *values)}
     editions = {r["edition"] for r in rows}
     assert "first" in editions
     for edition in editions:
         here = {(r["kind"], r["value"]): r for r in rows if r["edition"] == edition}
         assert here.keys() == expected
-        for kind, values in KINDS.items():
+        for kind, values in ATTRIBUTE_KINDS.items():
             mean = np.mean([float(here[kind, v]["precision"]) for v in values])
-            assert float(here[kind, ALL]["precision"]) == pytest.approx(mean, abs=1e-3)
-            assert int(here[kind, ALL]["changes"]) >= 400
-            assert sum(int(here[kind, v]["changes"]) for v in values) == 2 * int(here[kind, ALL]["changes"])
+            assert float(here[kind, ALL_VALUES]["precision"]) == pytest.approx(mean, abs=1e-3)
+            assert int(here[kind, ALL_VALUES]["changes"]) >= 400
+            assert sum(int(here[kind, v]["changes"]) for v in values) == 2 * int(here[kind, ALL_VALUES]["changes"])
     for r in rows:
         assert float(r["low"]) <= float(r["correlation"]) <= float(r["high"]) and 0 <= float(r["precision"]) <= 1
 

@@ -5,11 +5,11 @@ when it alone is changed?"""
 
 # %% auto #0
 __all__ = [
-    "KINDS",
-    "STEPS",
-    "ALL",
-    "COLUMNS",
-    "SIZES",
+    "ATTRIBUTE_KINDS",
+    "PROBE_STEPS",
+    "ALL_VALUES",
+    "ATTRIBUTE_COLUMNS",
+    "TABLE_SIZES",
     "has_value",
     "mean_tokens",
     "probe_attributes",
@@ -46,7 +46,7 @@ from ..synthetic.paint import SUBJECTS, VALUES, Scene, paint, random_scene
 from ..utils import write_atomic
 
 # %% ../../nbs/studies/attributes.ipynb #890a238c
-KINDS: dict[str, tuple[str, ...]] = {"subjects": SUBJECTS, **VALUES}  # kind -> its values
+ATTRIBUTE_KINDS: dict[str, tuple[str, ...]] = {"subjects": SUBJECTS, **VALUES}  # kind -> its values
 
 
 def has_value(scenes: Sequence[Scene], value: str) -> np.ndarray:  # [N] bool
@@ -55,7 +55,7 @@ def has_value(scenes: Sequence[Scene], value: str) -> np.ndarray:  # [N] bool
 
 
 # %% ../../nbs/studies/attributes.ipynb #fee16b26
-STEPS = 1000  # of a probe's optimiser, at most
+PROBE_STEPS = 1000  # of a probe's optimiser, at most
 
 
 def mean_tokens(
@@ -91,12 +91,12 @@ def probe_attributes(
     from sklearn.preprocessing import StandardScaler
 
     rows: list[dict[str, Any]] = []
-    for kind, values in KINDS.items():
+    for kind, values in ATTRIBUTE_KINDS.items():
         for value in values:
             seen, there = has_value(fit_scenes, value), has_value(test_scenes, value)
             precision = None
             if seen.any() and not seen.all() and there.any():
-                probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=STEPS)).fit(fit_tokens, seen)
+                probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=PROBE_STEPS)).fit(fit_tokens, seen)
                 precision = float(average_precision_score(there, probe.decision_function(test_tokens)))
             rows.append(dict(kind=kind, value=value, precision=precision, share=float(there.mean())))
     return rows
@@ -105,16 +105,16 @@ def probe_attributes(
 # %% ../../nbs/studies/attributes.ipynb #66a6f096
 def change_attribute(
     scene: Scene,
-    kind: str,  # one of `KINDS`
+    kind: str,  # one of `ATTRIBUTE_KINDS`
     rng: np.random.Generator,
 ) -> tuple[Scene, str, str]:  # the other scene, the value before, the value after
     "A scene with another value of one kind. Raises `DataError` for an unknown kind."
-    if kind not in KINDS:
-        raise DataError(f"{kind!r} is no kind of attribute; expected one of {', '.join(KINDS)}.")
+    if kind not in ATTRIBUTE_KINDS:
+        raise DataError(f"{kind!r} is no kind of attribute; expected one of {', '.join(ATTRIBUTE_KINDS)}.")
     subjects = list(scene.subjects)
     place = int(rng.integers(len(subjects)))
     before = subjects[place] if kind == "subjects" else getattr(scene, kind)
-    others = [v for v in KINDS[kind] if v not in scene.attributes()]
+    others = [v for v in ATTRIBUTE_KINDS[kind] if v not in scene.attributes()]
     after = others[rng.integers(len(others))]
     if kind == "subjects":
         subjects[place] = after
@@ -139,7 +139,7 @@ def interventions(
     n: int = 400,  # scenes; each is changed once for each kind
     seed: int = 0,
     size: int = 256,  # pixels, of the paintings
-    kinds: Sequence[str] = tuple(KINDS),
+    kinds: Sequence[str] = tuple(ATTRIBUTE_KINDS),
     progress: bool = True,
 ) -> list[Change]:  # n for each kind
     "Paints scenes, changes one attribute at a time, and asks the model before and after."
@@ -159,7 +159,7 @@ def interventions(
 
 
 # %% ../../nbs/studies/attributes.ipynb #fbaa884e
-ALL = "all"  # the values of a kind together
+ALL_VALUES = "all"  # the values of a kind together
 
 
 def follow_measures(
@@ -182,10 +182,10 @@ def follow_rows(
 ) -> list[dict[str, Any]]:  # kind, value, correlation, low, high, slope, moved (the odds, root mean square), changes
     "For each kind, and for each value that a change begins or ends with."
     rows = []
-    for kind, values in KINDS.items():
+    for kind, values in ATTRIBUTE_KINDS.items():
         of_kind = [c for c in changes if c.kind == kind]
-        for value in (ALL, *values):
-            some = [c for c in of_kind if value in (ALL, c.before, c.after)]
+        for value in (ALL_VALUES, *values):
+            some = [c for c in of_kind if value in (ALL_VALUES, c.before, c.after)]
             if not some:
                 continue
             found = follow_measures(some)
@@ -198,8 +198,8 @@ def follow_rows(
 
 
 # %% ../../nbs/studies/attributes.ipynb #71dba59c
-COLUMNS = ("kind", "value", "precision", "share", "correlation", "low", "high", "slope", "moved", "changes")
-SIZES = dict(fit=3000, test=2000, scenes=400)  # paintings of the probes, scenes of the interventions
+ATTRIBUTE_COLUMNS = ("kind", "value", "precision", "share", "correlation", "low", "high", "slope", "moved", "changes")
+TABLE_SIZES = dict(fit=3000, test=2000, scenes=400)  # paintings of the probes, scenes of the interventions
 
 
 def _tokens_and_scenes(
@@ -215,14 +215,14 @@ def _tokens_and_scenes(
 def attribute_table(
     explainer: Explainer,
     folder: str | Path,  # where the synthetic sets and patch tokens go
-    fit: int = SIZES["fit"],  # paintings
-    test: int = SIZES["test"],  # paintings
-    scenes: int = SIZES["scenes"],  # of the interventions
+    fit: int = TABLE_SIZES["fit"],  # paintings
+    test: int = TABLE_SIZES["test"],  # paintings
+    scenes: int = TABLE_SIZES["scenes"],  # of the interventions
     size: int = 256,  # pixels
     seed: int = 31,  # of the first set; the second has the next one, the interventions the one after
     workers: int = 2,  # that paint
     progress: bool = True,
-) -> list[dict[str, Any]]:  # rows with the keys of `COLUMNS`
+) -> list[dict[str, Any]]:  # rows with the keys of `ATTRIBUTE_COLUMNS`
     "Probes and interventions for every kind and value; an interrupted call goes on where sets are complete."
     folder = Path(folder)
     sets = []
@@ -234,18 +234,18 @@ def attribute_table(
     rows = []
     for found in follow_rows(changes):
         kind, value = found["kind"], found["value"]
-        if value == ALL:
+        if value == ALL_VALUES:
             of_kind = [r["precision"] for (k, _), r in probes.items() if k == kind and r["precision"] is not None]
             probe = dict(precision=float(np.mean(of_kind)) if of_kind else None, share=None)
         else:
             probe = probes[kind, value]
         row = {**probe, **found}
-        rows.append({name: row[name] for name in COLUMNS})
+        rows.append({name: row[name] for name in ATTRIBUTE_COLUMNS})
     return rows
 
 
 def read_attributes(path: str | Path) -> list[dict[str, str]]:
-    "Stored rows: edition and `COLUMNS`; none where there is no file."
+    "Stored rows: edition and `ATTRIBUTE_COLUMNS`; none where there is no file."
     if not Path(path).is_file():
         return []
     with open(path, encoding="utf-8", newline="") as f:
@@ -261,7 +261,7 @@ def store_attributes(
     kept = [r for r in read_attributes(path) if r["edition"] != edition]
     new = [{"edition": edition, **{k: round(v, 4) if isinstance(v, float) else v for k, v in r.items()}} for r in rows]
     with write_atomic(Path(path)) as tmp, open(tmp, "w", encoding="utf-8", newline="") as f:
-        table = csv.DictWriter(f, ("edition", *COLUMNS), lineterminator="\n")
+        table = csv.DictWriter(f, ("edition", *ATTRIBUTE_COLUMNS), lineterminator="\n")
         table.writeheader()
         table.writerows([*kept, *new])
     return Path(path)
