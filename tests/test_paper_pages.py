@@ -1,4 +1,5 @@
-"""The paper's pages: the main table takes the paper's own table as soon as it is filled in, and nothing half-filled."""
+"""The paper's pages: the main table takes the paper's own table as soon as it is filled in, and nothing half-filled;
+the qualitative figure's examples are chosen by rule, from any data, and drawn legibly."""
 
 import json
 import re
@@ -6,8 +7,22 @@ import shlex
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.colors import to_rgb
+from PIL import Image
+
+import sevlm
+from sevlm.config import EMOTIONS
+from sevlm.data.paintings import Painting
+from sevlm.errors import ConfigError, DataError
+from sevlm.models.explainer import Answer, Token
+from sevlm.plot import EMOTION_COLOURS
+from sevlm.studies import qualitative as Q
+from sevlm.synthetic.dataset import make_mini
+
+import torch  # isort: skip
 
 REPO = Path(__file__).resolve().parent.parent
 PAGES, DATA = REPO / "nbs" / "analysis", REPO / "nbs" / "data"
@@ -172,3 +187,204 @@ def test_the_commands_of_the_page_are_commands():
     assert len(lines) > 8
     for line in lines:
         assert make_parser().parse_args(shlex.split(line)[1:]), line
+
+
+# ---- examples by rule, and what each word was
+
+
+def painting(name, votes, explanation="the sky is wide", image=None):
+    return Painting("s", name, tuple(votes), (explanation,) * len(votes), (explanation,) * len(votes), image)
+
+
+def answered(emotion, explanation="the sky is wide", chance=0.4):
+    odds = {e: (chance if e == emotion else (1 - chance) / 8) for e in EMOTIONS}
+    return Answer(emotion, explanation, odds)
+
+
+def written(pieces, attention=None):
+    "An answer whose tokens are given as (text, valence in the lexicon or None, predicted valence)."
+    tokens = tuple(
+        Token(text, n, (v or 0.0, 0.0, 0.0), v is not None, None if p is None else (p, 0.0, 0.0), -1.0)
+        for n, (text, v, p) in enumerate(pieces)
+    )
+    said = "".join(text for text, *_ in pieces)
+    emotion, _, explanation = said.partition(" because")
+    return Answer(emotion.strip(), explanation.strip(), tokens=tokens, attention=attention)
+
+
+def test_a_word_is_read_from_its_tokens():
+    attention = torch.arange(2 * 2 * 7 * 3).reshape(2, 2, 7, 3).float()  # [L, H, T, P]
+    pieces = [(" something", None, 0), (" else", None, 0), (" because", None, 0), (" the", None, 0.3)]
+    pieces += [(" d", None, -0.1), ("oom", -0.9, -0.7), (".", None, 0.2)]
+    the, doom = Q.seen_words(written(pieces, attention))
+    assert (the.text, the.known, doom.text, doom.known) == ("the", False, "doom.", True)
+    assert doom.vad[0] == -0.9 and doom.predicted[0] == -0.7 and the.predicted[0] == 0.3
+    assert np.array_equal(doom.attention, attention[-1].mean(0)[4].numpy())  # where its first token looked
+    assert Q.mean_valence([the, doom]) == -0.9 and Q.mean_valence([the]) is None
+    plain = Q.seen_words(written([(" awe", 0.5, None), (" because", None, None), (" light", 0.4, None)]))
+    assert plain[0].predicted is None and plain[0].attention is None
+    assert Q.seen_words(Answer("awe", "")) == [] == Q.seen_words(written([(" awe", 0.5, None)]))
+    with pytest.raises(ConfigError, match="tokens=True"):
+        Q.seen_words(Answer("awe", "the sky"))
+
+
+def test_words_are_those_of_the_model_and_look_where_the_explorer_says():
+    from sevlm.app.explorer import sample_paintings, word_attention
+
+    explainer = sevlm.load(device="cpu")
+    for sample in sample_paintings(3):
+        answer = explainer(sample.image, attention=True)
+        words = Q.seen_words(answer)
+        assert " ".join(w.text for w in words) == answer.explanation and len(words) > 2
+        again = word_attention(explainer, explainer.encode_images([sample.image]), answer)
+        assert np.allclose(np.stack([w.attention for w in words]), again, atol=1e-5)
+        sharp = Q.sharpest(words, 3)
+        assert len({w.text for w in sharp}) == len(sharp) == min(3, len({w.text for w in words}))
+        places = [next(i for i, w in enumerate(words) if w is s) for s in sharp]
+        assert places == sorted(places)
+
+
+def test_what_rules_go_by():
+    paintings = [
+        painting("a", ["awe", "awe", "fear"]),
+        painting("b", ["awe", "awe", "fear"]),
+        painting("c", ["awe", "fear"]),
+        painting("d", ["anger"] * 3),
+    ]
+    answers = [answered("awe"), answered("fear", "a dog"), answered("awe", chance=0.6), answered("joy")]
+    a, b, c, d = Q.judge(paintings, answers)
+    assert [j.right for j in (a, b, c, d)] == [True, False, None, False] and d.named == ""
+    assert (a.sure, c.sure, d.sure) == (0.4, 0.6, 0.0) and a.share == pytest.approx(2 / 3)
+    assert [j.gap for j in (a, b, c, d)] == pytest.approx([0, 1 / 3, 0, 1])
+    assert a.likeness == 1 and b.likeness == 0 and a.grounded is None
+    odds = np.full((4, 9), 1 / 90)
+    odds[:, EMOTIONS.index("fear")] = 82 / 90
+    a, b, *_ = Q.judge(paintings, answers, odds, [1.0, 0.5, None, 0.0])
+    assert a.gap == pytest.approx(81 / 90) and b.gap == 0 and (a.grounded, b.grounded) == (1.0, 0.5)
+    for some in (answers[1:], []):
+        with pytest.raises(DataError, match="4 paintings; expected one for each"):
+            Q.judge(paintings, some)
+
+
+def judged_of(n, grounded=None):
+    "n paintings: a third right, a third wrong, a third without a majority."
+    votes = (["awe", "awe", "fear"], ["awe", "awe", "fear"], ["awe", "fear"])
+    paintings = [painting(f"{i:02d}", votes[i % 3]) for i in range(n)]
+    answers = [answered("fear" if i % 3 == 1 else "awe", "the sky " * (1 + i % 4), 0.3 + i / 100) for i in range(n)]
+    return Q.judge(paintings, answers, grounded=grounded)
+
+
+def test_rules_choose_the_same_in_any_order_and_nobody_twice():
+    judged = judged_of(31, [i % 5 / 4 for i in range(31)])
+    rules = Q.rules_for(judged)
+    found = Q.choose(judged, rules)
+    chosen = [e.judged for e in found]
+    assert all(e.rule.fits(e.judged) for e in found) and len({j.painting.key for j in chosen}) == len(rules) == 8
+    assert [e.judged for e in Q.choose(judged[::-1], rules)] == chosen
+    right = [j for j in judged if j.right]
+    assert chosen[0].sure == max(j.sure for j in right) and chosen[1].sure == min(j.sure for j in right)
+    assert found[0].pool == len(right) and found[4].pool == sum(j.right is False for j in judged)
+    assert chosen[4].sure == max(j.sure for j in judged if j.right is False)
+    middle = sorted(judged, key=lambda j: (j.grounded, round(j.likeness, 9), j.painting.key))[15]
+    assert chosen[3] is middle and chosen[7].grounded == 0
+    assert [r.kind for r in rules] == [Q.SUCCESS] * 4 + [Q.MISTAKE] * 4
+
+
+def test_rules_without_grounding_ties_and_empty_pools():
+    judged = judged_of(9)
+    rules = Q.rules_for(judged)
+    assert "likeness" in rules[3].name and "likeness" in rules[7].name
+    assert Q.choose(judged, rules[7:])[0].judged.likeness == min(j.likeness for j in judged)
+    level = Q.Rule("all alike", Q.SUCCESS, lambda j: True, lambda j: ())
+    assert [e.judged.painting.name for e in Q.choose(judged[::-1], [level] * 3)] == ["00", "01", "02"]
+    nobody = Q.Rule("nobody", Q.MISTAKE, lambda j: False, lambda j: ())
+    assert Q.choose(judged, [nobody]) == [Q.Example(nobody, None, 0)]
+    only = Q.choose(judged[:1], [level, level])
+    assert only[1].judged is None and only[1].pool == 1  # another rule has taken the one that fits
+
+
+def test_the_texts_of_the_sheet_stay_in_their_columns(tmp_path):
+    "At the resolutions of pages and of files, with names and words of any length."
+    picture = tmp_path / "p.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8)).save(picture)
+    votes = ["something else", "contentment", "amusement", "excitement", "sadness"]
+    long = "i feel an overwhelming melancholy whenever somebody photographs unphotographable neighbourhoods"
+    judged = Q.judge([painting(f"{i}", votes, long, picture) for i in range(8)], [answered("contentment", long)] * 8)
+    level = [
+        Q.Rule(f"a rule with a rather long name, {k}", k, lambda j: True, lambda j: ()) for k in ("success", "mistake")
+    ]
+    examples = Q.choose(judged, [level[0]] * 4 + [level[1]] * 4)
+    words = written([(" contentment", 0.5, 0.1), (" because", None, 0.1), *((f" {w}", 0.9, 0.1) for w in long.split())])
+    systems = {"the model with a long name": {j.painting.key: words for j in judged}}
+    fig = Q.example_sheet(examples, systems, "a title")
+    for dpi in (72, 110):
+        fig.set_dpi(dpi)
+        fig.draw_without_rendering()
+        width = fig.get_figwidth() * dpi
+        lefts = sorted({round(t.get_position()[0], 4) for t in fig.texts})
+        assert len(lefts) == 4  # four columns
+        for text in fig.texts:
+            if text.get_position()[1] < 0.1 or text.get_text() == "a title":
+                continue  # the legend and the title may be as wide as the sheet
+            box = text.get_window_extent()
+            rest = [x for x in lefts if x > round(text.get_position()[0], 4)]
+            assert box.x1 <= width * (rest[0] if rest else 1) + 1, text.get_text()
+            assert 0 <= box.y0 and box.y1 <= fig.get_figheight() * dpi
+        for ax in fig.axes:
+            for text in ax.texts:
+                box, frame = text.get_window_extent(), ax.get_window_extent()
+                assert box.x1 <= frame.x1 + 2 and frame.x0 - 2 <= box.x0, text.get_text()
+
+
+def test_colours_that_mean_something_survive_few_colours(tmp_path):
+    answers = {e: written([(f" {e}", None, 0), (" because", None, 0), (" sky", 0.4, 0)]) for e in EMOTIONS}
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 90, 3), np.uint8))
+    picture = Q.picture_of(Q.asked_sheet(noise, answers, "each emotion"), 80)
+    assert picture.mode == "P"
+    seen = {colour for _, colour in picture.convert("RGB").getcolors(1 << 20)}
+    for emotion, colour in EMOTION_COLOURS.items():
+        assert tuple(round(255 * x) for x in to_rgb(colour)) in seen, emotion
+
+
+def test_sheets_say_what_is_missing():
+    words = Q.seen_words(written([(" awe", 0.5, None), (" because", None, None), (" light", 0.4, None)]))
+    with pytest.raises(ConfigError, match="attention=True"):
+        Q.attention_sheet([("x", Image.new("RGB", (8, 8)), words)])
+    assert Q.sharpest(words) == []
+    nobody = Q.Example(Q.Rule("a rule", Q.MISTAKE, lambda j: False, lambda j: ()), None, 0)
+    said = [t.get_text() for t in Q.example_sheet([nobody], {}, "t").texts]
+    assert "no painting fits" in said and "a rule (of 0)" in said
+    assert len(Q.vad_sheet([]).axes) == 1
+
+
+def test_the_qualitative_page_runs_with_other_data_and_checkpoints(tmp_path, monkeypatch):
+    "Data without a known truth, two checkpoints, few paintings."
+    folder = make_mini(tmp_path / "data", n=16, seed=3, workers=1, progress=False)
+    for name in ("mini_truth.csv", "mini.json"):
+        (folder / name).unlink()
+    monkeypatch.chdir(PAGES)
+    monkeypatch.setenv("SEVLM_FIGURES", str(tmp_path / "figures"))
+    code = "\n\n".join(sources("a3_qualitative.ipynb"))
+    for old, new in {
+        '{"small model": None}': '{"one": None, "two": None}',
+        'None, "test"  # a data folder': f'{str(folder)!r}, "all"  # a data folder',
+        "N, SEED = 200, 12": "N, SEED = 12, 1",
+    }.items():
+        assert code.count(old) == 1, old
+        code = code.replace(old, new)
+    names = {}
+    exec(compile(code, "a3_qualitative", "exec"), names)
+    assert len(names["paintings"]) == 12 and names["WHAT"] == "paintings" and names["truth"] is None
+    assert list(names["systems"]) == ["nearest neighbour", "one", "two"]
+    assert {e.rule.name for e in names["examples"]} == {r.name for r in Q.rules_for(judged_of(3))}
+    own = {p.key: {f"{e} {t}" for e, t in zip(p.emotions, p.explanations)} for p in names["paintings"]}
+    for p, said in zip(names["paintings"], names["neighbour"]):  # what was said of another painting
+        assert any(f"{said.emotion} {said.explanation}" in texts for key, texts in own.items() if key != p.key)
+    drawn = {f.stem for f in (tmp_path / "figures").glob("*.png")}
+    assert drawn == {f"qualitative_{x}" for x in ("rules", "vad", "attention", "asked", "lot")}
+
+
+def test_the_qualitative_page_writes_no_outcome_by_hand():
+    "No figure of a result stands in its prose: sentences with numbers are computed by cells."
+    for text in sources("a3_qualitative.ipynb", "markdown"):
+        assert not re.search(r"\d\s?%|\b\d+\.\d+\b(?!\]\()", re.sub(r"\[[^]]*\]\([^)]*\)", "", text)), text
