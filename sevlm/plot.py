@@ -9,6 +9,7 @@ __all__ = [
     "SECONDARY",
     "EMOTION_COLOURS",
     "OTHER_COLOURS",
+    "DARKEST",
     "axes_of",
     "colours_of",
     "bars",
@@ -17,6 +18,7 @@ __all__ = [
     "curve",
     "token_row",
     "va_plane",
+    "spotlight",
     "heat",
     "figures_folder",
     "save_figure",
@@ -34,6 +36,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize, to_rgb
 from matplotlib.figure import Figure
+from PIL import Image
 
 from .config import EMOTIONS
 from .errors import ConfigError
@@ -248,6 +251,21 @@ def va_plane(
         ylabel="arousal (calm to agitated)",
     )
     return ax
+
+
+# %% ../nbs/library/plot.ipynb #729f9a71
+DARKEST = 0.15  # light of a patch without attention: the painting can still be made out
+
+
+def spotlight(
+    image: Image.Image,  # RGB, any size
+    weights: np.ndarray,  # [P], attention over a square grid of patches
+) -> Image.Image:  # RGB, of the same size
+    "The painting in the light of a word's attention."
+    side = round(len(weights) ** 0.5)
+    light = Image.fromarray((weights / weights.max()).reshape(side, side).astype(np.float32))
+    light = np.asarray(light.resize(image.size, Image.Resampling.BILINEAR))[..., None]
+    return Image.fromarray((np.asarray(image) * (DARKEST + (1 - DARKEST) * light)).clip(0, 255).astype(np.uint8))
 
 
 # %% ../nbs/library/plot.ipynb #7e45390d

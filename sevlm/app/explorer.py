@@ -18,7 +18,6 @@ __all__ = [
     "word_attention",
     "Reading",
     "read_painting",
-    "spotlight",
     "first_felt",
     "explorer_figure",
     "open_upload",
@@ -46,7 +45,7 @@ from ..lexicon.token_table import VADTable
 from ..models.decoder import cross_attention
 from ..models.explainer import Answer, Explainer, load
 from ..models.tokenizer import BECAUSE, PROMPT, Tokenizer, segments, span_masks, special_ids
-from ..plot import DPI, PRIMARY, SECONDARY, bars, va_plane
+from ..plot import DPI, PRIMARY, SECONDARY, bars, spotlight, va_plane
 from ..synthetic.paint import SUBJECTS, VALUES, Scene, paint, random_scene
 
 if TYPE_CHECKING:
@@ -144,14 +143,6 @@ def read_painting(
 
 # %% ../../nbs/course/15_explorer.ipynb #d2ce17f6
 STRIP = 6  # words under the painting
-
-
-def spotlight(image: Image.Image, weights: np.ndarray) -> Image.Image:  # RGB; [P], attention over a square grid
-    "The painting in the light of a word's attention."
-    side = round(len(weights) ** 0.5)
-    light = Image.fromarray((weights / weights.max()).reshape(side, side).astype(np.float32))
-    light = np.asarray(light.resize(image.size, Image.Resampling.BILINEAR))[..., None]
-    return Image.fromarray((np.asarray(image) * (0.15 + 0.85 * light)).clip(0, 255).astype(np.uint8))
 
 
 def first_felt(reading: Reading) -> int:

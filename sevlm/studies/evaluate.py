@@ -8,6 +8,7 @@ __all__ = [
     "CAPTIONS",
     "NOVELTY",
     "FILTERED",
+    "STRICT_ALIGNMENT",
     "ALIGNMENT",
     "EXAMPLES_TOLD",
     "LONGEST_TOLD",
@@ -293,7 +294,12 @@ def novelty_measures(
 
 
 # %% ../../nbs/library/evaluation.ipynb #056c1bd1
-ALIGNMENT = (*(f"emotional alignment ({rule})" for rule in RULES), "alignment cross-entropy")
+STRICT_ALIGNMENT = "emotional alignment (strict)"
+ALIGNMENT = (
+    *(f"emotional alignment ({rule})" for rule in RULES),
+    "alignment cross-entropy",
+    STRICT_ALIGNMENT + FILTERED,
+)
 
 
 class TextClassifier(Protocol):
@@ -308,8 +314,10 @@ def alignment_measures(
     explanations: Sequence[str],  # one per painting
     counts: Sequence,  # [N, E] votes
     emotions: Sequence[str] = EMOTIONS,  # E of them
+    right: Sequence[bool] | np.ndarray | None = None,  # [N] for the filtered score: whose emotion was named rightly
 ) -> dict[str, Measure]:
-    """Whether a classifier of texts finds the painting's emotion in the explanation, by both majority rules.
+    """Whether a classifier of texts finds the painting's emotion in the explanation, by both majority rules; with
+    `right` also by the strict rule over the paintings whose emotion was named rightly, if there is one.
 
     Raises `DataError` if it fails or does not give a probability for each of the emotions.
     Source: docs/facts/protocol.md, section 5.2."""
@@ -333,7 +341,12 @@ def alignment_measures(
         truth = majority_ids(counts, rule, emotions)
         found[f"emotional alignment ({rule})"] = mean_of(named == truth, truth >= 0, notes[rule])
     note = "against the shares of the votes, all paintings"
-    return found | {"alignment cross-entropy": soft_cross_entropy(p, counts, note)}
+    found["alignment cross-entropy"] = soft_cross_entropy(p, counts, note)
+    if right is not None and np.any(right):
+        truth = majority_ids(counts, "strict", emotions)
+        note = "only where the strict majority was named"
+        found[STRICT_ALIGNMENT + FILTERED] = mean_of(named == truth, np.asarray(right, bool), note)
+    return found
 
 
 # %% ../../nbs/library/evaluation.ipynb #866108e9
@@ -586,7 +599,9 @@ def measure(
     if training_texts is not None:
         found.attempt(NOVELTY, lambda: dict(novelty_measures(explanations, training_texts)))
     if alignment is not None:
-        found.attempt(ALIGNMENT, lambda: dict(alignment_measures(alignment, explanations, counts, emotions)))
+        found.attempt(ALIGNMENT, lambda: dict(alignment_measures(alignment, explanations, counts, emotions, right)))
+        if not right.any() and STRICT_ALIGNMENT in found.measures:
+            found.skip([STRICT_ALIGNMENT + FILTERED], "no painting is chosen", 0)
     return found
 
 
@@ -659,7 +674,7 @@ def _protocols(split: str, draws: int) -> dict:
             family: f"{tokenizer} tokens, METEOR {'summed over the set' if aggregate else 'averaged over paintings'}"
             for family, (tokenizer, aggregate) in FAMILIES.items()
         },
-        filtered="captions of family coco, over the paintings whose strict majority was named (NLX-GPT, e-ViL)",
+        filtered="captions of family coco and alignment, over the paintings whose strict majority was named (NLX-GPT, e-ViL)",
         intervals=f"95 % over paintings, {draws} draws",
     )
 
