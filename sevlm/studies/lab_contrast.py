@@ -49,6 +49,11 @@ __all__ = [
     "run_arm_of_lab",
     "run_each",
     "run_contrast_lab",
+    "over_seeds",
+    "verdict",
+    "arm_gaps",
+    "gap_sentence",
+    "train_head_alone",
 ]
 
 # %% ../../nbs/studies/lab_contrast.ipynb #f29164e4
@@ -416,3 +421,71 @@ def run_contrast_lab(out: str | Path, progress: bool = True) -> pd.DataFrame:  #
     planned.sort(key=lambda run: (run[1:3] != (WEIGHT, PAINTINGS), run[3]))  # the base first, seed by seed
     jobs = {f"{a.strip('()')}-{w:g}-{n}-{s}": partial(job, a, w, n, s) for a, w, n, s in planned}
     return run_each(jobs, out, progress)
+
+
+# %% ../../nbs/studies/lab_contrast.ipynb #bf6d25f0
+def over_seeds(
+    values: Sequence[float] | np.ndarray,  # one number a seed, at least two
+    level: float = 0.95,
+) -> tuple[float, float, float]:  # mean, low, high
+    "Mean with its interval by Student's t."
+    from scipy.stats import t
+
+    x = np.asarray(values, float)
+    half = t.ppf((1 + level) / 2, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x))
+    return float(x.mean()), float(x.mean() - half), float(x.mean() + half)
+
+
+def verdict(low: float, high: float) -> str:
+    "What an interval of a difference allows one to say."
+    return "helps" if low > 0 else "harms" if high < 0 else "cannot be told from zero"
+
+
+def arm_gaps(
+    rows: pd.DataFrame,  # from `run_contrast_lab`
+    score: str,  # a column
+    step: int,
+    weight: float = WEIGHT,
+    paintings: int = PAINTINGS,
+) -> pd.DataFrame:  # arm -> mean, low, high of the difference to 'none', and the number of seeds
+    "Differences within a seed."
+    there = rows[(rows.step == step) & (rows.paintings == paintings)]
+    none = there[there.arm == "none"].set_index("seed")[score]
+    gaps = {}
+    for arm, runs in there[(there.arm != "none") & (there.weight == weight)].groupby("arm"):
+        gap = (runs.set_index("seed")[score] - none).dropna()
+        gaps[arm] = (*over_seeds(gap), len(gap))
+    return pd.DataFrame.from_dict(gaps, orient="index", columns=["mean", "low", "high", "seeds"])
+
+
+# %% ../../nbs/studies/lab_contrast.ipynb #4b8a226c
+def gap_sentence(gaps: pd.DataFrame, arm: str, score: str, step: int, unit: str = "", scale: float = 1.0) -> str:
+    "One line on an arm's difference to 'none'."
+    g = gaps.loc[arm]
+    told = verdict(g.low, g.high)
+    return (
+        f"{arm}, {score} at step {step}: {scale * g['mean']:+.2f}{unit} "
+        f"(95 %: {scale * g.low:+.2f} to {scale * g.high:+.2f}): {told}"
+    )
+
+
+# %% ../../nbs/studies/lab_contrast.ipynb #463f1cc6
+def train_head_alone(
+    start: dict[str, torch.Tensor],  # from `blind_start`
+    seed: int,
+    steps: int,
+    paintings: int = 300,
+    exam_scenes: int = 64,
+) -> tuple[dict[str, float], dict[str, float]]:  # scores before and after
+    "Trains the contrastive head, negatives (a) and (b), on a frozen decoder."
+    config = lab_config(use_contrast=True)
+    world, exam = make_world(paintings, TRAIN_WORLD + seed, config), make_exam(exam_scenes, seed, config)
+    seed_everything(seed)
+    model = ArmSEVLM(config)
+    model.load_state_dict(start, strict=False)
+    for name, weight in model.named_parameters():
+        weight.requires_grad_(name.startswith("contrastive_head."))
+    before = sit_exam(model, exam)
+    for _ in train_lab(model, lab_batches(world, config, seed), steps, lambda m, batch: m(batch).losses["con"]):
+        pass
+    return before, sit_exam(model, exam)

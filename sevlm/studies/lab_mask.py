@@ -24,6 +24,7 @@ __all__ = [
     "DRAWS_SEED",
     "MASK_SEEDS",
     "CONDITIONS",
+    "FOUND",
     "Lots",
     "lots_config",
     "draw_lots",
@@ -32,6 +33,8 @@ __all__ = [
     "two_losses",
     "learn_lots",
     "run_mask_lab",
+    "condition_name",
+    "mask_gaps",
 ]
 
 # %% ../../nbs/studies/lab_mask.ipynb #2425e45e
@@ -48,7 +51,7 @@ from ..config import SEVLMConfig
 from ..data.batches import Batch
 from ..models.sevlm import SEVLM
 from ..utils import seed_everything
-from .lab_contrast import run_each
+from .lab_contrast import over_seeds, run_each
 
 # %% ../../nbs/studies/lab_mask.ipynb #03720835
 CHOICES = 4  # words a text may choose from, and hints
@@ -186,3 +189,30 @@ def run_mask_lab(out: str | Path, progress: bool = True) -> pd.DataFrame:  # a r
         for causal in (True, False)
     }
     return run_each(jobs, out, progress)
+
+
+# %% ../../nbs/studies/lab_mask.ipynb #2d91cb44
+FOUND = 0.1  # nats a word: a run with more flattery has found the leak
+
+
+def condition_name(lots: Lots) -> str:
+    "A condition in words."
+    stock = f", {lots.texts} texts" if lots.texts else ""
+    return f"q = {lots.told:g}, {lots.length} words{stock}"
+
+
+def mask_gaps(
+    rows: pd.DataFrame,  # from `run_mask_lab`
+) -> pd.DataFrame:  # a row for each condition and step: flattery and harm with 95 % intervals, seeds, and finders
+    "What the missing mask does, seed by seed."
+    found = []
+    for lots in CONDITIONS:
+        there = rows[(rows.told == lots.told) & (rows.length == lots.length) & (rows.texts == lots.texts)]
+        for step, at_step in there.groupby("step"):
+            none, causal = (at_step[at_step["mask"] == m].set_index("seed") for m in ("none", "causal"))
+            row: dict[str, Any] = dict(condition=condition_name(lots), step=step)
+            flattery = none.written - none.trained
+            for name, values in (("flattery", flattery), ("harm", none.written - causal.written)):
+                row[name], row[f"{name} low"], row[f"{name} high"] = over_seeds(values)
+            found.append(dict(row, seeds=len(none), found=int((flattery > FOUND).sum())))
+    return pd.DataFrame(found)
