@@ -16,12 +16,13 @@ from sevlm.models.contrast import contrastive_scores
 from sevlm.models.sevlm import SEVLM
 from sevlm.studies import lab_contrast, lab_mask
 from sevlm.studies.lab_contrast import (
-    ARMS,
-    ATTRIBUTES,
+    CONTRAST_ARMS,
+    EYE_VALUES,
     ArmSEVLM,
     arm_gaps,
     arm_loss,
     explanation_nats,
+    gap_verdict,
     lab_batches,
     lab_config,
     lab_words,
@@ -30,16 +31,15 @@ from sevlm.studies.lab_contrast import (
     over_seeds,
     perfect_eyes,
     run_arm_of_lab,
-    run_each,
+    run_stored,
     sit_exam,
-    verdict,
 )
 from sevlm.studies.lab_mask import (
-    BECAUSE,
-    CONDITIONS,
-    FIRST,
-    HINTS,
-    WORDS,
+    LOT_BECAUSE,
+    LOT_FIRST,
+    LOT_HINTS,
+    LOT_WORDS,
+    MASK_CONDITIONS,
     Lots,
     best_loss,
     draw_lots,
@@ -65,8 +65,8 @@ def batch(world):
 
 def arm_model(name, seed=0, **changes):
     seed_everything(seed)
-    model = ArmSEVLM(lab_config(use_contrast=len(ARMS[name].columns) > 1, **changes))
-    model.arm = ARMS[name]
+    model = ArmSEVLM(lab_config(use_contrast=len(CONTRAST_ARMS[name].columns) > 1, **changes))
+    model.arm = CONTRAST_ARMS[name]
     return model
 
 
@@ -74,11 +74,11 @@ def test_a_linear_map_of_the_mean_patch_finds_every_attribute():
     rng = np.random.default_rng(0)
     scenes = [random_scene(rng) for _ in range(1200)]
     grids = perfect_eyes(scenes, patches=16, width=48, rng=rng)
-    there = torch.tensor([[v in s.attributes() for v in ATTRIBUTES] for s in scenes])
+    there = torch.tensor([[v in s.attributes() for v in EYE_VALUES] for s in scenes])
     means = torch.cat([grids.mean(1), torch.ones(len(scenes), 1)], 1)
     fitted = torch.linalg.lstsq(means[:800], there[:800].float()).solution
     found = means[800:] @ fitted > 0.5
-    assert len(ATTRIBUTES) == 36 and (found == there[800:]).float().mean() > 0.99
+    assert len(EYE_VALUES) == 36 and (found == there[800:]).float().mean() > 0.99
 
 
 def test_a_world_names_what_is_there_and_has_two_emotions_a_scene(world):
@@ -140,7 +140,7 @@ def test_likelihood_compares_the_picture_with_that_of_negative_b(batch):
     own, other = own.double(), other.double()  # e to the minus hundred is no number of single precision
     expected = -(torch.exp(-own) / (torch.exp(-own) + torch.exp(-other))).log().mean()
     added = arm_loss(model, batch) - model(batch).losses["lm"]
-    assert float(added) == pytest.approx(3.0 * float(expected), rel=1e-3)
+    assert added.item() == pytest.approx(3.0 * expected.item(), rel=1e-3)
 
 
 def test_nats_of_explanations_add_up_to_the_loss(batch):
@@ -204,31 +204,33 @@ def test_finished_runs_are_read_and_a_damaged_one_is_refused(tmp_path):
         return [dict(k=k, step=s) for s in (1, 2)]
 
     jobs = {f"run-{k}": (lambda k=k: job(k)) for k in range(3)}
-    whole = run_each(jobs, tmp_path, progress=False)
+    whole = run_stored(jobs, tmp_path, progress=False)
     assert len(whole) == 6 and made == [0, 1, 2]
     (tmp_path / "run-1.json").unlink()
-    assert run_each(jobs, tmp_path, progress=False).equals(whole) and made == [0, 1, 2, 1]
+    assert run_stored(jobs, tmp_path, progress=False).equals(whole) and made == [0, 1, 2, 1]
     (tmp_path / "run-2.json").write_text('{"rows": [{"k"')
     with pytest.raises(DataError, match="run-2.json"):
-        run_each(jobs, tmp_path, progress=False)
+        run_stored(jobs, tmp_path, progress=False)
 
 
 def test_plans_name_every_run_once(tmp_path, monkeypatch):
     "What the pages promise is what would run: the jobs are counted, not run."
     seen = {}
     keep = lambda jobs, out, progress: seen.update({out: list(jobs)})
-    monkeypatch.setattr(lab_contrast, "run_each", keep)
-    monkeypatch.setattr(lab_mask, "run_each", keep)
+    monkeypatch.setattr(lab_contrast, "run_stored", keep)
+    monkeypatch.setattr(lab_mask, "run_stored", keep)
     lab_contrast.run_contrast_lab("contrast")
     lab_mask.run_mask_lab("mask")
-    assert len(set(seen["contrast"])) == 6 * 5 + 4 * 4 + 2 * 4 and len(set(seen["mask"])) == 2 * 5 * len(CONDITIONS)
+    assert len(set(seen["contrast"])) == 6 * 5 + 4 * 4 + 2 * 4 and len(set(seen["mask"])) == 2 * 5 * len(
+        MASK_CONDITIONS
+    )
 
 
 def test_intervals_and_gaps_by_hand():
     mean, low, high = over_seeds([1.0, 2.0, 3.0, 6.0])
     half = 3.182446 * math.sqrt(14 / 3 / 4)  # Student's t with three degrees of freedom
     assert (mean, low, high) == pytest.approx((3.0, 3 - half, 3 + half), abs=1e-4)
-    assert [verdict(*x) for x in ((0.1, 1), (-1, -0.1), (-1, 1))] == ["helps", "harms", "cannot be told from zero"]
+    assert [gap_verdict(*x) for x in ((0.1, 1), (-1, -0.1), (-1, 1))] == ["helps", "harms", "cannot be told from zero"]
     rows = pd.DataFrame(
         [
             dict(arm=arm, weight=1.0, paintings=1000, seed=s, step=9, look=10.0 * s + add[s])
@@ -240,12 +242,14 @@ def test_intervals_and_gaps_by_hand():
     assert gap["mean"] == 2.0 and gap.seeds == 3 and gap.low == pytest.approx(over_seeds([1, 2, 3])[1])
 
 
-@pytest.mark.parametrize("lots", CONDITIONS)
+@pytest.mark.parametrize("lots", MASK_CONDITIONS)
 def test_lots_have_the_entropy_that_is_claimed(lots):
     ids = draw_lots(lots, 4000, torch.Generator().manual_seed(0))
-    hint, words = ids[:, 1] - HINTS, ids[:, FIRST:-1] - WORDS
+    hint, words = ids[:, 1] - LOT_HINTS, ids[:, LOT_FIRST:-1] - LOT_WORDS
     assert (
-        words.shape[1] == lots.length and (ids[:, 2] == BECAUSE).all() and set(words.unique().tolist()) == {0, 1, 2, 3}
+        words.shape[1] == lots.length
+        and (ids[:, 2] == LOT_BECAUSE).all()
+        and set(words.unique().tolist()) == {0, 1, 2, 3}
     )
     away = torch.bincount(((words - hint[:, None]) % 4).flatten(), minlength=4) / words.numel()
     assert abs(float(-(away * away.log()).sum()) - best_loss(lots)) < 0.03
@@ -274,19 +278,19 @@ def test_two_losses_are_over_the_words_after_the_first():
     batch = lots_batch(ids, model.config)
     with torch.no_grad():
         logp = model(batch).logits.log_softmax(-1)
-    by_hand = -torch.stack([logp[:, t - 1].gather(1, ids[:, t, None]) for t in (FIRST + 1, FIRST + 2)]).mean()
+    by_hand = -torch.stack([logp[:, t - 1].gather(1, ids[:, t, None]) for t in (LOT_FIRST + 1, LOT_FIRST + 2)]).mean()
     assert two_losses(model, batch)[0] == pytest.approx(float(by_hand), abs=1e-5)
 
 
 def test_gaps_of_the_mask_by_hand():
     rows = [
         dict(lots._asdict(), mask=mask, seed=s, step=7, trained=1.0 - leak * s, written=1.0 + 2 * leak * s, best=1.0)
-        for lots in CONDITIONS
+        for lots in MASK_CONDITIONS
         for mask, leak in (("causal", 0), ("none", 1))
         for s in range(3)
     ]
     gaps = mask_gaps(pd.DataFrame(rows))
-    assert len(gaps) == len(CONDITIONS) and gaps.condition.is_unique
+    assert len(gaps) == len(MASK_CONDITIONS) and gaps.condition.is_unique
     assert (gaps.harm == 2.0).all() and (gaps.flattery == 3.0).all() and (gaps.found == 2).all()
 
 

@@ -5,15 +5,15 @@ negative at a time."""
 
 # %% auto #0
 __all__ = [
-    "ATTRIBUTES",
+    "EYE_VALUES",
     "CODE_SCALE",
     "PIXEL_NOISE",
     "PATCHES_EACH",
     "CODES_SEED",
     "ANNOTATORS_EACH",
     "LONGEST_TEXT",
-    "ARMS",
-    "STEPS_SEEN",
+    "CONTRAST_ARMS",
+    "CONTRAST_STEPS",
     "LAB_RATE",
     "LAB_BATCH",
     "LAB_WARMUP",
@@ -24,33 +24,33 @@ __all__ = [
     "TRAIN_WORLD",
     "BLIND_WORLD",
     "TEST_WORLD",
-    "SEEDS",
+    "CONTRAST_SEEDS",
     "FEWER_SEEDS",
-    "WEIGHT",
-    "PAINTINGS",
-    "PLAN",
+    "BASE_WEIGHT",
+    "BASE_PAINTINGS",
+    "CONTRAST_PLAN",
     "attribute_codes",
     "perfect_eyes",
-    "World",
+    "SceneWorld",
     "make_world",
     "lab_config",
     "lab_words",
-    "Arm",
+    "ContrastArm",
     "ArmSEVLM",
     "explanation_nats",
     "arm_loss",
     "lab_batches",
     "train_lab",
     "blind_start",
-    "Exam",
+    "LookExam",
     "make_exam",
     "looked_up",
     "sit_exam",
     "run_arm_of_lab",
-    "run_each",
+    "run_stored",
     "run_contrast_lab",
     "over_seeds",
-    "verdict",
+    "gap_verdict",
     "arm_gaps",
     "gap_sentence",
     "train_head_alone",
@@ -83,15 +83,15 @@ from ..synthetic.paint import SUBJECTS, VALUES, Scene, random_scene
 from ..synthetic.words import grounded, utterance
 from ..utils import asset, read_object, seed_everything, write_json
 
-# %% ../../nbs/studies/lab_contrast.ipynb #6de3f6f7
-ATTRIBUTES = (*SUBJECTS, *itertools.chain.from_iterable(VALUES.values()))  # 36 values
+# %% ../../nbs/studies/lab_contrast.ipynb #57132d9c
+EYE_VALUES = (*SUBJECTS, *itertools.chain.from_iterable(VALUES.values()))  # 36 values
 CODE_SCALE, PIXEL_NOISE, PATCHES_EACH = 2.0, 0.5, 2  # spread of a code's numbers, of the noise; patches of a value
 CODES_SEED = 7
 
 
 def attribute_codes(width: int) -> torch.Tensor:  # [36, W]
     "A fixed random code for each attribute value."
-    return CODE_SCALE * torch.randn(len(ATTRIBUTES), width, generator=torch.Generator().manual_seed(CODES_SEED))
+    return CODE_SCALE * torch.randn(len(EYE_VALUES), width, generator=torch.Generator().manual_seed(CODES_SEED))
 
 
 def perfect_eyes(
@@ -104,7 +104,7 @@ def perfect_eyes(
     codes = attribute_codes(width)
     grids = PIXEL_NOISE * torch.from_numpy(rng.standard_normal((len(scenes), patches, width))).float()
     for grid, scene in zip(grids, scenes):
-        shown = [ATTRIBUTES.index(v) for v in sorted(scene.attributes())] * PATCHES_EACH
+        shown = [EYE_VALUES.index(v) for v in sorted(scene.attributes())] * PATCHES_EACH
         grid[torch.from_numpy(rng.permutation(patches)[: len(shown)])] += codes[shown]
     return grids
 
@@ -113,7 +113,7 @@ def perfect_eyes(
 ANNOTATORS_EACH, LONGEST_TEXT = 5, 14  # texts of a scene; words of a text
 
 
-class World(NamedTuple):
+class SceneWorld(NamedTuple):
     "Scenes with what is known of them; nothing is painted."
 
     scenes: list[Scene]
@@ -132,7 +132,7 @@ def make_world(
     n: int,  # scenes
     seed: int,
     config: SEVLMConfig,
-) -> World:
+) -> SceneWorld:
     "Draws scenes, emotions by their odds, and explanations by the grammar; scenes all of one emotion are drawn anew."
     rng, scenes, odds, paintings = np.random.default_rng(seed), [], [], []
     while len(scenes) < n:
@@ -146,7 +146,7 @@ def make_world(
         scenes.append(scene)
         odds.append(chances)
     width = SEVLM(config).encoder.width
-    return World(scenes, np.stack(odds), paintings, perfect_eyes(scenes, config.patches, width, rng))
+    return SceneWorld(scenes, np.stack(odds), paintings, perfect_eyes(scenes, config.patches, width, rng))
 
 
 # %% ../../nbs/studies/lab_contrast.ipynb #8686b1e8
@@ -162,8 +162,8 @@ def lab_words() -> tuple[Tokenizer, VADTable]:
     return load_tokenizer(asset("mini")), VADTable.load(asset("mini/vad_table.safetensors"))
 
 
-# %% ../../nbs/studies/lab_contrast.ipynb #cf21e9e2
-class Arm(NamedTuple):
+# %% ../../nbs/studies/lab_contrast.ipynb #dcf472ad
+class ContrastArm(NamedTuple):
     "What an arm adds to the loss of the next word."
 
     columns: tuple[int, ...] = (0,)  # of the score table: the true triple, and the negatives in use
@@ -171,20 +171,20 @@ class Arm(NamedTuple):
     likelihood: bool = False  # the decoder's own likelihood of the explanation, own picture against another
 
 
-ARMS = {
-    "none": Arm(),
-    "(a)": Arm((0, 1)),
-    "(b)": Arm((0, 2)),
-    "both": Arm((0, 1, 2)),
-    "coin": Arm((0, 1, 2), coin=True),
-    "likelihood": Arm(likelihood=True),
+CONTRAST_ARMS = {
+    "none": ContrastArm(),
+    "(a)": ContrastArm((0, 1)),
+    "(b)": ContrastArm((0, 2)),
+    "both": ContrastArm((0, 1, 2)),
+    "coin": ContrastArm((0, 1, 2), coin=True),
+    "likelihood": ContrastArm(likelihood=True),
 }
 
 
 class ArmSEVLM(SEVLM):
     "SEVLM whose contrast uses only the negatives of an arm."
 
-    arm: Arm = ARMS["both"]
+    arm: ContrastArm = CONTRAST_ARMS["both"]
 
     def compare(self, rows: tuple[torch.Tensor, ...], batch: Any) -> dict[str, torch.Tensor]:
         scores = contrastive_scores(self.contrastive_head, *rows, batch.neg_perm)[:, list(self.arm.columns)]
@@ -222,14 +222,14 @@ def arm_loss(
     return total
 
 
-# %% ../../nbs/studies/lab_contrast.ipynb #ae8ebb37
-STEPS_SEEN = (50, 100, 200, 400)  # when scores are taken
+# %% ../../nbs/studies/lab_contrast.ipynb #cd3ec352
+CONTRAST_STEPS = (50, 100, 200, 400)  # when scores are taken
 LAB_RATE, LAB_BATCH, LAB_WARMUP, LAB_CLIP = 3e-3, 8, 20, 1.0
 BLIND_STEPS, BLIND_SCENES, TEST_SCENES = 400, 1000, 128
 TRAIN_WORLD, BLIND_WORLD, TEST_WORLD = 10_000, 20_000, 30_000  # seeds of the worlds: these plus the run's seed
 
 
-def lab_batches(world: World, config: SEVLMConfig, seed: int) -> Iterator[Batch]:
+def lab_batches(world: SceneWorld, config: SEVLMConfig, seed: int) -> Iterator[Batch]:
     "Batches of pairs, epoch after epoch, without end."
     tokenizer, table = lab_words()
     pairs = PairBatches(world.paintings, tokenizer, table, config, seed, LAB_BATCH, grids=world.grids, workers=1)
@@ -280,18 +280,18 @@ def blind_start(
     return model.state_dict()
 
 
-# %% ../../nbs/studies/lab_contrast.ipynb #ecab803c
-class Exam(NamedTuple):
+# %% ../../nbs/studies/lab_contrast.ipynb #67afba85
+class LookExam(NamedTuple):
     "Unseen scenes, laid out for the scores; sequences 2i and 2i + 1 belong to scene i and have different emotions."
 
-    world: World
+    world: SceneWorld
     true: Batch
     crossed: Batch  # the same explanations after the emotion of the neighbour
     named: Batch  # E sequences a scene: each emotion, up to ' because'
     spoken: torch.Tensor  # [N E, T] bool, the tokens of the emotion
 
 
-def make_exam(n: int, seed: int, config: SEVLMConfig) -> Exam:
+def make_exam(n: int, seed: int, config: SEVLMConfig) -> LookExam:
     "Scenes of a world of their own."
     tokenizer, table = lab_words()
     special, world = special_ids(tokenizer), make_world(n, TEST_WORLD + seed, config)
@@ -305,7 +305,7 @@ def make_exam(n: int, seed: int, config: SEVLMConfig) -> Exam:
     true, crossed = (as_batch(encode_all(tokenizer, texts, config.max_tokens), 2) for texts in (own, crossed))
     named = as_batch([prompt_ids(tokenizer, e) for e in EMOTIONS] * n, len(EMOTIONS))
     prompt = len(prompt_ids(tokenizer))
-    return Exam(world, true, crossed, named, (named.labels != -100) & (torch.arange(named.ids.shape[1]) >= prompt))
+    return LookExam(world, true, crossed, named, (named.labels != -100) & (torch.arange(named.ids.shape[1]) >= prompt))
 
 
 @torch.no_grad()
@@ -317,7 +317,7 @@ def looked_up(model: SEVLM, batch: Batch, grid: torch.Tensor) -> torch.Tensor:  
 @torch.no_grad()
 def sit_exam(
     model: SEVLM,
-    exam: Exam,
+    exam: LookExam,
     write: bool = False,  # also write explanations, for the grounding
 ) -> dict[str, float]:
     "All scores of the plan."
@@ -359,16 +359,16 @@ def sit_exam(
 
 # %% ../../nbs/studies/lab_contrast.ipynb #70957a24
 def run_arm_of_lab(
-    name: str,  # of `ARMS`
+    name: str,  # of `CONTRAST_ARMS`
     weight: float,  # of what the arm adds
     paintings: int,
     seed: int,
     start: dict[str, torch.Tensor],  # from `blind_start`
-    steps_seen: Sequence[int] = STEPS_SEEN,
+    steps_seen: Sequence[int] = CONTRAST_STEPS,
     exam_scenes: int = TEST_SCENES,
 ) -> list[dict[str, Any]]:  # a row for each of `steps_seen`, and one for step 0
     "One run from the blind start. Arms of a seed differ in nothing but their loss."
-    arm = ARMS[name]
+    arm = CONTRAST_ARMS[name]
     config = lab_config(use_contrast=len(arm.columns) > 1, con_weight=weight)
     world, exam = make_world(paintings, TRAIN_WORLD + seed, config), make_exam(exam_scenes, seed, config)
     seed_everything(seed)
@@ -383,8 +383,8 @@ def run_arm_of_lab(
     return rows
 
 
-# %% ../../nbs/studies/lab_contrast.ipynb #f7328736
-def run_each(
+# %% ../../nbs/studies/lab_contrast.ipynb #75b08a8b
+def run_stored(
     jobs: dict[str, Callable[[], list[dict[str, Any]]]],  # name of its file -> what makes its rows
     out: str | Path,  # folder; finished runs in it are read instead
     progress: bool = True,  # a bar
@@ -399,12 +399,12 @@ def run_each(
     return pd.DataFrame(rows)
 
 
-SEEDS, FEWER_SEEDS = 5, 4
-WEIGHT, PAINTINGS = 1.0, 1000  # of the base
-PLAN = [  # arm, weight, paintings, seeds
-    *((arm, WEIGHT, PAINTINGS, SEEDS) for arm in ARMS),
-    *((arm, WEIGHT, n, FEWER_SEEDS) for n in (250, 4000) for arm in ("none", "both")),
-    *(("both", weight, PAINTINGS, FEWER_SEEDS) for weight in (0.1, 3.0)),
+CONTRAST_SEEDS, FEWER_SEEDS = 5, 4
+BASE_WEIGHT, BASE_PAINTINGS = 1.0, 1000  # of the base
+CONTRAST_PLAN = [  # arm, weight, paintings, seeds
+    *((arm, BASE_WEIGHT, BASE_PAINTINGS, CONTRAST_SEEDS) for arm in CONTRAST_ARMS),
+    *((arm, BASE_WEIGHT, n, FEWER_SEEDS) for n in (250, 4000) for arm in ("none", "both")),
+    *(("both", weight, BASE_PAINTINGS, FEWER_SEEDS) for weight in (0.1, 3.0)),
 ]
 
 
@@ -417,10 +417,10 @@ def run_contrast_lab(out: str | Path, progress: bool = True) -> pd.DataFrame:  #
             starts[seed] = blind_start(seed)
         return run_arm_of_lab(name, weight, paintings, seed, starts[seed])
 
-    planned = [(a, w, n, s) for a, w, n, seeds in PLAN for s in range(seeds)]
-    planned.sort(key=lambda run: (run[1:3] != (WEIGHT, PAINTINGS), run[3]))  # the base first, seed by seed
+    planned = [(a, w, n, s) for a, w, n, seeds in CONTRAST_PLAN for s in range(seeds)]
+    planned.sort(key=lambda run: (run[1:3] != (BASE_WEIGHT, BASE_PAINTINGS), run[3]))  # the base first, seed by seed
     jobs = {f"{a.strip('()')}-{w:g}-{n}-{s}": partial(job, a, w, n, s) for a, w, n, s in planned}
-    return run_each(jobs, out, progress)
+    return run_stored(jobs, out, progress)
 
 
 # %% ../../nbs/studies/lab_contrast.ipynb #bf6d25f0
@@ -436,7 +436,7 @@ def over_seeds(
     return float(x.mean()), float(x.mean() - half), float(x.mean() + half)
 
 
-def verdict(low: float, high: float) -> str:
+def gap_verdict(low: float, high: float) -> str:
     "What an interval of a difference allows one to say."
     return "helps" if low > 0 else "harms" if high < 0 else "cannot be told from zero"
 
@@ -445,8 +445,8 @@ def arm_gaps(
     rows: pd.DataFrame,  # from `run_contrast_lab`
     score: str,  # a column
     step: int,
-    weight: float = WEIGHT,
-    paintings: int = PAINTINGS,
+    weight: float = BASE_WEIGHT,
+    paintings: int = BASE_PAINTINGS,
 ) -> pd.DataFrame:  # arm -> mean, low, high of the difference to 'none', and the number of seeds
     "Differences within a seed."
     there = rows[(rows.step == step) & (rows.paintings == paintings)]
@@ -462,7 +462,7 @@ def arm_gaps(
 def gap_sentence(gaps: pd.DataFrame, arm: str, score: str, step: int, unit: str = "", scale: float = 1.0) -> str:
     "One line on an arm's difference to 'none'."
     g = gaps.loc[arm]
-    told = verdict(g.low, g.high)
+    told = gap_verdict(g.low, g.high)
     return (
         f"{arm}, {score} at step {step}: {scale * g['mean']:+.2f}{unit} "
         f"(95 %: {scale * g.low:+.2f} to {scale * g.high:+.2f}): {told}"

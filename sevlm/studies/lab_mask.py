@@ -5,26 +5,26 @@ and as in writing."""
 
 # %% auto #0
 __all__ = [
-    "CHOICES",
-    "BOS",
-    "BECAUSE",
-    "END",
-    "HINTS",
-    "WORDS",
-    "FIRST",
-    "FELT",
+    "LOT_CHOICES",
+    "LOT_BOS",
+    "LOT_BECAUSE",
+    "LOT_END",
+    "LOT_HINTS",
+    "LOT_WORDS",
+    "LOT_FIRST",
+    "LOT_FELT",
     "MASK_STEPS",
     "MASK_BATCH",
     "UNSEEN_TEXTS",
     "RATE_FELT",
     "RATE_REST",
     "MASK_CLIP",
-    "RISE",
+    "MASK_RISE",
     "UNSEEN_SEED",
     "DRAWS_SEED",
     "MASK_SEEDS",
-    "CONDITIONS",
-    "FOUND",
+    "MASK_CONDITIONS",
+    "LEAK_FOUND",
     "Lots",
     "lots_config",
     "draw_lots",
@@ -51,13 +51,14 @@ from ..config import SEVLMConfig
 from ..data.batches import Batch
 from ..models.sevlm import SEVLM
 from ..utils import seed_everything
-from .lab_contrast import over_seeds, run_each
+from .lab_contrast import over_seeds, run_stored
 
-# %% ../../nbs/studies/lab_mask.ipynb #03720835
-CHOICES = 4  # words a text may choose from, and hints
-BOS, BECAUSE, END, HINTS, WORDS = 0, 1, 2, 20, 10  # ids; the first of the hints, of the words
-FIRST = 3  # position of the first word: after <bos>, the hint, and a token like 'because'
-FELT = ((1.0, -1.0, 0.0), (-1.0, 1.0, 0.0), (0.6, 0.6, -1.0), (-0.6, -0.6, 1.0))  # valence, arousal, dominance of each
+# %% ../../nbs/studies/lab_mask.ipynb #d01a8269
+LOT_CHOICES = 4  # words a text may choose from, and hints
+LOT_BOS, LOT_BECAUSE, LOT_END, LOT_HINTS, LOT_WORDS = 0, 1, 2, 20, 10  # ids; the first of the hints, of the words
+LOT_FIRST = 3  # position of the first word: after <bos>, the hint, and a token like 'because'
+# valence, arousal, dominance of each word
+LOT_FELT = ((1.0, -1.0, 0.0), (-1.0, 1.0, 0.0), (0.6, 0.6, -1.0), (-0.6, -0.6, 1.0))
 
 
 class Lots(NamedTuple):
@@ -73,21 +74,21 @@ def lots_config(causal: bool) -> SEVLMConfig:
     return SEVLMConfig.preset("tiny", dropout=0.0, use_contrast=False, causal_vad=causal)
 
 
-def draw_lots(lots: Lots, n: int, generator: torch.Generator) -> torch.Tensor:  # ids [n, FIRST + L + 1]
+def draw_lots(lots: Lots, n: int, generator: torch.Generator) -> torch.Tensor:  # ids [n, LOT_FIRST + L + 1]
     "Texts of a condition."
-    hint = torch.randint(CHOICES, (n, 1), generator=generator)
-    lot = torch.randint(CHOICES, (n, lots.length), generator=generator)
+    hint = torch.randint(LOT_CHOICES, (n, 1), generator=generator)
+    lot = torch.randint(LOT_CHOICES, (n, lots.length), generator=generator)
     told = torch.rand(n, lots.length, generator=generator) < lots.told
-    words = WORDS + torch.where(told, hint, lot)
+    words = LOT_WORDS + torch.where(told, hint, lot)
     column = lambda token: torch.full((n, 1), token)
-    return torch.cat([column(BOS), HINTS + hint, column(BECAUSE), words, column(END)], 1)
+    return torch.cat([column(LOT_BOS), LOT_HINTS + hint, column(LOT_BECAUSE), words, column(LOT_END)], 1)
 
 
 def lots_batch(ids: torch.Tensor, config: SEVLMConfig) -> Batch:  # ids [n, T]
     "A batch of such texts; there is no picture."
     values = torch.zeros(config.vocab_size, 3)
-    values[WORDS : WORDS + CHOICES] = torch.tensor(FELT)
-    span = (torch.arange(ids.shape[1]) >= FIRST).expand_as(ids)
+    values[LOT_WORDS : LOT_WORDS + LOT_CHOICES] = torch.tensor(LOT_FELT)
+    span = (torch.arange(ids.shape[1]) >= LOT_FIRST).expand_as(ids)
     return Batch(
         ids=ids,
         segs=torch.where(span, config.vocab_size - 1, config.vocab_size - 2),
@@ -103,8 +104,8 @@ def lots_batch(ids: torch.Tensor, config: SEVLMConfig) -> Batch:  # ids [n, T]
 
 def best_loss(lots: Lots) -> float:  # nats a word
     "The entropy of a word, given its hint: no honest model is better."
-    other = (1 - lots.told) / CHOICES
-    return -sum(p * math.log(p) for p in [lots.told + other] + (CHOICES - 1) * [other] if p)
+    other = (1 - lots.told) / LOT_CHOICES
+    return -sum(p * math.log(p) for p in [lots.told + other] + (LOT_CHOICES - 1) * [other] if p)
 
 
 # %% ../../nbs/studies/lab_mask.ipynb #0c159839
@@ -121,9 +122,9 @@ def two_losses(
         return model.decoder(embedded, batch.grid)
 
     T = batch.ids.shape[1]
-    asked = range(FIRST + 1, T - 1)  # words after the first, without the end
-    target = batch.ids[:, FIRST + 1 : T - 1].flatten()
-    whole = states(T)[:, FIRST : T - 2]
+    asked = range(LOT_FIRST + 1, T - 1)  # words after the first, without the end
+    target = batch.ids[:, LOT_FIRST + 1 : T - 1].flatten()
+    whole = states(T)[:, LOT_FIRST : T - 2]
     piecewise = torch.stack([states(t)[:, -1] for t in asked], 1)
     loss = lambda hid: F.cross_entropy(model.decoder.logits(hid).flatten(0, 1), target).item()
     return loss(whole), loss(piecewise)
@@ -133,7 +134,7 @@ def two_losses(
 MASK_STEPS = (50, 100, 200, 300)  # when scores are taken
 MASK_BATCH, UNSEEN_TEXTS = 32, 256
 RATE_FELT, RATE_REST, MASK_CLIP = 2e-2, 3e-3, 1.0  # of VAD encoder and fusion, of the others
-RISE = 0.1  # share of the steps in which the rates rise; then they fall
+MASK_RISE = 0.1  # share of the steps in which the rates rise; then they fall
 UNSEEN_SEED, DRAWS_SEED = 1_000, 2_000
 
 
@@ -152,7 +153,9 @@ def learn_lots(
     rest = [p for p in model.parameters() if p.requires_grad and id(p) not in theirs]
     optimiser = torch.optim.AdamW([dict(params=felt), dict(params=rest)], weight_decay=0.0)
     steps = max(steps_seen)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, [RATE_FELT, RATE_REST], total_steps=steps, pct_start=RISE)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, [RATE_FELT, RATE_REST], total_steps=steps, pct_start=MASK_RISE
+    )
     unseen = lots_batch(draw_lots(lots, UNSEEN_TEXTS, torch.Generator().manual_seed(UNSEEN_SEED + seed)), config)
     stock = draw_lots(lots, lots.texts, draws) if lots.texts else None
     rows = []
@@ -175,7 +178,7 @@ def learn_lots(
 
 
 MASK_SEEDS = 5
-CONDITIONS = [Lots(), Lots(told=0.5), Lots(told=0.9), Lots(length=4), Lots(length=8), Lots(texts=64)]
+MASK_CONDITIONS = [Lots(), Lots(told=0.5), Lots(told=0.9), Lots(length=4), Lots(length=8), Lots(texts=64)]
 
 
 def run_mask_lab(out: str | Path, progress: bool = True) -> pd.DataFrame:  # a row for each run and step
@@ -185,14 +188,14 @@ def run_mask_lab(out: str | Path, progress: bool = True) -> pd.DataFrame:  # a r
             learn_lots, causal, lots, seed
         )
         for seed in range(MASK_SEEDS)
-        for lots in CONDITIONS
+        for lots in MASK_CONDITIONS
         for causal in (True, False)
     }
-    return run_each(jobs, out, progress)
+    return run_stored(jobs, out, progress)
 
 
-# %% ../../nbs/studies/lab_mask.ipynb #2d91cb44
-FOUND = 0.1  # nats a word: a run with more flattery has found the leak
+# %% ../../nbs/studies/lab_mask.ipynb #e8c2b68b
+LEAK_FOUND = 0.1  # nats a word: a run with more flattery has found the leak
 
 
 def condition_name(lots: Lots) -> str:
@@ -206,7 +209,7 @@ def mask_gaps(
 ) -> pd.DataFrame:  # a row for each condition and step: flattery and harm with 95 % intervals, seeds, and finders
     "What the missing mask does, seed by seed."
     found = []
-    for lots in CONDITIONS:
+    for lots in MASK_CONDITIONS:
         there = rows[(rows.told == lots.told) & (rows.length == lots.length) & (rows.texts == lots.texts)]
         for step, at_step in there.groupby("step"):
             none, causal = (at_step[at_step["mask"] == m].set_index("seed") for m in ("none", "causal"))
@@ -214,5 +217,5 @@ def mask_gaps(
             flattery = none.written - none.trained
             for name, values in (("flattery", flattery), ("harm", none.written - causal.written)):
                 row[name], row[f"{name} low"], row[f"{name} high"] = over_seeds(values)
-            found.append(dict(row, seeds=len(none), found=int((flattery > FOUND).sum())))
+            found.append(dict(row, seeds=len(none), found=int((flattery > LEAK_FOUND).sum())))
     return pd.DataFrame(found)
