@@ -230,6 +230,7 @@ def test_intervals_and_gaps_by_hand():
     mean, low, high = over_seeds([1.0, 2.0, 3.0, 6.0])
     half = 3.182446 * math.sqrt(14 / 3 / 4)  # Student's t with three degrees of freedom
     assert (mean, low, high) == pytest.approx((3.0, 3 - half, 3 + half), abs=1e-4)
+    assert over_seeds([2.0])[0] == 2.0 and all(map(math.isnan, [*over_seeds([2.0])[1:], *over_seeds([])]))
     assert [gap_verdict(*x) for x in ((0.1, 1), (-1, -0.1), (-1, 1))] == ["helps", "harms", "cannot be told from zero"]
     rows = pd.DataFrame(
         [

@@ -56,8 +56,9 @@ __all__ = [
     "train_head_alone",
 ]
 
-# %% ../../nbs/studies/lab_contrast.ipynb #f29164e4
+# %% ../../nbs/studies/lab_contrast.ipynb #93b0f22f
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -425,13 +426,15 @@ def run_contrast_lab(out: str | Path, progress: bool = True) -> pd.DataFrame:  #
 
 # %% ../../nbs/studies/lab_contrast.ipynb #bf6d25f0
 def over_seeds(
-    values: Sequence[float] | np.ndarray,  # one number a seed, at least two
+    values: Sequence[float] | np.ndarray,  # one number a seed
     level: float = 0.95,
-) -> tuple[float, float, float]:  # mean, low, high
+) -> tuple[float, float, float]:  # mean, low, high; with fewer than two seeds there is no interval: nan
     "Mean with its interval by Student's t."
     from scipy.stats import t
 
     x = np.asarray(values, float)
+    if len(x) < 2:
+        return float(x.mean()) if len(x) else math.nan, math.nan, math.nan
     half = t.ppf((1 + level) / 2, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x))
     return float(x.mean()), float(x.mean() - half), float(x.mean() + half)
 

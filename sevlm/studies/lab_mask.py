@@ -213,9 +213,10 @@ def mask_gaps(
         there = rows[(rows.told == lots.told) & (rows.length == lots.length) & (rows.texts == lots.texts)]
         for step, at_step in there.groupby("step"):
             none, causal = (at_step[at_step["mask"] == m].set_index("seed") for m in ("none", "causal"))
+            none = none[none.index.isin(causal.index)]
             row: dict[str, Any] = dict(condition=condition_name(lots), step=step)
             flattery = none.written - none.trained
             for name, values in (("flattery", flattery), ("harm", none.written - causal.written)):
-                row[name], row[f"{name} low"], row[f"{name} high"] = over_seeds(values)
+                row[name], row[f"{name} low"], row[f"{name} high"] = over_seeds(values.dropna())
             found.append(dict(row, seeds=len(none), found=int((flattery > LEAK_FOUND).sum())))
     return pd.DataFrame(found)
