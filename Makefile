@@ -9,7 +9,7 @@ IN_PLACE = SEVLM_CACHE="$(CURDIR)/build/cache" OMP_NUM_THREADS=$(THREADS)
 PYTEST = $(IN_PLACE) $(BIN)/python -m pytest -q -p no:cacheprovider
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup demo test lint check export format notebooks pytest portable figures lab hooks ledger ideas pool seeds attributes bench fuzz remake clean
+.PHONY: help setup demo test lint check export format notebooks pytest portable figures lab hooks ledger ideas pool seeds attributes labcontrast labmask bench fuzz remake clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -114,6 +114,15 @@ EDITION := second
 attributes: setup  ## what image encoder and model make of each attribute: probes and interventions (about 15 minutes; goes on where it was broken off)
 	$(BIN)/python tools/attributes.py $(EDITION)
 	@echo "== now run nbs/studies/attributes.ipynb"
+labcontrast: setup  ## the laboratory of the contrastive loss: 54 small runs (about ten minutes; goes on where it was broken off)
+	OMP_NUM_THREADS=$(THREADS) $(BIN)/python -c "from sevlm.studies.lab_contrast import *; run_contrast_lab('runs/lab-contrast').to_csv('runs/lab-contrast/rows.csv', index=False)"
+	gzip -nc runs/lab-contrast/rows.csv > nbs/data/lab_contrast_rows.csv.gz
+	@echo "== now run nbs/studies/lab_contrast.ipynb"
+
+labmask: setup  ## the laboratory of the causal mask: 60 small runs (about five minutes; goes on where it was broken off)
+	OMP_NUM_THREADS=$(THREADS) $(BIN)/python -c "from sevlm.studies.lab_mask import *; run_mask_lab('runs/lab-mask').to_csv('runs/lab-mask/rows.csv', index=False)"
+	gzip -nc runs/lab-mask/rows.csv > nbs/data/lab_mask_rows.csv.gz
+	@echo "== now run nbs/studies/lab_mask.ipynb"
 
 bench: setup  ## measure speed against the published way of working, on a quiet machine (about 15 minutes; BENCH='--device cuda' on a card)
 	$(BIN)/python benchmarks/bench.py $(BENCH)
