@@ -96,7 +96,7 @@ def remake(
     tower_seed: int = 1000,  # of the tower's synthetic set
     tower_paintings: int = 16_000,
     tower_epochs: int = 18,
-    lm_epochs: int = 3,  # of the little GPT-2, on the same texts
+    lm_epochs: int = 2,  # of the little GPT-2, on the same texts
     caption_seed: int = 3000,  # of the captioner's synthetic set
     caption_paintings: int = 8_000,
     caption_epochs: int = 8,
