@@ -44,7 +44,7 @@ __all__ = [
     "plot_effects",
 ]
 
-# %% ../../nbs/studies/lab_words.ipynb #f97f61f1
+# %% ../../nbs/studies/lab_words.ipynb #db80777d
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -70,7 +70,7 @@ from ..training.small_runs import seeded
 from ..utils import check_writable, write_atomic
 
 
-# %% ../../nbs/studies/lab_words.ipynb #bacdbe95
+# %% ../../nbs/studies/lab_words.ipynb #45c96012
 @dataclass(frozen=True)
 class Arm:
     "What a model of a laboratory has."
@@ -94,7 +94,7 @@ class WordLab:
     continuations: int = 6  # of a group
     shades: int = 1  # of an emotion; 2: strong and mild
     zipf: bool = False  # the k-th continuation of a group has odds 1/k; False: all alike
-    steps: int = 600
+    steps: int = 500
     batch_size: int = 32  # texts
     lr: float = 1e-2  # the highest learning rate, of one cycle
     check_every: int = 25  # steps between two measurements of the validation loss
@@ -133,9 +133,10 @@ VAD_HEAD_LAB = WordLab(
     frequent=6,
     shades=2,
     zipf=True,
+    steps=400,
 )
 
-# %% ../../nbs/studies/lab_words.ipynb #5d988dde
+# %% ../../nbs/studies/lab_words.ipynb #fd48c15c
 BOS, UNNAMED, BECAUSE = range(3)  # ids
 CUE_AT = 3  # position of the cue in a text; the continuation follows, and the text ends
 SHADE = (0.0, 0.3, 0.2)  # added to an emotion's centre for its strong shade, taken away for its mild one
@@ -205,7 +206,7 @@ def shuffle_dictionary(language: Language, seed: int) -> np.ndarray:  # [V, 3]
     return vad
 
 
-# %% ../../nbs/studies/lab_words.ipynb #1881604b
+# %% ../../nbs/studies/lab_words.ipynb #56bd2d5e
 def draw_cues(
     lab: WordLab,
     language: Language,
@@ -213,11 +214,12 @@ def draw_cues(
 ) -> tuple[np.ndarray, np.ndarray]:  # group and number of the cue of each text [N]
     "Which cue stands in each training text. Raises `ConfigError` if there are too few texts for all cues."
     G, rare = len(language.names), len(lab.occurrences)
-    rest = texts - G * sum(lab.occurrences)
-    if rest < G * lab.frequent:
+    taken, least = G * sum(lab.occurrences), G * lab.frequent
+    rest = texts - taken
+    if rest < least:
         raise ConfigError(
-            f"{texts} texts are too few: the rare cues need {G * sum(lab.occurrences)}, and each of the "
-            f"{G * lab.frequent} frequent ones at least one. Ask for {G * (sum(lab.occurrences) + lab.frequent)} or more."
+            f"{texts} texts are too few: the rare cues need {taken}, and each of the {least} frequent ones at least "
+            f"one. Ask for {taken + least} or more."
         )
     i = np.arange(rest)
     group = np.concatenate([np.repeat(np.arange(G), sum(lab.occurrences)), i % G])
@@ -240,7 +242,7 @@ def write_word_texts(
     return np.stack([np.full(N, BOS), first, np.full(N, BECAUSE), language.cues[group, cue], last], 1)
 
 
-# %% ../../nbs/studies/lab_words.ipynb #be2163f4
+# %% ../../nbs/studies/lab_words.ipynb #18101f44
 class LabModel(nn.Module):
     "SEVLM without a picture and without the contrast, made of its parts."
 
@@ -288,7 +290,7 @@ def lab_loss(
     return lm + vad_weight * vad_loss(predicted, vad, known & explanation_span(ids))[0]
 
 
-# %% ../../nbs/studies/lab_words.ipynb #2cbc9d02
+# %% ../../nbs/studies/lab_words.ipynb #dceea84a
 VALIDATION_TEXTS = 256  # with frequent cues
 TEXTS_AT_ONCE = 128  # read by each model in one call
 WARMUP, WEIGHT_DECAY = 0.1, 0.01  # share of the steps in which the learning rate rises; of AdamW
@@ -364,7 +366,7 @@ def train_together(
         return read(best, test).exp().double().numpy()
 
 
-# %% ../../nbs/studies/lab_words.ipynb #1118e422
+# %% ../../nbs/studies/lab_words.ipynb #80f51ce0
 LAB_SCORES = ("nats_lost", "right_feeling", "vad_error")
 FREQUENT = -1  # stands for the number of occurrences of frequent cues, which depends on the number of texts
 SMALLEST = 1e-30  # probability, so that the logarithm of one that rounds to zero is finite
@@ -374,7 +376,7 @@ def word_scores(
     language: Language,
     probabilities: np.ndarray,  # [G * W, V] after every cue, as `train_together` gives them for one model
 ) -> dict[str, np.ndarray]:  # score -> [G, W]
-    "Scores of a model after every cue, against the true probabilities. `vad_error` is NaN without listed continuations."
+    "Scores of a model after every cue, against the truth. `vad_error` is NaN if the dictionary has no continuations."
     G, W = language.cues.shape
     group = np.arange(G * W) // W
     truth = language.true_odds(group)  # [G * W, G, K]
@@ -406,8 +408,8 @@ def lab_rows(
     return pd.DataFrame(rows)
 
 
-# %% ../../nbs/studies/lab_words.ipynb #03f33986
-CELLS = ((350, 0.6), (1000, 0.6), (3000, 0.6), (1000, 1.0))  # texts and clarity of the stored runs
+# %% ../../nbs/studies/lab_words.ipynb #4c9feb74
+CELLS = ((1000, 0.6), (1000, 1.0), (350, 0.6), (3000, 0.6))  # texts and clarity of the stored runs
 SEEDS = 6
 
 
@@ -418,7 +420,7 @@ def run_lab(
     seeds: Sequence[int] = range(SEEDS),
     progress: bool = True,  # bars
 ) -> pd.DataFrame:  # as `lab_rows` gives it
-    "All arms of a laboratory over all cells and seeds; finished parts are kept. Raises `DataError` for a part of another run."
+    "All arms of a laboratory over all cells and seeds; finished parts are kept. Raises `DataError` if others are there."
     out, tables = check_writable(out), []
     for texts, clear in cells:
         for fusion in dict.fromkeys(a.fusion for a in lab.arms.values()):
@@ -455,7 +457,7 @@ def store_labs(
     return files
 
 
-# %% ../../nbs/studies/lab_words.ipynb #9199861f
+# %% ../../nbs/studies/lab_words.ipynb #e80322be
 CELL = ["texts", "clear", "occurrences"]  # what a difference is taken within
 CONFIDENCE = 0.95
 
@@ -476,7 +478,7 @@ def paired_effects(
     one, other = (rows[rows.arm == a].set_index([*CELL, "seed"])[score].sort_index() for a in (arm, base))
     if not one.index.equals(other.index) or not one.index.is_unique:
         raise DataError(
-            f"{arm!r} has {len(one)} rows and {base!r} {len(other)}: every cell needs both with every seed."
+            f"{arm!r} has {len(one)} rows and {base!r} {len(other)}; expected one of each for every cell and seed."
         )
     table = (one - other).groupby(CELL).agg(effect="mean", spread="std", seeds="size").reset_index()
     if (few := table.seeds.min()) < 2:
@@ -496,7 +498,7 @@ def verdict(
     return "no difference seen"
 
 
-# %% ../../nbs/studies/lab_words.ipynb #75123822
+# %% ../../nbs/studies/lab_words.ipynb #7fc2aa87
 DODGE = 0.08  # between the points of two lines, in distances between ticks
 
 
