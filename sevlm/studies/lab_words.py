@@ -23,6 +23,7 @@ __all__ = [
     "SEEDS",
     "CELL",
     "CONFIDENCE",
+    "DECIDING",
     "DODGE",
     "Arm",
     "WordLab",
@@ -41,10 +42,14 @@ __all__ = [
     "store_labs",
     "paired_effects",
     "verdict",
+    "at_cell",
+    "where_it_stops",
+    "effect_sentence",
+    "plan_answer",
     "plot_effects",
 ]
 
-# %% ../../nbs/studies/lab_words.ipynb #db80777d
+# %% ../../nbs/studies/lab_words.ipynb #04fbbbf3
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -70,7 +75,7 @@ from ..training.small_runs import seeded
 from ..utils import check_writable, write_atomic
 
 
-# %% ../../nbs/studies/lab_words.ipynb #45c96012
+# %% ../../nbs/studies/lab_words.ipynb #9338b2bd
 @dataclass(frozen=True)
 class Arm:
     "What a model of a laboratory has."
@@ -136,7 +141,7 @@ VAD_HEAD_LAB = WordLab(
     steps=400,
 )
 
-# %% ../../nbs/studies/lab_words.ipynb #fd48c15c
+# %% ../../nbs/studies/lab_words.ipynb #37d36a26
 BOS, UNNAMED, BECAUSE = range(3)  # ids
 CUE_AT = 3  # position of the cue in a text; the continuation follows, and the text ends
 SHADE = (0.0, 0.3, 0.2)  # added to an emotion's centre for its strong shade, taken away for its mild one
@@ -206,7 +211,7 @@ def shuffle_dictionary(language: Language, seed: int) -> np.ndarray:  # [V, 3]
     return vad
 
 
-# %% ../../nbs/studies/lab_words.ipynb #56bd2d5e
+# %% ../../nbs/studies/lab_words.ipynb #502d0afd
 def draw_cues(
     lab: WordLab,
     language: Language,
@@ -242,7 +247,7 @@ def write_word_texts(
     return np.stack([np.full(N, BOS), first, np.full(N, BECAUSE), language.cues[group, cue], last], 1)
 
 
-# %% ../../nbs/studies/lab_words.ipynb #18101f44
+# %% ../../nbs/studies/lab_words.ipynb #1e03b540
 class LabModel(nn.Module):
     "SEVLM without a picture and without the contrast, made of its parts."
 
@@ -290,7 +295,7 @@ def lab_loss(
     return lm + vad_weight * vad_loss(predicted, vad, known & explanation_span(ids))[0]
 
 
-# %% ../../nbs/studies/lab_words.ipynb #dceea84a
+# %% ../../nbs/studies/lab_words.ipynb #5221b144
 VALIDATION_TEXTS = 256  # with frequent cues
 TEXTS_AT_ONCE = 128  # read by each model in one call
 WARMUP, WEIGHT_DECAY = 0.1, 0.01  # share of the steps in which the learning rate rises; of AdamW
@@ -366,7 +371,7 @@ def train_together(
         return read(best, test).exp().double().numpy()
 
 
-# %% ../../nbs/studies/lab_words.ipynb #80f51ce0
+# %% ../../nbs/studies/lab_words.ipynb #b0e51d3c
 LAB_SCORES = ("nats_lost", "right_feeling", "vad_error")
 FREQUENT = -1  # stands for the number of occurrences of frequent cues, which depends on the number of texts
 SMALLEST = 1e-30  # probability, so that the logarithm of one that rounds to zero is finite
@@ -408,7 +413,7 @@ def lab_rows(
     return pd.DataFrame(rows)
 
 
-# %% ../../nbs/studies/lab_words.ipynb #4c9feb74
+# %% ../../nbs/studies/lab_words.ipynb #5ea4e69b
 CELLS = ((1000, 0.6), (1000, 1.0), (350, 0.6), (3000, 0.6))  # texts and clarity of the stored runs
 SEEDS = 6
 
@@ -420,7 +425,7 @@ def run_lab(
     seeds: Sequence[int] = range(SEEDS),
     progress: bool = True,  # bars
 ) -> pd.DataFrame:  # as `lab_rows` gives it
-    "All arms of a laboratory over all cells and seeds; finished parts are kept. Raises `DataError` if others are there."
+    "All arms of a laboratory over all cells and seeds; finished parts are kept. Raises `DataError` if they are others."
     out, tables = check_writable(out), []
     for texts, clear in cells:
         for fusion in dict.fromkeys(a.fusion for a in lab.arms.values()):
@@ -457,7 +462,7 @@ def store_labs(
     return files
 
 
-# %% ../../nbs/studies/lab_words.ipynb #e80322be
+# %% ../../nbs/studies/lab_words.ipynb #8d83314c
 CELL = ["texts", "clear", "occurrences"]  # what a difference is taken within
 CONFIDENCE = 0.95
 
@@ -498,7 +503,62 @@ def verdict(
     return "no difference seen"
 
 
-# %% ../../nbs/studies/lab_words.ipynb #7fc2aa87
+# the cell that answers the question of a laboratory, as planned before it was run
+DECIDING: dict[str, float] = dict(texts=1000, clear=0.6, occurrences=2)
+
+
+def at_cell(
+    effects: pd.DataFrame,  # from `paired_effects`
+    **cell: float,  # columns of `CELL` and their values
+) -> pd.DataFrame:  # in the order of occurrences, frequent cues last
+    "The rows of a cell. Raises `DataError` if there is none."
+    kept = effects[(effects[list(cell)] == pd.Series(cell)).all(axis=1)]
+    if kept.empty:
+        raise DataError(f"no rows with {', '.join(f'{k} = {v}' for k, v in cell.items())} in this table.")
+    return kept.sort_values("occurrences", key=lambda n: n.replace(FREQUENT, np.inf))
+
+
+def where_it_stops(
+    effects: pd.DataFrame,  # of one number of texts and one clarity
+    first: int = 0,  # occurrences to begin with
+    lower_is_better: bool = True,
+) -> int | None:  # None: it helps at all of them, also with frequent cues
+    "The smallest number of occurrences at which an arm does not help; `FREQUENT` if only there."
+    for row in effects.itertuples():
+        if row.occurrences >= first or row.occurrences == FREQUENT:
+            if verdict(row.low, row.high, lower_is_better) != "helps":
+                return row.occurrences
+    return None
+
+
+def effect_sentence(
+    rows: pd.DataFrame,  # from `run_lab`
+    arm: str,
+    base: str,
+    cell: Mapping[str, float],  # `CELL` and its values
+    score: str = LAB_SCORES[0],
+) -> str:
+    "What the difference between two arms is in a cell, in words."
+    row = at_cell(paired_effects(rows, arm, base, score), **cell).iloc[0]
+    unit, lower = ("nats lost", True) if score == LAB_SCORES[0] else (score.replace("_", " "), score != LAB_SCORES[1])
+    return (
+        f"{arm} - {base}: {row.effect:+.3f} {unit} (95 % interval {row.low:+.3f} to {row.high:+.3f}, "
+        f"{row.seeds:.0f} seeds): {verdict(row.low, row.high, lower)}."
+    )
+
+
+def plan_answer(
+    rows: pd.DataFrame,  # from `run_lab`
+    arm: str,  # whose help is asked for
+    control: str,  # the same with a shuffled dictionary
+    base: str = "none",
+) -> str:  # 'yes' or 'no'
+    "The answer in the deciding cell: the arm loses fewer nats than the base and than its control."
+    against = [at_cell(paired_effects(rows, arm, other), **DECIDING).iloc[0] for other in (base, control)]
+    return "yes" if all(verdict(row.low, row.high) == "helps" for row in against) else "no"
+
+
+# %% ../../nbs/studies/lab_words.ipynb #74e8049b
 DODGE = 0.08  # between the points of two lines, in distances between ticks
 
 
