@@ -16,7 +16,7 @@ from sevlm.models.sevlm import SEVLM
 from sevlm.studies import lab_words as L
 from sevlm.synthetic.words import SPREAD
 
-LABS = {"fusion": L.FUSION_LAB, "VAD head": L.VAD_HEAD_LAB}
+LABS = {"fusion": L.FUSION_LAB, "fusion, twins": L.FUSION_TWINS, "VAD head": L.VAD_HEAD_LAB}
 each_lab = pytest.mark.parametrize("lab", LABS.values(), ids=LABS)
 DATA = Path(__file__).resolve().parent.parent / "nbs/data"
 
@@ -162,8 +162,8 @@ def test_without_fusion_and_head_the_dictionary_does_not_act():
 
 def test_a_stored_run_goes_on_where_it_was_interrupted(tmp_path, monkeypatch):
     lab = replace(SHORT, arms={"none": L.Arm(), "plain": L.Arm("plain")}, steps=4, check_every=2)
-    how = dict(cells=[(60, 0.6), (80, 1.0)], seeds=(0, 1), progress=False)
-    rows = L.run_lab(lab, tmp_path, **how)
+    lab = replace(lab, cells=((60, 0.6), (80, 1.0)), seeds=(0, 1))
+    rows = L.run_lab(lab, tmp_path, progress=False)
     assert len(rows) == 2 * 2 * 2 * 4 and not rows.duplicated(["arm", "seed", *L.CELL]).any()
     assert sorted(rows.occurrences.unique()) == [L.FREQUENT, 0, 1, 2]
     files = sorted(tmp_path.iterdir())
@@ -171,13 +171,13 @@ def test_a_stored_run_goes_on_where_it_was_interrupted(tmp_path, monkeypatch):
     asked = []
     real = L.train_together
     monkeypatch.setattr(L, "train_together", lambda *a: asked.append(a[1:4]) or real(*a))
-    assert L.run_lab(lab, tmp_path, **how).equals(rows) and not asked
+    assert L.run_lab(lab, tmp_path, progress=False).equals(rows) and not asked
     (tmp_path / "short-80-1.0-plain.csv").unlink()
-    again = L.run_lab(lab, tmp_path, **how)
+    again = L.run_lab(lab, tmp_path, progress=False)
     assert asked == [([("plain", 0), ("plain", 1)], 80, 1.0)]
     pd.testing.assert_frame_equal(again, rows, rtol=1e-3)
     with pytest.raises(DataError, match="expected"):
-        L.run_lab(lab, tmp_path, **dict(how, seeds=(0, 2)))
+        L.run_lab(replace(lab, seeds=(0, 2)), tmp_path, progress=False)
 
 
 def table(*arms, seeds=6, spread=0.05):
@@ -239,8 +239,8 @@ def test_the_stored_rows_are_the_whole_grid(lab):
     wanted = {
         (arm, seed, texts, clear, n)
         for arm in lab.arms
-        for seed in range(L.SEEDS)
-        for texts, clear in L.CELLS
+        for seed in lab.seeds
+        for texts, clear in lab.cells
         for n in (*lab.occurrences, L.FREQUENT)
     }
     assert keys == wanted and len(rows) == len(wanted)

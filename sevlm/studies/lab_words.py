@@ -5,7 +5,10 @@ laboratories of fusion and of the VAD head."""
 
 # %% auto #0
 __all__ = [
+    "CELLS",
+    "SEEDS",
     "FUSION_LAB",
+    "FUSION_TWINS",
     "VAD_HEAD_LAB",
     "BOS",
     "UNNAMED",
@@ -19,8 +22,6 @@ __all__ = [
     "LAB_SCORES",
     "FREQUENT",
     "SMALLEST",
-    "CELLS",
-    "SEEDS",
     "CELL",
     "CONFIDENCE",
     "DECIDING",
@@ -49,10 +50,10 @@ __all__ = [
     "plot_effects",
 ]
 
-# %% ../../nbs/studies/lab_words.ipynb #04fbbbf3
+# %% ../../nbs/studies/lab_words.ipynb #66a69406
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -74,8 +75,11 @@ from ..synthetic.words import SPREAD, mini_words
 from ..training.small_runs import seeded
 from ..utils import check_writable, write_atomic
 
+# %% ../../nbs/studies/lab_words.ipynb #d8caa125
+CELLS = ((1000, 0.6), (350, 0.6), (3000, 0.6), (1000, 1.0))  # texts and clarity of the stored runs
+SEEDS = tuple(range(6))
 
-# %% ../../nbs/studies/lab_words.ipynb #9338b2bd
+
 @dataclass(frozen=True)
 class Arm:
     "What a model of a laboratory has."
@@ -106,6 +110,8 @@ class WordLab:
     width: int = 32
     layers: int = 1
     heads: int = 2
+    cells: tuple[tuple[int, float], ...] = CELLS  # (texts, clear)
+    seeds: tuple[int, ...] = SEEDS
 
 
 FUSION_LAB = WordLab(
@@ -123,6 +129,15 @@ FUSION_LAB = WordLab(
     occurrences=(0, 1, 2, 4, 8, 16),
     frequent=12,
 )
+# planned after the first run: the two arms of equal form alone, with seeds of its own
+FUSION_TWINS = replace(
+    FUSION_LAB,
+    name="lab_fusion_twins",
+    arms={a: FUSION_LAB.arms[a] for a in ("fusion", "shuffled")},
+    base="shuffled",
+    cells=((1000, 0.6),),
+    seeds=tuple(range(6, 16)),
+)
 VAD_HEAD_LAB = WordLab(
     name="lab_vad_head",
     arms={
@@ -138,10 +153,10 @@ VAD_HEAD_LAB = WordLab(
     frequent=6,
     shades=2,
     zipf=True,
-    steps=400,
+    steps=300,
 )
 
-# %% ../../nbs/studies/lab_words.ipynb #37d36a26
+# %% ../../nbs/studies/lab_words.ipynb #6cafd27a
 BOS, UNNAMED, BECAUSE = range(3)  # ids
 CUE_AT = 3  # position of the cue in a text; the continuation follows, and the text ends
 SHADE = (0.0, 0.3, 0.2)  # added to an emotion's centre for its strong shade, taken away for its mild one
@@ -211,7 +226,7 @@ def shuffle_dictionary(language: Language, seed: int) -> np.ndarray:  # [V, 3]
     return vad
 
 
-# %% ../../nbs/studies/lab_words.ipynb #502d0afd
+# %% ../../nbs/studies/lab_words.ipynb #1346edc5
 def draw_cues(
     lab: WordLab,
     language: Language,
@@ -247,7 +262,7 @@ def write_word_texts(
     return np.stack([np.full(N, BOS), first, np.full(N, BECAUSE), language.cues[group, cue], last], 1)
 
 
-# %% ../../nbs/studies/lab_words.ipynb #1e03b540
+# %% ../../nbs/studies/lab_words.ipynb #4b1d6efb
 class LabModel(nn.Module):
     "SEVLM without a picture and without the contrast, made of its parts."
 
@@ -295,7 +310,7 @@ def lab_loss(
     return lm + vad_weight * vad_loss(predicted, vad, known & explanation_span(ids))[0]
 
 
-# %% ../../nbs/studies/lab_words.ipynb #5221b144
+# %% ../../nbs/studies/lab_words.ipynb #b95791e2
 VALIDATION_TEXTS = 256  # with frequent cues
 TEXTS_AT_ONCE = 128  # read by each model in one call
 WARMUP, WEIGHT_DECAY = 0.1, 0.01  # share of the steps in which the learning rate rises; of AdamW
@@ -371,7 +386,7 @@ def train_together(
         return read(best, test).exp().double().numpy()
 
 
-# %% ../../nbs/studies/lab_words.ipynb #b0e51d3c
+# %% ../../nbs/studies/lab_words.ipynb #f1c90e3d
 LAB_SCORES = ("nats_lost", "right_feeling", "vad_error")
 FREQUENT = -1  # stands for the number of occurrences of frequent cues, which depends on the number of texts
 SMALLEST = 1e-30  # probability, so that the logarithm of one that rounds to zero is finite
@@ -413,24 +428,18 @@ def lab_rows(
     return pd.DataFrame(rows)
 
 
-# %% ../../nbs/studies/lab_words.ipynb #5ea4e69b
-CELLS = ((1000, 0.6), (1000, 1.0), (350, 0.6), (3000, 0.6))  # texts and clarity of the stored runs
-SEEDS = 6
-
-
+# %% ../../nbs/studies/lab_words.ipynb #20a81377
 def run_lab(
     lab: WordLab,
     out: str | Path,  # folder for the files of the parts
-    cells: Sequence[tuple[int, float]] = CELLS,  # (texts, clear)
-    seeds: Sequence[int] = range(SEEDS),
     progress: bool = True,  # bars
 ) -> pd.DataFrame:  # as `lab_rows` gives it
     "All arms of a laboratory over all cells and seeds; finished parts are kept. Raises `DataError` if they are others."
     out, tables = check_writable(out), []
-    for texts, clear in cells:
+    for texts, clear in lab.cells:
         for fusion in dict.fromkeys(a.fusion for a in lab.arms.values()):
             arms = [name for name, a in lab.arms.items() if a.fusion == fusion]
-            models = [(a, s) for a in arms for s in seeds]
+            models = [(a, s) for a in arms for s in lab.seeds]
             file = out / f"{lab.name}-{texts}-{clear}-{fusion}.csv"
             if not file.is_file():
                 rows = lab_rows(lab, models, texts, clear, progress)
@@ -450,7 +459,7 @@ def run_lab(
 def store_labs(
     out: str | Path,  # folder for the files of the parts
     data: str | Path,  # folder for the rows, a compressed file for each laboratory
-    labs: Sequence[WordLab] = (FUSION_LAB, VAD_HEAD_LAB),
+    labs: Sequence[WordLab] = (FUSION_LAB, FUSION_TWINS, VAD_HEAD_LAB),
 ) -> list[Path]:  # the files
     "Makes the stored rows of the laboratories anew (`make labs`)."
     files = []
@@ -462,7 +471,7 @@ def store_labs(
     return files
 
 
-# %% ../../nbs/studies/lab_words.ipynb #8d83314c
+# %% ../../nbs/studies/lab_words.ipynb #8a8546df
 CELL = ["texts", "clear", "occurrences"]  # what a difference is taken within
 CONFIDENCE = 0.95
 
@@ -558,7 +567,7 @@ def plan_answer(
     return "yes" if all(verdict(row.low, row.high) == "helps" for row in against) else "no"
 
 
-# %% ../../nbs/studies/lab_words.ipynb #74e8049b
+# %% ../../nbs/studies/lab_words.ipynb #917fa359
 DODGE = 0.08  # between the points of two lines, in distances between ticks
 
 
