@@ -10,6 +10,7 @@ __all__ = [
     "FUSION_LAB",
     "FUSION_TWINS",
     "VAD_HEAD_LAB",
+    "VAD_HEAD_MORE",
     "BOS",
     "UNNAMED",
     "BECAUSE",
@@ -50,7 +51,7 @@ __all__ = [
     "plot_effects",
 ]
 
-# %% ../../nbs/studies/lab_words.ipynb #66a69406
+# %% ../../nbs/studies/lab_words.ipynb #151c944f
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -75,7 +76,7 @@ from ..synthetic.words import SPREAD, mini_words
 from ..training.small_runs import seeded
 from ..utils import check_writable, write_atomic
 
-# %% ../../nbs/studies/lab_words.ipynb #d8caa125
+# %% ../../nbs/studies/lab_words.ipynb #29645d7b
 CELLS = ((1000, 0.6), (350, 0.6), (3000, 0.6), (1000, 1.0))  # texts and clarity of the stored runs
 SEEDS = tuple(range(6))
 
@@ -155,8 +156,16 @@ VAD_HEAD_LAB = WordLab(
     zipf=True,
     steps=300,
 )
+# planned after the first cell had left the question open: three arms, more seeds
+VAD_HEAD_MORE = replace(
+    VAD_HEAD_LAB,
+    name="lab_vad_head_more",
+    arms={a: VAD_HEAD_LAB.arms[a] for a in ("none", "head 1.0", "shuffled 1.0")},
+    cells=((1000, 0.6),),
+    seeds=tuple(range(6, 22)),
+)
 
-# %% ../../nbs/studies/lab_words.ipynb #6cafd27a
+# %% ../../nbs/studies/lab_words.ipynb #c4ae016c
 BOS, UNNAMED, BECAUSE = range(3)  # ids
 CUE_AT = 3  # position of the cue in a text; the continuation follows, and the text ends
 SHADE = (0.0, 0.3, 0.2)  # added to an emotion's centre for its strong shade, taken away for its mild one
@@ -226,7 +235,7 @@ def shuffle_dictionary(language: Language, seed: int) -> np.ndarray:  # [V, 3]
     return vad
 
 
-# %% ../../nbs/studies/lab_words.ipynb #1346edc5
+# %% ../../nbs/studies/lab_words.ipynb #1e4aa336
 def draw_cues(
     lab: WordLab,
     language: Language,
@@ -262,7 +271,7 @@ def write_word_texts(
     return np.stack([np.full(N, BOS), first, np.full(N, BECAUSE), language.cues[group, cue], last], 1)
 
 
-# %% ../../nbs/studies/lab_words.ipynb #4b1d6efb
+# %% ../../nbs/studies/lab_words.ipynb #19854798
 class LabModel(nn.Module):
     "SEVLM without a picture and without the contrast, made of its parts."
 
@@ -310,7 +319,7 @@ def lab_loss(
     return lm + vad_weight * vad_loss(predicted, vad, known & explanation_span(ids))[0]
 
 
-# %% ../../nbs/studies/lab_words.ipynb #b95791e2
+# %% ../../nbs/studies/lab_words.ipynb #9034a129
 VALIDATION_TEXTS = 256  # with frequent cues
 TEXTS_AT_ONCE = 128  # read by each model in one call
 WARMUP, WEIGHT_DECAY = 0.1, 0.01  # share of the steps in which the learning rate rises; of AdamW
@@ -386,7 +395,7 @@ def train_together(
         return read(best, test).exp().double().numpy()
 
 
-# %% ../../nbs/studies/lab_words.ipynb #f1c90e3d
+# %% ../../nbs/studies/lab_words.ipynb #e10dde5b
 LAB_SCORES = ("nats_lost", "right_feeling", "vad_error")
 FREQUENT = -1  # stands for the number of occurrences of frequent cues, which depends on the number of texts
 SMALLEST = 1e-30  # probability, so that the logarithm of one that rounds to zero is finite
@@ -428,7 +437,7 @@ def lab_rows(
     return pd.DataFrame(rows)
 
 
-# %% ../../nbs/studies/lab_words.ipynb #20a81377
+# %% ../../nbs/studies/lab_words.ipynb #30b1ce5d
 def run_lab(
     lab: WordLab,
     out: str | Path,  # folder for the files of the parts
@@ -459,7 +468,7 @@ def run_lab(
 def store_labs(
     out: str | Path,  # folder for the files of the parts
     data: str | Path,  # folder for the rows, a compressed file for each laboratory
-    labs: Sequence[WordLab] = (FUSION_LAB, FUSION_TWINS, VAD_HEAD_LAB),
+    labs: Sequence[WordLab] = (FUSION_LAB, FUSION_TWINS, VAD_HEAD_LAB, VAD_HEAD_MORE),
 ) -> list[Path]:  # the files
     "Makes the stored rows of the laboratories anew (`make labs`)."
     files = []
@@ -471,7 +480,7 @@ def store_labs(
     return files
 
 
-# %% ../../nbs/studies/lab_words.ipynb #8a8546df
+# %% ../../nbs/studies/lab_words.ipynb #a6f968af
 CELL = ["texts", "clear", "occurrences"]  # what a difference is taken within
 CONFIDENCE = 0.95
 
@@ -567,7 +576,7 @@ def plan_answer(
     return "yes" if all(verdict(row.low, row.high) == "helps" for row in against) else "no"
 
 
-# %% ../../nbs/studies/lab_words.ipynb #917fa359
+# %% ../../nbs/studies/lab_words.ipynb #cb0feab3
 DODGE = 0.08  # between the points of two lines, in distances between ticks
 
 
