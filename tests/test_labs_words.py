@@ -17,7 +17,7 @@ from sevlm.studies import lab_words as L
 from sevlm.synthetic.words import SPREAD
 
 LABS = {"fusion": L.FUSION_LAB, "VAD head": L.VAD_HEAD_LAB}
-STORED = {**LABS, "fusion, twins": L.FUSION_TWINS, "VAD head, more": L.VAD_HEAD_MORE}
+STORED = {lab.name: lab for lab in L.ALL_LABS}
 each_lab = pytest.mark.parametrize("lab", LABS.values(), ids=LABS)
 DATA = Path(__file__).resolve().parent.parent / "nbs/data"
 

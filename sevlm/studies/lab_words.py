@@ -5,12 +5,14 @@ laboratories of fusion and of the VAD head."""
 
 # %% auto #0
 __all__ = [
-    "CELLS",
     "SEEDS",
     "FUSION_LAB",
     "FUSION_TWINS",
+    "FUSION_TEXTS",
     "VAD_HEAD_LAB",
     "VAD_HEAD_MORE",
+    "VAD_HEAD_TEXTS",
+    "ALL_LABS",
     "BOS",
     "UNNAMED",
     "BECAUSE",
@@ -51,7 +53,7 @@ __all__ = [
     "plot_effects",
 ]
 
-# %% ../../nbs/studies/lab_words.ipynb #151c944f
+# %% ../../nbs/studies/lab_words.ipynb #a2589481
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -76,8 +78,7 @@ from ..synthetic.words import SPREAD, mini_words
 from ..training.small_runs import seeded
 from ..utils import check_writable, write_atomic
 
-# %% ../../nbs/studies/lab_words.ipynb #29645d7b
-CELLS = ((1000, 0.6), (350, 0.6), (3000, 0.6), (1000, 1.0))  # texts and clarity of the stored runs
+# %% ../../nbs/studies/lab_words.ipynb #fba83d18
 SEEDS = tuple(range(6))
 
 
@@ -111,7 +112,7 @@ class WordLab:
     width: int = 32
     layers: int = 1
     heads: int = 2
-    cells: tuple[tuple[int, float], ...] = CELLS  # (texts, clear)
+    cells: tuple[tuple[int, float], ...] = ((1000, 0.6),)  # (texts, clear)
     seeds: tuple[int, ...] = SEEDS
 
 
@@ -129,6 +130,7 @@ FUSION_LAB = WordLab(
     listed="cues",
     occurrences=(0, 1, 2, 4, 8, 16),
     frequent=12,
+    cells=((1000, 0.6), (1000, 1.0)),
 )
 # planned after the first run: the two arms of equal form alone, with seeds of its own
 FUSION_TWINS = replace(
@@ -139,6 +141,7 @@ FUSION_TWINS = replace(
     cells=((1000, 0.6),),
     seeds=tuple(range(6, 16)),
 )
+FUSION_TEXTS = replace(FUSION_TWINS, name="lab_fusion_texts", cells=((350, 0.6), (3000, 0.6)), seeds=SEEDS)
 VAD_HEAD_LAB = WordLab(
     name="lab_vad_head",
     arms={
@@ -161,11 +164,12 @@ VAD_HEAD_MORE = replace(
     VAD_HEAD_LAB,
     name="lab_vad_head_more",
     arms={a: VAD_HEAD_LAB.arms[a] for a in ("none", "head 1.0", "shuffled 1.0")},
-    cells=((1000, 0.6),),
     seeds=tuple(range(6, 22)),
 )
+VAD_HEAD_TEXTS = replace(VAD_HEAD_MORE, name="lab_vad_head_texts", cells=((350, 0.6), (3000, 0.6)), seeds=SEEDS)
+ALL_LABS = (FUSION_LAB, FUSION_TWINS, FUSION_TEXTS, VAD_HEAD_LAB, VAD_HEAD_MORE, VAD_HEAD_TEXTS)
 
-# %% ../../nbs/studies/lab_words.ipynb #c4ae016c
+# %% ../../nbs/studies/lab_words.ipynb #977c5880
 BOS, UNNAMED, BECAUSE = range(3)  # ids
 CUE_AT = 3  # position of the cue in a text; the continuation follows, and the text ends
 SHADE = (0.0, 0.3, 0.2)  # added to an emotion's centre for its strong shade, taken away for its mild one
@@ -235,7 +239,7 @@ def shuffle_dictionary(language: Language, seed: int) -> np.ndarray:  # [V, 3]
     return vad
 
 
-# %% ../../nbs/studies/lab_words.ipynb #1e4aa336
+# %% ../../nbs/studies/lab_words.ipynb #f6da5d63
 def draw_cues(
     lab: WordLab,
     language: Language,
@@ -271,7 +275,7 @@ def write_word_texts(
     return np.stack([np.full(N, BOS), first, np.full(N, BECAUSE), language.cues[group, cue], last], 1)
 
 
-# %% ../../nbs/studies/lab_words.ipynb #19854798
+# %% ../../nbs/studies/lab_words.ipynb #357b291c
 class LabModel(nn.Module):
     "SEVLM without a picture and without the contrast, made of its parts."
 
@@ -319,7 +323,7 @@ def lab_loss(
     return lm + vad_weight * vad_loss(predicted, vad, known & explanation_span(ids))[0]
 
 
-# %% ../../nbs/studies/lab_words.ipynb #9034a129
+# %% ../../nbs/studies/lab_words.ipynb #57f37bbc
 VALIDATION_TEXTS = 256  # with frequent cues
 TEXTS_AT_ONCE = 128  # read by each model in one call
 WARMUP, WEIGHT_DECAY = 0.1, 0.01  # share of the steps in which the learning rate rises; of AdamW
@@ -395,7 +399,7 @@ def train_together(
         return read(best, test).exp().double().numpy()
 
 
-# %% ../../nbs/studies/lab_words.ipynb #e10dde5b
+# %% ../../nbs/studies/lab_words.ipynb #8f58a058
 LAB_SCORES = ("nats_lost", "right_feeling", "vad_error")
 FREQUENT = -1  # stands for the number of occurrences of frequent cues, which depends on the number of texts
 SMALLEST = 1e-30  # probability, so that the logarithm of one that rounds to zero is finite
@@ -437,7 +441,7 @@ def lab_rows(
     return pd.DataFrame(rows)
 
 
-# %% ../../nbs/studies/lab_words.ipynb #30b1ce5d
+# %% ../../nbs/studies/lab_words.ipynb #3bdf605f
 def run_lab(
     lab: WordLab,
     out: str | Path,  # folder for the files of the parts
@@ -468,7 +472,7 @@ def run_lab(
 def store_labs(
     out: str | Path,  # folder for the files of the parts
     data: str | Path,  # folder for the rows, a compressed file for each laboratory
-    labs: Sequence[WordLab] = (FUSION_LAB, FUSION_TWINS, VAD_HEAD_LAB, VAD_HEAD_MORE),
+    labs: Sequence[WordLab] = ALL_LABS,
 ) -> list[Path]:  # the files
     "Makes the stored rows of the laboratories anew (`make labs`)."
     files = []
@@ -480,7 +484,7 @@ def store_labs(
     return files
 
 
-# %% ../../nbs/studies/lab_words.ipynb #a6f968af
+# %% ../../nbs/studies/lab_words.ipynb #dd645b90
 CELL = ["texts", "clear", "occurrences"]  # what a difference is taken within
 CONFIDENCE = 0.95
 
@@ -576,7 +580,7 @@ def plan_answer(
     return "yes" if all(verdict(row.low, row.high) == "helps" for row in against) else "no"
 
 
-# %% ../../nbs/studies/lab_words.ipynb #cb0feab3
+# %% ../../nbs/studies/lab_words.ipynb #5ea4d341
 DODGE = 0.08  # between the points of two lines, in distances between ticks
 
 
@@ -596,6 +600,6 @@ def plot_effects(
         half = (table.high - table.low) / 2
         ax.errorbar(at, sign * table.effect, half, marker=marker, color=colour, capsize=3, ms=5, lw=1.4, label=name)
     ax.axhline(0, color="grey", lw=1)
-    ax.set_xticks(range(len(ticks)), ["many" if value == FREQUENT else f"{value:g}" for value in ticks])
+    ax.set_xticks(range(len(ticks)), ["frequent" if value == FREQUENT else f"{value:g}" for value in ticks])
     ax.set(xlabel=x, ylabel=label)
     return ax
