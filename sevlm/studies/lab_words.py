@@ -53,7 +53,7 @@ __all__ = [
     "plot_effects",
 ]
 
-# %% ../../nbs/studies/lab_words.ipynb #a2589481
+# %% ../../nbs/studies/lab_words.ipynb #4a54aade
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -78,7 +78,7 @@ from ..synthetic.words import SPREAD, mini_words
 from ..training.small_runs import seeded
 from ..utils import check_writable, write_atomic
 
-# %% ../../nbs/studies/lab_words.ipynb #fba83d18
+# %% ../../nbs/studies/lab_words.ipynb #634383c1
 SEEDS = tuple(range(6))
 
 
@@ -141,7 +141,7 @@ FUSION_TWINS = replace(
     cells=((1000, 0.6),),
     seeds=tuple(range(6, 16)),
 )
-FUSION_TEXTS = replace(FUSION_TWINS, name="lab_fusion_texts", cells=((350, 0.6), (3000, 0.6)), seeds=SEEDS)
+FUSION_TEXTS = replace(FUSION_TWINS, name="lab_fusion_texts", cells=((350, 0.6),), seeds=SEEDS)
 VAD_HEAD_LAB = WordLab(
     name="lab_vad_head",
     arms={
@@ -166,10 +166,10 @@ VAD_HEAD_MORE = replace(
     arms={a: VAD_HEAD_LAB.arms[a] for a in ("none", "head 1.0", "shuffled 1.0")},
     seeds=tuple(range(6, 22)),
 )
-VAD_HEAD_TEXTS = replace(VAD_HEAD_MORE, name="lab_vad_head_texts", cells=((350, 0.6), (3000, 0.6)), seeds=SEEDS)
+VAD_HEAD_TEXTS = replace(VAD_HEAD_MORE, name="lab_vad_head_texts", cells=((350, 0.6),), seeds=SEEDS)
 ALL_LABS = (FUSION_LAB, FUSION_TWINS, FUSION_TEXTS, VAD_HEAD_LAB, VAD_HEAD_MORE, VAD_HEAD_TEXTS)
 
-# %% ../../nbs/studies/lab_words.ipynb #977c5880
+# %% ../../nbs/studies/lab_words.ipynb #fab3fa19
 BOS, UNNAMED, BECAUSE = range(3)  # ids
 CUE_AT = 3  # position of the cue in a text; the continuation follows, and the text ends
 SHADE = (0.0, 0.3, 0.2)  # added to an emotion's centre for its strong shade, taken away for its mild one
@@ -239,7 +239,7 @@ def shuffle_dictionary(language: Language, seed: int) -> np.ndarray:  # [V, 3]
     return vad
 
 
-# %% ../../nbs/studies/lab_words.ipynb #f6da5d63
+# %% ../../nbs/studies/lab_words.ipynb #f765665b
 def draw_cues(
     lab: WordLab,
     language: Language,
@@ -275,7 +275,7 @@ def write_word_texts(
     return np.stack([np.full(N, BOS), first, np.full(N, BECAUSE), language.cues[group, cue], last], 1)
 
 
-# %% ../../nbs/studies/lab_words.ipynb #357b291c
+# %% ../../nbs/studies/lab_words.ipynb #1ec49e35
 class LabModel(nn.Module):
     "SEVLM without a picture and without the contrast, made of its parts."
 
@@ -323,7 +323,7 @@ def lab_loss(
     return lm + vad_weight * vad_loss(predicted, vad, known & explanation_span(ids))[0]
 
 
-# %% ../../nbs/studies/lab_words.ipynb #57f37bbc
+# %% ../../nbs/studies/lab_words.ipynb #b6fdc202
 VALIDATION_TEXTS = 256  # with frequent cues
 TEXTS_AT_ONCE = 128  # read by each model in one call
 WARMUP, WEIGHT_DECAY = 0.1, 0.01  # share of the steps in which the learning rate rises; of AdamW
@@ -399,7 +399,7 @@ def train_together(
         return read(best, test).exp().double().numpy()
 
 
-# %% ../../nbs/studies/lab_words.ipynb #8f58a058
+# %% ../../nbs/studies/lab_words.ipynb #1a919ef6
 LAB_SCORES = ("nats_lost", "right_feeling", "vad_error")
 FREQUENT = -1  # stands for the number of occurrences of frequent cues, which depends on the number of texts
 SMALLEST = 1e-30  # probability, so that the logarithm of one that rounds to zero is finite
@@ -441,7 +441,7 @@ def lab_rows(
     return pd.DataFrame(rows)
 
 
-# %% ../../nbs/studies/lab_words.ipynb #3bdf605f
+# %% ../../nbs/studies/lab_words.ipynb #b3b30536
 def run_lab(
     lab: WordLab,
     out: str | Path,  # folder for the files of the parts
@@ -484,7 +484,7 @@ def store_labs(
     return files
 
 
-# %% ../../nbs/studies/lab_words.ipynb #dd645b90
+# %% ../../nbs/studies/lab_words.ipynb #13d58143
 CELL = ["texts", "clear", "occurrences"]  # what a difference is taken within
 CONFIDENCE = 0.95
 
@@ -580,7 +580,7 @@ def plan_answer(
     return "yes" if all(verdict(row.low, row.high) == "helps" for row in against) else "no"
 
 
-# %% ../../nbs/studies/lab_words.ipynb #5ea4d341
+# %% ../../nbs/studies/lab_words.ipynb #60300450
 DODGE = 0.08  # between the points of two lines, in distances between ticks
 
 
