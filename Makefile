@@ -94,7 +94,7 @@ ideas: runs/ledger-captioner/.done  ## the paper's three ideas, alone and togeth
 	gzip -nc runs/ideas/rows.csv > nbs/data/ideas_rows.csv.gz
 	@echo "== now run nbs/analysis/a2_ablations.ipynb and a3_qualitative.ipynb"
 
-labs: setup  ## the laboratories of fusion and of the VAD head, six seeds each (about 15 minutes; goes on where it was broken off)
+labs: setup  ## the laboratories of fusion and of the VAD head, six seeds or more (about 10 minutes; goes on where it was broken off)
 	OMP_NUM_THREADS=1 $(BIN)/python -c "from sevlm.studies.lab_words import store_labs; store_labs('runs/labs', 'nbs/data')"
 	@echo "== now run nbs/studies/lab_fusion.ipynb and lab_vad_head.ipynb"
 
