@@ -9,7 +9,7 @@ IN_PLACE = SEVLM_CACHE="$(CURDIR)/build/cache" OMP_NUM_THREADS=$(THREADS)
 PYTEST = $(IN_PLACE) $(BIN)/python -m pytest -q -p no:cacheprovider
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup demo test lint check export format notebooks pytest portable figures lab hooks ledger ideas pool seeds attributes labcontrast labmask bench fuzz remake clean
+.PHONY: help setup demo test lint check export format notebooks pytest portable figures lab hooks ledger ideas pool seeds attributes labs labcontrast labmask bench fuzz remake clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -93,6 +93,10 @@ ideas: runs/ledger-captioner/.done  ## the paper's three ideas, alone and togeth
 	$(SEVLM) ablate data/ideas-train --test data/ideas-test --grid ideas --gpt2 runs/ledger-captioner/last --out runs/ideas --set epochs=4 lookup=word --workers 2
 	gzip -nc runs/ideas/rows.csv > nbs/data/ideas_rows.csv.gz
 	@echo "== now run nbs/analysis/a2_ablations.ipynb and a3_qualitative.ipynb"
+
+labs: setup  ## the laboratories of fusion and of the VAD head, six seeds or more (about 10 minutes; goes on where it was broken off)
+	OMP_NUM_THREADS=1 $(BIN)/python -c "from sevlm.studies.lab_words import store_labs; store_labs('runs/labs', 'nbs/data')"
+	@echo "== now run nbs/studies/lab_fusion.ipynb and lab_vad_head.ipynb"
 
 pool: setup  ## what handing on fewer patches costs, three seeds (about 12 minutes; goes on where it was broken off)
 	$(SEVLM) mini data/ideas-train --paintings 1500 --seed 11
