@@ -43,11 +43,11 @@ def test_a_text_is_what_the_table_says(lab):
     group, cue = L.draw_cues(lab, language, 400)
     for named in (False, True):
         ids = L.write_word_texts(language, group, cue, np.random.default_rng(0), named)
-        assert (ids[:, 0] == L.BOS).all() and (ids[:, 2] == L.BECAUSE).all()
-        assert (ids[:, 1] == (language.names[group] if named else L.UNNAMED)).all()
+        assert (ids[:, 0] == L.BOS).all() and (ids[:, 2] == L.BECAUSE_ID).all()
+        assert (ids[:, 1] == (language.names[group] if named else L.NO_NAME)).all()
         assert (ids[:, L.CUE_AT] == language.cues[group, cue]).all()
         assert (ids[:, 4, None] == language.continuations[group]).any(1).all()  # clear: always of the cue's group
-    words = [[L.BOS, L.UNNAMED, L.BECAUSE], language.names, language.cues, language.continuations]
+    words = [[L.BOS, L.NO_NAME, L.BECAUSE_ID], language.names, language.cues, language.continuations]
     assert sorted(np.concatenate([np.ravel(w) for w in words])) == list(range(language.vocab_size))
 
 
@@ -122,7 +122,7 @@ def test_the_loss_is_that_of_sevlm():
     out = whole(
         Batch(
             ids=ids,
-            segs=torch.where(span, L.BECAUSE, L.UNNAMED),
+            segs=torch.where(span, L.BECAUSE_ID, L.NO_NAME),
             labels=labels,
             vad=vad,
             known=known,

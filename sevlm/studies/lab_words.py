@@ -14,8 +14,8 @@ __all__ = [
     "VAD_HEAD_TEXTS",
     "ALL_LABS",
     "BOS",
-    "UNNAMED",
-    "BECAUSE",
+    "NO_NAME",
+    "BECAUSE_ID",
     "CUE_AT",
     "SHADE",
     "VALIDATION_TEXTS",
@@ -58,11 +58,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import torch
-from matplotlib.axes import Axes
 from torch import nn
 from torch.func import functional_call, grad_and_value, stack_module_state, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -73,10 +73,12 @@ from ..errors import ConfigError, DataError, did_you_mean, require
 from ..models.decoder import Decoder
 from ..models.fusion import Fusion, VADEncoder
 from ..models.vad_head import VADHead, vad_loss
-from ..plot import PRIMARY, SECONDARY
 from ..synthetic.words import SPREAD, mini_words
 from ..training.small_runs import seeded
 from ..utils import check_writable, write_atomic
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 # %% ../../nbs/studies/lab_words.ipynb #634383c1
 SEEDS = tuple(range(6))
@@ -170,7 +172,7 @@ VAD_HEAD_TEXTS = replace(VAD_HEAD_MORE, name="lab_vad_head_texts", cells=((350, 
 ALL_LABS = (FUSION_LAB, FUSION_TWINS, FUSION_TEXTS, VAD_HEAD_LAB, VAD_HEAD_MORE, VAD_HEAD_TEXTS)
 
 # %% ../../nbs/studies/lab_words.ipynb #fab3fa19
-BOS, UNNAMED, BECAUSE = range(3)  # ids
+BOS, NO_NAME, BECAUSE_ID = range(3)  # ids
 CUE_AT = 3  # position of the cue in a text; the continuation follows, and the text ends
 SHADE = (0.0, 0.3, 0.2)  # added to an emotion's centre for its strong shade, taken away for its mild one
 
@@ -213,7 +215,7 @@ def make_language(
     signs = (0.0,) if lab.shades == 1 else (1.0, -1.0)
     centres = np.array([np.add(lexicon[e]["centre"], np.multiply(s, SHADE)) for e in emotions for s in signs])
     G, W, K = len(centres), len(lab.occurrences) + lab.frequent, lab.continuations
-    names, cues, continuations = np.split(BECAUSE + 1 + np.arange(G * (1 + W + K)), [G, G * (1 + W)])
+    names, cues, continuations = np.split(BECAUSE_ID + 1 + np.arange(G * (1 + W + K)), [G, G * (1 + W)])
     listed = cues if lab.listed == "cues" else continuations
     spread = SPREAD / lab.shades
     values = centres[:, None] + rng.uniform(-spread, spread, (G, len(listed) // G, 3))
@@ -271,8 +273,8 @@ def write_word_texts(
     N, (G, K) = len(group), language.continuations.shape
     shown = np.where(rng.random(N) < language.clear, group, rng.integers(0, G, N))
     last = language.continuations[shown, rng.choice(K, N, p=language.odds)]
-    first = language.names[group] if named else np.full(N, UNNAMED)
-    return np.stack([np.full(N, BOS), first, np.full(N, BECAUSE), language.cues[group, cue], last], 1)
+    first = language.names[group] if named else np.full(N, NO_NAME)
+    return np.stack([np.full(N, BOS), first, np.full(N, BECAUSE_ID), language.cues[group, cue], last], 1)
 
 
 # %% ../../nbs/studies/lab_words.ipynb #1ec49e35
@@ -297,7 +299,7 @@ class LabModel(nn.Module):
         vad: torch.Tensor,  # [S, T, 3]
     ) -> tuple[torch.Tensor, torch.Tensor]:  # scores of the next word [S, T, V], its predicted VAD [S, T, 3]
         span = explanation_span(ids)
-        emb = self.decoder.embed(ids, torch.where(span, BECAUSE, UNNAMED))
+        emb = self.decoder.embed(ids, torch.where(span, BECAUSE_ID, NO_NAME))
         if self.fusion is not None:
             emb = self.fusion(emb, self.vad_encoder(vad), span)
         hid = self.decoder(emb, emb.new_zeros(len(ids), 1, emb.shape[-1]))
@@ -586,12 +588,14 @@ DODGE = 0.08  # between the points of two lines, in distances between ticks
 
 def plot_effects(
     effects: Mapping[str, pd.DataFrame],  # label -> part of a table from `paired_effects`, one row per point
-    ax: Axes,
+    ax: "Axes",
     x: str = CELL[-1],  # column on the axis; points are equally spaced
     label: str = "nats won",  # of the value axis
     sign: float = -1.0,  # -1: a fall is drawn as a rise
-) -> Axes:
+) -> "Axes":
     "Effects with their intervals, one line for each label."
+    from sevlm.plot import PRIMARY, SECONDARY
+
     styles = (("o", PRIMARY), ("s", SECONDARY), ("^", "#029e73"), ("D", "#cc78bc"), ("v", "#000000"))
     ticks = list(dict.fromkeys(value for table in effects.values() for value in table[x]))
     for i, (name, table) in enumerate(effects.items()):
