@@ -272,13 +272,13 @@ def _legend(sheet: _Sheet, top: float) -> None:
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
-    bar = sheet.place(0.15, top + LINE + 0.05, 2.2, 0.1)
+    what = "boxes: valence of a word in the lexicon, from -1, unpleasant, to +1, pleasant; white: not in the lexicon"
+    below = sheet.text(what, 0.15, top, sheet.width - 0.3, color=GREY)
+    bar = sheet.place(0.15, below + 0.05, 2.2, 0.1)
     sheet.figure.colorbar(
         ScalarMappable(Normalize(-1, 1), "RdYlBu"), cax=bar, orientation="horizontal", ticks=[-1, 0, 1]
     )
     bar.tick_params(labelsize=FONT - 1)
-    what = "boxes: valence of a word in the lexicon, from -1, unpleasant, to +1, pleasant; white: not in the lexicon"
-    sheet.text(what, 0.15, top, sheet.width, color=GREY)
     sheet.lowest += LINE
 
 
