@@ -9,7 +9,7 @@ __all__ = [
     "SECONDARY",
     "EMOTION_COLOURS",
     "OTHER_COLOURS",
-    "DARKEST",
+    "UNLIT",
     "axes_of",
     "colours_of",
     "bars",
@@ -254,7 +254,7 @@ def va_plane(
 
 
 # %% ../nbs/library/plot.ipynb #729f9a71
-DARKEST = 0.15  # light of a patch without attention: the painting can still be made out
+UNLIT = 0.15  # light of a patch without attention: the painting can still be made out
 
 
 def spotlight(
@@ -265,7 +265,7 @@ def spotlight(
     side = round(len(weights) ** 0.5)
     light = Image.fromarray((weights / weights.max()).reshape(side, side).astype(np.float32))
     light = np.asarray(light.resize(image.size, Image.Resampling.BILINEAR))[..., None]
-    return Image.fromarray((np.asarray(image) * (DARKEST + (1 - DARKEST) * light)).clip(0, 255).astype(np.uint8))
+    return Image.fromarray((np.asarray(image) * (UNLIT + (1 - UNLIT) * light)).clip(0, 255).astype(np.uint8))
 
 
 # %% ../nbs/library/plot.ipynb #7e45390d

@@ -355,6 +355,10 @@ def test_sheets_say_what_is_missing():
     said = [t.get_text() for t in Q.example_sheet([nobody], {}, "t").texts]
     assert "no painting fits" in said and "a rule (of 0)" in said
     assert len(Q.vad_sheet([]).axes) == 1
+    narrow = Q.example_sheet([nobody], {}, "t", width=3)
+    narrow.draw_without_rendering()
+    legend = [x.get_window_extent() for x in narrow.texts if x.get_text() != "no painting fits"][-1]
+    assert narrow.axes[-1].get_window_extent().y1 <= legend.y0 + 1  # the scale stands below its words
 
 
 def test_the_qualitative_page_runs_with_other_data_and_checkpoints(tmp_path, monkeypatch):

@@ -674,7 +674,7 @@ def _protocols(split: str, draws: int) -> dict:
             family: f"{tokenizer} tokens, METEOR {'summed over the set' if aggregate else 'averaged over paintings'}"
             for family, (tokenizer, aggregate) in FAMILIES.items()
         },
-        filtered="captions of family coco and alignment, over the paintings whose strict majority was named (NLX-GPT, e-ViL)",
+        filtered="captions of family coco and alignment, where the strict majority was named (NLX-GPT, e-ViL)",
         intervals=f"95 % over paintings, {draws} draws",
     )
 

@@ -7,17 +7,6 @@ qualitative figure."""
 __all__ = [
     "SUCCESS",
     "MISTAKE",
-    "DIGITS",
-    "WRONG",
-    "GREY",
-    "FONT",
-    "LINE",
-    "BOX",
-    "CHARACTERS",
-    "BOLD_CHARACTERS",
-    "BOXED",
-    "NEAR",
-    "STEPS",
     "SeenWord",
     "seen_words",
     "Judged",
@@ -185,7 +174,7 @@ def rules_for(
     )
 
 
-DIGITS = 9  # of the numbers compared: sums in another order are a tie
+_DIGITS = 9  # of the numbers compared: sums in another order are a tie
 
 
 def choose(
@@ -196,7 +185,7 @@ def choose(
     taken: set[str] = set()
     found = []
     for rule in rules:
-        order = lambda j: ([round(x, DIGITS) for x in rule.by(j)], j.painting.key)
+        order = lambda j: ([round(x, _DIGITS) for x in rule.by(j)], j.painting.key)
         pool = sorted((j for j in judged if rule.fits(j)), key=order)
         start = (len(pool) - 1) // 2 if rule.middle else 0
         free = [j for j in [*pool[start:], *reversed(pool[:start])] if j.painting.key not in taken]
@@ -207,11 +196,11 @@ def choose(
 
 
 # %% ../../nbs/studies/qualitative.ipynb #7b03871d
-WRONG, GREY = "#b34700", "#555555"  # vermilion; right answers are blue, and a sign says it again
-FONT, LINE = 8.5, 0.155  # points; inches of a line
-BOX = 0.2  # inches of a line of boxes
-CHARACTERS, BOLD_CHARACTERS = 14.4, 12.8  # of a text of FONT points to an inch
-BOXED = 14.4  # characters of a line of boxes to an inch
+_WRONG, _GREY = "#b34700", "#555555"  # vermilion; right answers are blue, and a sign says it again
+_FONT, _LINE = 8.5, 0.155  # points; inches of a line
+_BOX = 0.2  # inches of a line of boxes
+_CHARACTERS, _BOLD_CHARACTERS = 14.4, 12.8  # of a text of _FONT points to an inch
+_BOXED = 14.4  # characters of a line of boxes to an inch
 
 
 class _Sheet:
@@ -232,19 +221,19 @@ class _Sheet:
         return ax
 
     def text(self, words: str, left: float, top: float, width: float, **style: Any) -> float:  # the next line's top
-        per_inch = BOLD_CHARACTERS if style.get("weight") == "bold" else CHARACTERS
+        per_inch = _BOLD_CHARACTERS if style.get("weight") == "bold" else _CHARACTERS
         lines = textwrap.wrap(words, max(8, int(per_inch * width)), subsequent_indent="  ") or [""]
         for n, line in enumerate(lines):
-            drawn = self.figure.text(0, 0, line, fontsize=FONT, va="top", parse_math=False, **style)
-            self.texts.append((drawn, left, top + LINE * n))
-        self.lowest = max(self.lowest, top + LINE * len(lines))
-        return top + LINE * len(lines) + 0.02
+            drawn = self.figure.text(0, 0, line, fontsize=_FONT, va="top", parse_math=False, **style)
+            self.texts.append((drawn, left, top + _LINE * n))
+        self.lowest = max(self.lowest, top + _LINE * len(lines))
+        return top + _LINE * len(lines) + 0.02
 
     def boxes(self, words: Sequence[SeenWord], left: float, top: float, width: float) -> float:  # the next line's top
-        ax = self.place(left, top, width, BOX)
-        chars = int(BOXED * width)
+        ax = self.place(left, top, width, _BOX)
+        chars = int(_BOXED * width)
         token_row([w.text[:chars] for w in words], [w.vad[0] if w.known else np.nan for w in words], ax=ax, chars=chars)
-        height = BOX * ax.get_ylim()[0]
+        height = _BOX * ax.get_ylim()[0]
         self.axes[-1] = (ax, left, top, width, height)
         self.lowest = max(self.lowest, top + height)
         return top + height + 0.05
@@ -272,14 +261,14 @@ def _legend(sheet: _Sheet, top: float) -> None:
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
-    bar = sheet.place(0.15, top + LINE + 0.05, 2.2, 0.1)
+    what = "boxes: valence of a word in the lexicon, from -1, unpleasant, to +1, pleasant; white: not in the lexicon"
+    below = sheet.text(what, 0.15, top, sheet.width - 0.3, color=_GREY)
+    bar = sheet.place(0.15, below + 0.05, 2.2, 0.1)
     sheet.figure.colorbar(
         ScalarMappable(Normalize(-1, 1), "RdYlBu"), cax=bar, orientation="horizontal", ticks=[-1, 0, 1]
     )
-    bar.tick_params(labelsize=FONT - 1)
-    what = "boxes: valence of a word in the lexicon, from -1, unpleasant, to +1, pleasant; white: not in the lexicon"
-    sheet.text(what, 0.15, top, sheet.width, color=GREY)
-    sheet.lowest += LINE
+    bar.tick_params(labelsize=_FONT - 1)
+    sheet.lowest += _LINE
 
 
 # %% ../../nbs/studies/qualitative.ipynb #f1965a85
@@ -307,21 +296,21 @@ def _column(
 ) -> None:
     "A painting and what is said of it."
     j = example.judged
-    y = sheet.text(f"{example.rule.name} (of {example.pool})", left, top, wide, style="italic", color=GREY)
-    y = top + 2 * LINE + 0.08
+    y = sheet.text(f"{example.rule.name} (of {example.pool})", left, top, wide, style="italic", color=_GREY)
+    y = top + 2 * _LINE + 0.08
     if j is None:
-        sheet.text("no painting fits", left, y, wide, color=GREY)
+        sheet.text("no painting fits", left, y, wide, color=_GREY)
         return
     _picture(sheet.place(left, y, wide, wide), j.painting)
     y += wide + 0.06
     votes = _votes(sheet.place(left, y, wide, 0.1), j.painting)
     y = sheet.text(f"annotators: {votes}", left, y + 0.15, wide, weight="bold")
-    y = sheet.text(_annotated(j.painting), left, y, wide, color=GREY) + 0.08
+    y = sheet.text(_annotated(j.painting), left, y, wide, color=_GREY) + 0.08
     majority = j.painting.majority()
     for name, answer in systems.items():
         named = canonical_emotion(answer.emotion, j.painting.choices)
         sign = "–" if majority is None else "✓" if named == majority else "✗"
-        colour = GREY if majority is None else PRIMARY if named == majority else WRONG
+        colour = _GREY if majority is None else PRIMARY if named == majority else _WRONG
         chance = f" ({answer.probabilities[named]:.0%})" if named in answer.probabilities else ""
         said = f"{sign} {name}: {answer.emotion or '(no emotion)'}{chance}, because"
         y = sheet.text(said, left, y, wide, color=colour, weight="bold")
@@ -330,8 +319,8 @@ def _column(
         y += 0.06
 
 
-NEAR = 8  # of 255; nearer colours are taken as one
-STEPS = 25  # of the scale of valence
+_NEAR = 8  # of 255; nearer colours are taken as one
+_STEPS = 25  # of the scale of valence
 
 
 def _meaningful() -> list[tuple[int, ...]]:
@@ -339,8 +328,8 @@ def _meaningful() -> list[tuple[int, ...]]:
     from matplotlib import colormaps
     from matplotlib.colors import to_rgb
 
-    named = [*EMOTION_COLOURS.values(), *OTHER_COLOURS, PRIMARY, WRONG, GREY, "black", "white"]
-    scale = [colormaps["RdYlBu"](x)[:3] for x in np.linspace(0, 1, STEPS)]
+    named = [*EMOTION_COLOURS.values(), *OTHER_COLOURS, PRIMARY, _WRONG, _GREY, "black", "white"]
+    scale = [colormaps["RdYlBu"](x)[:3] for x in np.linspace(0, 1, _STEPS)]
     return list(dict.fromkeys(tuple(round(255 * x) for x in c) for c in [*map(to_rgb, named), *scale]))
 
 
@@ -354,7 +343,7 @@ def picture_of(
     picture, exact = Image.open(buffer).convert("RGB"), np.array(_meaningful(), int)
     found = picture.quantize(colours - len(exact), dither=Image.Dither.NONE).getpalette() or []
     others = np.array(found, int).reshape(-1, 3)
-    far = np.abs(others[:, None] - exact).max(-1).min(1) > NEAR  # a near twin would take an exact colour's place
+    far = np.abs(others[:, None] - exact).max(-1).min(1) > _NEAR  # a near twin would take an exact colour's place
     palette = Image.new("P", (1, 1))
     palette.putpalette([*map(int, np.concatenate([exact, others[far]]).ravel())])
     return picture.quantize(palette=palette, dither=Image.Dither.NONE)
