@@ -529,7 +529,8 @@ def _has_step(
     block: tuple[int, int],
 ) -> bool:
     """Whether a sharp seam changes from one row of blocks to the next on its way, as it does where bytes were altered
-    such that their number still fits; a picture has such edges by chance only."""
+    such that their number still fits, and whether the step has the upright edge of a block; a picture has such edges
+    by chance only."""
     jumps = _jumps(pixels, block)
     columns = jumps.shape[1]
     at = np.arange(_STEP_MARGIN, columns - _STEP_MARGIN + 1)  # where the seam changes its row
@@ -539,7 +540,8 @@ def _has_step(
     left = total[:, at - 1] / at  # [rows - 1, places], means
     right = (total[:, -1:] - total[:, at - 1]) / (columns - at)
     seam, calm = np.minimum(right[:-1], left[1:]), np.maximum(left[:-1], right[1:])
-    return bool(((seam > _STEP) & (calm < seam / _STEP_CLEAR)).any())
+    begins = _jumps(pixels.T, block[::-1])[at - 1].T[1:-1]  # the upright edge of the first block behind it
+    return bool(((seam > _STEP) & (calm < seam / _STEP_CLEAR) & (begins > _SHARP)).any())
 
 
 def _lost_intervals(

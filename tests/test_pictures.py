@@ -608,6 +608,13 @@ def test_kinds_that_only_pillow_decodes_are_left_to_pillow(picture, monkeypatch)
     assert find_damage(coded(picture)) is None
 
 
+@pytest.mark.parametrize("name", ["whole_house_in_town.jpg", "whole_rectangles.jpg"])
+def test_edges_that_lie_on_blocks_are_no_damage(name):
+    "Two synthetic paintings; by chance an edge of theirs changes from one row of blocks to the next."
+    assert find_damage(CASES / name) is None
+    check_picture(CASES / name, "full")
+
+
 @pytest.mark.parametrize(
     "name, share", [("cut_at_half_then_end_mark.jpg", (0.4, 0.55)), ("middle_garbled.jpg", (0.35, 0.55))]
 )
