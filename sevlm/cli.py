@@ -784,7 +784,7 @@ def _scoring_inputs(args) -> tuple:
     from sevlm.artemis.folder import open_data, paintings_of, provenance, truth_of
     from sevlm.studies.evaluate import read_predictions
     from sevlm.studies.text_emotion import load_text_emotion
-    from sevlm.synthetic.dataset import synthetic_scores
+    from sevlm.synthetic.truth import synthetic_scores
 
     listener = load_text_emotion(args.listener) if args.listener else None
     saved = getattr(args, "runs", None) or ([args.predictions] if args.predictions else [])
@@ -1178,7 +1178,8 @@ def _demo(args):
     step(1, f"{args.paintings} synthetic paintings with synthetic annotators, in {data}")
     from sevlm.models.explainer import load
     from sevlm.studies.evaluate import evaluate
-    from sevlm.synthetic.dataset import make_mini, synthetic_scores
+    from sevlm.synthetic.dataset import make_mini
+    from sevlm.synthetic.truth import synthetic_scores
     from sevlm.training.run import start_run
 
     make_mini(data, args.paintings, args.seed, progress=not args.quiet)

@@ -34,7 +34,7 @@ from sevlm.lexicon.token_table import vad_table
 from sevlm.metrics.emotions import MAJORITY_RULES, confusion, emotion_accuracy, emotion_measures, majority_ids
 from sevlm.models.tokenizer import decode, encode, special_ids, split_answer, train_bpe
 from sevlm.studies.image_emotion import majority_accuracy
-from sevlm.synthetic.dataset import bayes_ceiling
+from sevlm.synthetic.truth import bayes_ceiling
 
 HERE = Path(__file__).parent
 CONFIG = SEVLMConfig.preset("tiny")

@@ -26,7 +26,8 @@ from sevlm.errors import DataError, SevlmError
 from sevlm.metrics import captions as C
 from sevlm.studies import evaluate as E
 from sevlm.studies.compare import compare, comparison_sentence
-from sevlm.synthetic.dataset import ANNOTATIONS, RELEASE_COLUMNS, make_mini, read_truth, synthetic_scores
+from sevlm.synthetic.dataset import ANNOTATIONS, RELEASE_COLUMNS, make_mini, read_truth
+from sevlm.synthetic.truth import synthetic_scores
 
 needs_java = pytest.mark.skipif(shutil.which("java") is None, reason="Java is not installed")
 DRAWS = 50  # of the bootstrap

@@ -3,7 +3,6 @@
 import csv
 import hashlib
 import json
-from itertools import product
 
 import numpy as np
 import pytest
@@ -17,10 +16,8 @@ from sevlm.lexicon.lexicon import Lexicon
 from sevlm.synthetic import dataset
 from sevlm.synthetic.dataset import (
     ANNOTATORS,
-    bayes_ceiling,
     catalogue,
     emotion_odds,
-    majority_odds,
     make_mini,
     mini_statistics,
     odds_table,
@@ -152,27 +149,6 @@ def test_settings_are_checked(tmp_path, wrong):
 def test_truth_of_a_real_release_is_missed_politely(tmp_path):
     with pytest.raises(DataError, match="synthetic"):
         read_truth(tmp_path)
-
-
-def test_majority_odds_by_enumeration():
-    p = np.array([0.5, 0.3, 0.2] + [0] * 6)
-    exact = np.zeros(9)
-    for votes in product(range(3), repeat=5):
-        counts = np.bincount(votes, minlength=9)
-        if 2 * counts.max() > 5:
-            exact[counts.argmax()] += np.prod(p[list(votes)])
-    assert np.allclose(majority_odds([p], [5])[0], exact)
-
-
-def test_ceiling_of_hand_made_votes():
-    odds = np.array([[0.9] + [0.1 / 8] * 8] * 3)
-    counts = np.zeros((3, 9), int)
-    counts[0, 0], counts[1, 1] = 5, 5  # right, wrong
-    counts[2, :2] = 3  # three of six: no majority
-    ceiling = bayes_ceiling(odds, counts)
-    assert ceiling.labelled == 2 and ceiling.realised == 0.5 and 0.99 < ceiling.expected <= 1
-    none = bayes_ceiling(odds[:1], counts[2:])
-    assert none.labelled == 0 and np.isnan(none.realised)
 
 
 def test_statistics_count_the_files(mini):

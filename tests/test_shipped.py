@@ -11,7 +11,8 @@ from PIL import Image
 from sevlm.data.paintings import Release
 from sevlm.models.explainer import load
 from sevlm.studies.evaluate import evaluate
-from sevlm.synthetic.dataset import make_mini, read_truth, synthetic_scores
+from sevlm.synthetic.dataset import make_mini, read_truth
+from sevlm.synthetic.truth import synthetic_scores
 from sevlm.utils import asset
 
 ROOT = Path(__file__).parents[1]

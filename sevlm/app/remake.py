@@ -19,7 +19,8 @@ from ..models.explainer import Explainer
 from ..models.tokenizer import Tokenizer, encode_all, save_tokenizer, special_ids, train_bpe
 from ..models.vision import ImageEncoder, save_tower
 from ..studies.evaluate import Evaluation, evaluate
-from ..synthetic.dataset import make_mini, synthetic_scores
+from ..synthetic.dataset import make_mini
+from ..synthetic.truth import synthetic_scores
 from ..training.clip import train_clip
 from ..training.inputs import load_training_data, save_checkpoint
 from ..training.pretraining import pretrain

@@ -89,7 +89,8 @@ def interval(measure: Any, weights: np.ndarray) -> tuple[float, float] | None:
         ends := percentile_interval(measure.resampled(weights), value if measure.centred else None)
     ) is None:
         return None
-    return max(ends[0], 0.0), ends[1]  # no score is below zero, but a moved interval could be
+    low = max(ends[0], 0.0) if measure.centred else ends[0]  # a moved interval could end below zero
+    return low, ends[1]
 
 
 def mean_of(values: Sequence | np.ndarray, over: Sequence | np.ndarray | None = None, note: str = "") -> Measure:

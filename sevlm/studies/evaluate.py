@@ -491,7 +491,8 @@ def answer_notes(
 
 # %% ../../nbs/library/evaluation.ipynb #230e084a
 Measures = dict[str, Any]  # name -> `Measure` or `DistinctShare`
-SyntheticScores = Callable[[Sequence[str], Sequence[Painting]], tuple[Measures, dict[str, dict]]]
+# explanations, paintings, emotions named (None: none at all), probabilities of `EMOTIONS` (None: not of all)
+SyntheticScores = Callable[..., tuple[Measures, dict[str, dict]]]
 FAILURES = (SevlmError, OSError, subprocess.SubprocessError, MemoryError)  # what may fail a score and nothing else
 EMOTION_SCORES = (*(f"emotion accuracy ({rule})" for rule in RULES), "macro F1")
 CALIBRATION = ("calibration error", "Brier score", "cross-entropy of the votes")
@@ -524,7 +525,7 @@ class Measured:
 def measure(
     rows: Sequence[dict],  # one prediction per painting, from `aligned`
     paintings: Sequence[Painting],
-    synthetic: SyntheticScores | None = None,  # further scores of a synthetic set: `synthetic.dataset.synthetic_scores`
+    synthetic: SyntheticScores | None = None,  # further scores of a synthetic set: `synthetic.truth.synthetic_scores`
     meteor: str = "auto",  # 'auto': if Java is there
     split: str = "first",  # what is the explanation: see `explanation_of`
     training_texts: Sequence[str] | None = None,  # for novelty
@@ -553,7 +554,7 @@ def measure(
 
     def of_synthetic() -> Measures:
         assert synthetic is not None
-        more, known = synthetic(explanations, paintings)
+        more, known = synthetic(explanations, paintings, named if any(named) else None, odds)
         found.plain |= known
         return more
 
@@ -575,6 +576,8 @@ def measure(
     else:
         found.attempt(CALIBRATION, of_probabilities)
     if synthetic:
+        whole = not found.plain.keys() & set(CALIBRATION)
+        odds = np.array([_odds(r, EMOTIONS) for r in rows]) if whole else None
         found.attempt(("scores of synthetic paintings",), of_synthetic)
     for family in FAMILIES:
         suffixes = ("", FILTERED) if family == "coco" else (f", {family}",)
@@ -637,8 +640,14 @@ LEADING_SCORES = (
     "emotion accuracy (tolerant)",
     "macro F1",
     "Bayes ceiling",
+    "expected accuracy",
+    "expected accuracy, best",
+    "share of the ceiling",
+    "log score",
+    "log score, best",
     "grounding",
     "grounding, shuffled",
+    "truthful similes",
 )  # first in a table of scores
 
 
@@ -672,7 +681,7 @@ def _emotions_of_answers(predictions: Sequence[dict], emotions: Sequence[str]) -
 def score(
     predictions: Sequence[dict] | str | Path,  # as `Evaluation` stores them, or their file: see `read_predictions`
     paintings: Sequence[Painting],
-    synthetic: SyntheticScores | None = None,  # further scores of a synthetic set: `synthetic.dataset.synthetic_scores`
+    synthetic: SyntheticScores | None = None,  # further scores of a synthetic set: `synthetic.truth.synthetic_scores`
     split: str = "first",  # what is the explanation: see `explanation_of`
     about: dict | None = None,  # more to be stored: data, part, model
     draws: int = 1000,  # of the bootstrap
@@ -818,7 +827,7 @@ def _plain_json(path: Path) -> dict:
 def evaluate(
     explainer: Explainer,
     paintings: Sequence[Painting],
-    synthetic: SyntheticScores | None = None,  # further scores of a synthetic set: `synthetic.dataset.synthetic_scores`
+    synthetic: SyntheticScores | None = None,  # further scores of a synthetic set: `synthetic.truth.synthetic_scores`
     meteor: str = "auto",  # 'auto': if Java is there
     progress: bool = True,  # a bar
     about: dict | None = None,  # more to be stored with the scores: data, part

@@ -12,7 +12,6 @@ __all__ = [
     "MINI_STAMP",
     "RELEASE_COLUMNS",
     "SCENE_COLUMNS",
-    "SURE",
     "odds_table",
     "emotion_odds",
     "CatalogueEntry",
@@ -20,22 +19,17 @@ __all__ = [
     "make_mini",
     "read_truth",
     "vote_counts",
-    "majority_odds",
-    "Ceiling",
-    "bayes_ceiling",
-    "synthetic_scores",
     "mini_statistics",
 ]
 
 # %% ../../nbs/synthetic/dataset.ipynb #8c78c93e
 import csv
-import math
 import os
 import re
 import shutil
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache, partial
 from pathlib import Path
@@ -47,12 +41,10 @@ from tqdm import tqdm
 
 from ..config import EMOTIONS, POLARITY
 from ..errors import DataError
-from ..metrics.bootstrap import mean_of
-from ..metrics.emotions import grounding
 from ..metrics.novelty import has_simile
 from ..utils import asset, end_with_parent, read_object, remove_leftovers, temporary_beside, write_json, writing
 from .paint import Scene, paint, random_scene, style_of
-from .words import mini_lexicon, mini_words, things_named, utterance
+from .words import mini_lexicon, mini_words, utterance
 
 
 # %% ../../nbs/synthetic/dataset.ipynb #a5899b26
@@ -277,86 +269,6 @@ def vote_counts(
         votes = counts.setdefault(f"{r['art_style']}/{r['painting']}", np.zeros(len(EMOTIONS), int))
         votes[EMOTIONS.index(r["emotion"])] += 1
     return counts
-
-
-# %% ../../nbs/synthetic/dataset.ipynb #5f9271e5
-SURE = 1e-16  # odds that are nearer to 0 or 1 are taken as this near
-
-
-def majority_odds(
-    odds: np.ndarray,  # [N, 9] odds of the emotions
-    annotators: Sequence[int] | np.ndarray,  # [N] number of votes
-) -> np.ndarray:  # [N, 9] chance that each emotion gets more than half of the votes
-    """Binomial upper tails; at most one emotion can have a majority, so rows add up to the chance of having one.
-
-    By logarithms: the binomial coefficients of a thousand votes and more exceed every float."""
-    odds, annotators = np.asarray(odds, float), np.asarray(annotators, int)
-    chance = np.zeros_like(odds)
-    for n in map(int, np.unique(annotators)):
-        p = odds[annotators == n].clip(SURE, 1 - SURE)  # so that both have a logarithm
-        for k in range(n // 2 + 1, n + 1):
-            ways = math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
-            chance[annotators == n] += np.exp(ways + k * np.log(p) + (n - k) * np.log1p(-p))
-    return chance
-
-
-class Ceiling(NamedTuple):
-    "The best reachable emotion accuracy of a synthetic set."
-
-    expected: float  # exact, from the odds: for any votes that might have been cast
-    realised: float  # the rule 'most likely emotion' on the votes that were cast; nan without a majority
-    labelled: int  # paintings with a majority emotion, the denominator of `realised`
-    share: float  # expected share of paintings with a majority emotion
-
-
-# %% ../../nbs/synthetic/dataset.ipynb #0eb92486
-def bayes_ceiling(
-    odds: np.ndarray,  # [N, 9] true odds
-    counts: np.ndarray,  # [N, 9] votes cast
-) -> Ceiling:
-    "Accuracy of the best rule (name the most likely emotion) on paintings with a strict majority."
-    odds, counts = np.asarray(odds, float), np.asarray(counts, int)
-    n, rows = counts.sum(1), np.arange(len(odds))
-    chance, best = majority_odds(odds, n), odds.argmax(1)
-    labelled = 2 * counts.max(1) > n
-    right = (counts.argmax(1) == best)[labelled]
-    return Ceiling(
-        float(chance[rows, best].sum() / chance.sum()) if chance.sum() else math.nan,
-        float(right.mean()) if len(right) else math.nan,
-        int(labelled.sum()),
-        float(chance.sum(1).mean()),
-    )
-
-
-# %% ../../nbs/synthetic/dataset.ipynb #0d4c4045
-def synthetic_scores(
-    truth: dict[str, tuple[Scene, np.ndarray]] | None,  # key -> scene, odds, from `read_truth`; None: not known
-) -> Callable[..., tuple[dict, dict]] | None:  # (explanations, paintings) -> measures, scores; None if not known
-    "The scores of a synthetic set: grounding as a measure; the ceiling of accuracy and shuffled grounding as scores."
-    return None if truth is None else partial(_synthetic_scores, truth)
-
-
-def _synthetic_scores(truth: dict, explanations: Sequence[str], paintings: Sequence) -> tuple[dict, dict]:
-    if unknown := [p.key for p in paintings if p.key not in truth]:
-        raise DataError(f"{len(unknown)} of {len(paintings)} paintings are not in {TRUTH}, e.g. {unknown[0]}.")
-    scenes, odds = zip(*(truth[p.key] for p in paintings))
-    # a ceiling is over votes, not over shares
-    votes = [p.counts if sum(p.counts) > 1.5 else tuple(map(p.emotions.count, EMOTIONS)) for p in paintings]
-    ceiling = bayes_ceiling(odds, votes)
-    g = grounding([things_named(e) for e in explanations], [s.attributes() for s in scenes])
-    measures = {"grounding": mean_of(g.each, note="explanations all of whose named things are in the painting")}
-    expected = f"expected over all votes {ceiling.expected:.3f}"
-    scores = {
-        "Bayes ceiling": dict(
-            value=ceiling.realised if ceiling.labelled else None,
-            n=ceiling.labelled,
-            note=f"the most likely emotion named each time, on these votes; {expected}",
-        ),
-        "grounding, shuffled": dict(
-            value=g.shuffled, n=g.n, note="the same explanations at other paintings, exact expectation"
-        ),
-    }
-    return measures, scores
 
 
 # %% ../../nbs/synthetic/dataset.ipynb #11e2356b
