@@ -17,7 +17,7 @@ __all__ = [
     "late_gain",
 ]
 
-# %% ../../nbs/studies/factorial.ipynb #ae4bce91
+# %% ../../nbs/studies/factorial.ipynb #ae89479a
 from collections.abc import Collection, Mapping, Sequence
 from itertools import combinations, product
 
@@ -27,7 +27,7 @@ import pandas as pd
 from ..errors import ConfigError, require
 
 
-# %% ../../nbs/studies/factorial.ipynb #3dc80d85
+# %% ../../nbs/studies/factorial.ipynb #356074ab
 def factorial_contrasts(
     arms: Mapping[str, Collection[str]],  # arm -> the factors that are on; every combination once
 ) -> dict[str, dict[str, float]]:  # effect, such as 'a' or 'a : b' -> arm -> weight
@@ -60,7 +60,7 @@ def contrasts_with(
     return {arm: {arm: 1.0, base: -1.0} for arm in arms if arm != base}
 
 
-# %% ../../nbs/studies/factorial.ipynb #8b60ab07
+# %% ../../nbs/studies/factorial.ipynb #029dacbe
 def variance_parts(
     d: np.ndarray,  # [S, N] of one effect: seeds, paintings
 ) -> tuple[float, float, float]:  # of seeds, of paintings, of the rest
@@ -100,7 +100,7 @@ def effects(
     return pd.DataFrame(rows)
 
 
-# %% ../../nbs/studies/factorial.ipynb #634a21d6
+# %% ../../nbs/studies/factorial.ipynb #b7dd91f8
 def run_spread(
     scores: np.ndarray,  # [arms, seeds] of a pilot
 ) -> tuple[float, int]:  # standard deviation of a run's score, degrees of freedom
@@ -143,10 +143,12 @@ def power_of(
 ) -> float:  # chance
     "How often an interval lies beyond zero."
     require("scipy", extra="metrics")
-    from scipy.stats import nct, t
+    from scipy.stats import ncf, t
 
     edge, centre = t.ppf((1 + level) / 2, freedom), abs(effect) / error
-    return float(nct.sf(edge, freedom, centre) + nct.cdf(-edge, freedom, centre))
+    if not effect:
+        return 1 - level
+    return float(ncf.sf(edge**2, 1, freedom, centre**2))  # the square of a noncentral t
 
 
 def smallest_effect(
@@ -167,7 +169,7 @@ def smallest_effect(
     return error * float(brentq(lambda d: power_of(d, 1.0, freedom, level) - power, 0.0, far))
 
 
-# %% ../../nbs/studies/factorial.ipynb #98884519
+# %% ../../nbs/studies/factorial.ipynb #db858299
 def late_gain(
     steps: np.ndarray,  # [K] of the points
     curves: np.ndarray,  # [..., K] scores at these steps
