@@ -38,6 +38,7 @@ __all__ = [
     "read_grid",
     "Judged",
     "judged_grid",
+    "hear",
     "differences",
 ]
 
@@ -48,7 +49,6 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import redirect_stdout
 from dataclasses import dataclass, fields
-from functools import cached_property
 from itertools import combinations, product
 from multiprocessing import get_context
 from pathlib import Path
@@ -68,15 +68,16 @@ from ..data.paintings import Painting, emotions_of
 from ..errors import ConfigError, DataError, did_you_mean, require
 from ..metrics.captions import bleu_from_sums, caption_scores, simple_tokens
 from ..metrics.emotions import majority_ids
-from ..models.generation import emotion_probabilities, generate_texts, next_logits
+from ..models.generation import IncrementalDecoder, generate_texts, next_logits
 from ..models.sevlm import SEVLM
-from ..models.tokenizer import encode_all, special_ids, split_answer
+from ..models.tokenizer import encode_all, prompt_ids, special_ids, split_answer
 from ..synthetic.truth import log_scores, majority_odds
 from ..synthetic.words import grounded
 from ..training.inputs import TrainingData, cache_features, choose_storage, emotions_for, load_training_data
 from ..training.learner import CB, Learner, evaluating
 from ..training.run import start_run
 from ..utils import check_writable, end_with_parent, read_object, write_atomic, write_json
+from .text_emotion import TextEmotion
 
 # %% ../../nbs/studies/ablation.ipynb #ded70ab7
 BASE = "corrected"
@@ -212,8 +213,29 @@ def probabilities_of(
 ) -> np.ndarray:  # [N, E]
     "How likely the model finds each emotion, painting by painting; no text is written."
     parts = (grids[at : at + BATCH_JUDGED] for at in range(0, len(grids), BATCH_JUDGED))
-    found = [emotion_probabilities(model, model.adapt(part), data.tokenizer, data.table) for part in parts]
-    return torch.cat(found).numpy()
+    return torch.cat([_probabilities(model, model.adapt(part), data) for part in parts]).numpy()
+
+
+@torch.no_grad()
+def _probabilities(
+    model: SEVLM,
+    grid: torch.Tensor,  # [B, P, D], adapted
+    data: TrainingData,
+) -> torch.Tensor:  # [B, E]
+    "As `emotion_probabilities`; the beginning that all emotions share is read once."
+    special, B = special_ids(data.tokenizer), len(grid)
+    start, emotions = prompt_ids(data.tokenizer), model.config.emotions
+    ends = [prompt_ids(data.tokenizer, e, emotions)[len(start) :] for e in emotions]  # what follows, for each emotion
+    longest = max(map(len, ends))
+    ids = torch.tensor([end + [special.pad] * (longest - len(end)) for end in ends], device=grid.device)  # [E, n]
+    reader = IncrementalDecoder(model, grid, data.table, special)
+    logp = reader(torch.tensor([start], device=grid.device).repeat(B, 1)).log_softmax(-1)[:, ids[:, 0]]  # [B, E]
+    reader.select(torch.arange(B, device=grid.device).repeat_interleave(len(ids)))
+    for last, new in zip(ids.T, ids.T[1:]):
+        next_logp = reader(last.repeat(B)[:, None]).log_softmax(-1).view(B, len(ids), -1)
+        picked = next_logp.gather(-1, new.expand(B, -1)[..., None])[..., 0]
+        logp = logp + picked * (new != special.pad)
+    return logp.softmax(-1)
 
 
 def accuracy_of(
@@ -278,15 +300,15 @@ def degenerate_batches(
 
 # %% ../../nbs/studies/ablation.ipynb #40fec593
 NO_VALIDATION = 10**9  # steps: no validation on the way, the last weights are scored
-CURVE_POINTS, CURVE_PAINTINGS = 9, 1000  # of the curve: points, the start among them; test paintings
+CURVE_POINTS, CURVE_PAINTINGS = 9, 500  # of the curve: points, the start among them; judged paintings
 
 
 def spread_over(
     n: int,  # things
-    k: int,  # of them; 0: all
+    k: int,  # of them; all if there are no more
 ) -> list[int]:  # numbers of the things, in order
     "Evenly over a list: paintings are sorted by style, and its beginning would be one style."
-    return list(range(n)) if not 0 < k < n else np.linspace(0, n - 1, k).round().astype(int).tolist()
+    return list(range(n)) if n <= k else np.linspace(0, n - 1, k).round().astype(int).tolist()
 
 
 class GridData:
@@ -295,9 +317,11 @@ class GridData:
     def __init__(
         self,
         data: str | Path,  # folder in the release format to train on
-        test: str | Path | None = None,  # folder whose paintings are all judged; None: the test part of `data`
+        test: str | Path | None = None,  # folder whose paintings all get a text; None: the test part of `data`
+        judged: str | Path | None = None,  # folder whose paintings are judged without a text; None: as `test`
     ):
-        self.data, self.test = data, test
+        self.data, self.test, self.judged_folder = data, test, judged or test
+        self._read: dict[str, tuple[list[Painting], dict | None]] = {}
         self._training: dict[tuple[str, str], TrainingData] = {}
         self._chances: dict[tuple[str, ...], tuple[np.ndarray, np.ndarray]] = {}
 
@@ -308,19 +332,24 @@ class GridData:
             self._training[key] = load_training_data(self.data, config, progress=False)
         return self._training[key]
 
-    @cached_property
-    def _judged(self) -> tuple[list[Painting], dict | None]:
-        return open_data(self.test).checked()[0], truth_of(self.test)
+    def _paintings(self, folder: str | Path | None, config: SEVLMConfig) -> tuple[list[Painting], dict | None]:
+        if folder is None:
+            training = self.training(config)
+            return training.parts["test"], training.truth
+        if str(folder) not in self._read:
+            self._read[str(folder)] = open_data(folder).checked()[0], truth_of(folder)
+        return self._read[str(folder)]
+
+    def tested(self, config: SEVLMConfig) -> tuple[list[Painting], dict | None]:
+        "The paintings that a text is written for, and their truth if they are synthetic."
+        return self._paintings(self.test, config)
 
     def judged(self, config: SEVLMConfig) -> tuple[list[Painting], dict | None]:
-        "The test paintings, and their truth if they are synthetic."
-        if self.test is not None:
-            return self._judged
-        training = self.training(config)
-        return training.parts["test"], training.truth
+        "The paintings that are judged without a text, and their truth if they are synthetic."
+        return self._paintings(self.judged_folder, config)
 
     def chances(self, config: SEVLMConfig) -> tuple[np.ndarray, np.ndarray]:
-        "As `chances` gives them, of the test paintings over the emotions of a model."
+        "As `chances` gives them, of the judged paintings over the emotions of a model."
         if config.emotions not in self._chances:
             self._chances[config.emotions] = chances(*self.judged(config), config.emotions)
         return self._chances[config.emotions]
@@ -351,13 +380,18 @@ class CurveCB(CB):
                 self.rows.append(dict(step=learner.step, **self.judge(model)))
 
 
+def _features(model: SEVLM, paintings: Sequence[Painting]) -> torch.Tensor | Features:
+    "Patch tokens: on disk, where there is room."
+    folder = choose_storage(model, len(paintings), limit=0)[1]
+    return cache_features(model, paintings, progress=False, folder=folder, log=_log.info)
+
+
 def run_arm(
     shared: GridData,
     out: str | Path,  # folder of this run
     config: SEVLMConfig,
     settings: TrainConfig,
     gpt2: str | Path | None = "auto",  # the decoder to start from: see `start_run`; '{seed}' stands for the seed
-    texts: int = 0,  # test paintings that a text is written for, evenly over them; 0: all
     losses_of: int = 64,  # paintings for `text_losses`
 ) -> dict[str, Any]:  # what scores.json holds
     "One run of a grid; a finished run in `out` is read instead. Raises `ConfigError` if `out` holds another run."
@@ -366,10 +400,10 @@ def run_arm(
     settings_of_run = dict(
         data=str(shared.data),
         test=str(shared.test),
+        judged=str(shared.judged_folder),
         config=config.to_dict(),
         settings=settings.to_dict(),
         gpt2=str(gpt2),
-        texts=texts,
     )
     if (out / "scores.json").is_file():
         run = read_object(out / "scores.json")
@@ -377,17 +411,16 @@ def run_arm(
             raise ConfigError(f"{out} holds a run with other {', '.join(differ)}; give another folder.")
         return run
     data = shared.training(config)
-    paintings, truth = shared.judged(config)
+    paintings, _ = shared.judged(config)
     # as `start_run` changes the configuration
     emotions = emotions_for(config, data.emotions)
     chance, odds = shared.chances(config.replace(emotions=emotions))
-    kept: list[torch.Tensor | Features] = []  # patch tokens of the test paintings, once a model is there
+    kept: list[torch.Tensor | Features] = []  # patch tokens of the judged paintings, once a model is there
 
     def judge(model: SEVLM, numbers: list[int]) -> tuple[np.ndarray, np.ndarray]:
-        "Emotion named and log score, of some test paintings."
+        "Emotion named and log score, of some judged paintings."
         if not kept:
-            folder = choose_storage(model, len(paintings), limit=0)[1]
-            kept.append(cache_features(model, paintings, progress=False, folder=folder, log=_log.info))
+            kept.append(_features(model, paintings))
         found = probabilities_of(model, data, kept[0] if len(numbers) == len(paintings) else kept[0][numbers])
         return found.argmax(1), log_scores(found, odds[numbers])
 
@@ -406,11 +439,11 @@ def run_arm(
     with write_atomic(out / "judged.npz") as tmp, open(tmp, "wb") as file:
         keys = np.array([p.key for p in paintings])
         np.savez_compressed(file, paintings=keys, named=named.astype(np.uint8), log_scores=logs.astype(np.float16))
-    written = spread_over(len(paintings), texts)
-    some, grids = [paintings[i] for i in written], kept[0][written]
-    loss_trained, loss_written = text_losses(model, data, some[:losses_of], grids[:losses_of])
+    tested, truth = shared.tested(config)
+    grids = kept[0] if tested is paintings else _features(model, tested)
+    loss_trained, loss_written = text_losses(model, data, tested[:losses_of], grids[:losses_of])
     with write_atomic(out / "paintings.csv") as tmp:
-        score_paintings(model, data, some, grids, truth).to_csv(tmp, index=False)
+        score_paintings(model, data, tested, grids, truth).to_csv(tmp, index=False)
     results = dict(steps=learner.step, loss_trained=loss_trained, loss_written=loss_written, curve=curve.rows)
     run = {**settings_of_run, **results, **degenerate_batches(learner.batches, settings.epochs)}
     write_json(out / "scores.json", run)
@@ -422,10 +455,10 @@ def run_arm(
 _shared: list[GridData] = []  # in a worker process
 
 
-def _begin_process(threads: int, data: str | Path, test: str | Path | None) -> None:
+def _begin_process(threads: int, *folders: str | Path | None) -> None:
     end_with_parent()
     torch.set_num_threads(threads)
-    _shared.append(GridData(data, test))
+    _shared.append(GridData(*folders))
 
 
 def _run_in_process(*args) -> dict[str, Any]:
@@ -440,32 +473,32 @@ def run_grid(
     arms: dict[str, dict[str, Any]],  # arm -> changed settings
     data: str | Path,  # folder to train on: see `run_arm`
     out: str | Path,  # folder of the grid
-    test: str | Path | None = None,  # folder whose paintings are all scored; None: the test part of `data`
+    test: str | Path | None = None,  # folder whose paintings all get a text; None: the test part of `data`
     config: SEVLMConfig | None = None,  # what the arms change; None: the preset 'mini' with word look-up
     settings: TrainConfig | None = None,  # of every run, except the seed; None: the preset 'mini'
     gpt2: str | Path | None = "auto",  # the decoder the runs start from, as in `run_arm`: with '{seed}' one per seed
     seeds: int = 5,
     workers: int = 1,  # runs at once
     progress: bool = True,  # a bar
-    texts: int = 0,  # test paintings that a text is written for, evenly over them; 0: all
+    judged: str | Path | None = None,  # folder whose paintings are judged without a text; None: as `test`
 ) -> pd.DataFrame:  # one row per run and painting: arm, seed, `RUN_COLUMNS`, and the columns of `score_paintings`
     "All arms over all seeds; finished runs are kept, so that the same call resumes an interrupted grid."
     config = config or SEVLMConfig.preset("mini", lookup="word")
     settings = settings or TrainConfig.preset("mini")
     jobs = [
-        (_run_folder(out, arm, seed), arm_config(config, changes), settings.replace(seed=seed), gpt2, texts)
+        (_run_folder(out, arm, seed), arm_config(config, changes), settings.replace(seed=seed), gpt2)
         for seed in range(seeds)
         for arm, changes in arms.items()
     ]
     threads = max(1, torch.get_num_threads() // workers)
     bar = tqdm(total=len(jobs), desc="runs", disable=not progress)
     if workers == 1:
-        shared = GridData(data, test)
+        shared = GridData(data, test, judged)
         for job in jobs:
             run_arm(shared, *job)
             bar.update()
     else:
-        begin = dict(initializer=_begin_process, initargs=(threads, data, test))
+        begin = dict(initializer=_begin_process, initargs=(threads, data, test, judged))
         with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), **begin) as pool:
             running = [pool.submit(_run_in_process, *job) for job in jobs]
             try:
@@ -584,16 +617,25 @@ def judged_grid(
     keep = {k: np.isin(f["paintings"], list(common)) for k, f in found.items()}
     table = lambda name: np.stack([[found[a, s][name][keep[a, s]] for s in range(seeds)] for a in arms])
     first = runs[arms[0], 0]
-    shared, config = (
-        GridData(*(None if first[k] == "None" else first[k] for k in ("data", "test"))),
-        SEVLMConfig.from_dict(first["config"]),
-    )
+    shared = GridData(*(None if first[k] == "None" else first[k] for k in ("data", "test", "judged")))
+    config = SEVLMConfig.from_dict(first["config"])
     paintings, truth = shared.judged(config)
     emotions = emotions_for(config, emotions_of(paintings))
     chance = chances([p for p in paintings if p.key in common], truth, emotions)[0]
     curves = [[[row["accuracy"] for row in runs[a, s]["curve"]] for s in range(seeds)] for a in arms]
     steps = np.array([row["step"] for row in first["curve"]])
     return Judged(list(arms), list(emotions), chance, table("named"), table("log_scores"), steps, np.array(curves))
+
+
+def hear(
+    rows: pd.DataFrame,  # from `run_grid`
+    classifier: TextEmotion,  # trained on texts of other paintings
+) -> pd.DataFrame:  # with a column more
+    "The emotion that a classifier reads from each explanation, in the column `heard`; empty where nothing was written."
+    texts = [t for t in rows.explanation.unique() if t.strip()]
+    read = classifier.probabilities(texts).argmax(1) if texts else []
+    heard = dict(zip(texts, (classifier.settings.emotions[e] for e in read)))
+    return rows.assign(heard=rows.explanation.map(heard).fillna(""))
 
 
 # %% ../../nbs/studies/ablation.ipynb #5fc92eae
