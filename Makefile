@@ -76,7 +76,7 @@ hooks: setup  ## once per clone, for contributors: clean notebooks on merge (nbd
 	$(BIN)/nbdev_install_hooks
 
 # The grids: what all runs share is made once, and each command goes on where it was broken off.
-SEEDS := 8
+SEEDS := 6
 GRID := --gpt2 'runs/captioners/captioner/seed-{seed}/last' --test data/grid-test --judge data/grid-judged --seeds $(SEEDS) --workers 2
 
 .PHONY: captioners
@@ -94,7 +94,7 @@ ledger: captioners  ## price every correction of the released code anew (about 4
 	gzip -nc runs/ledger/rows.csv > nbs/data/corrections_rows.csv.gz
 	@echo "== now run nbs/analysis/a5_ledger.ipynb"
 
-ideas: captioners  ## the paper's three ideas in all combinations, weights of their losses, eight seeds each (about an hour; goes on where it was broken off)
+ideas: captioners  ## the paper's three ideas in all combinations, weights of their losses, six seeds each (about an hour; goes on where it was broken off)
 	$(SEVLM) ablate data/grid-train --grid factorial $(GRID) --listener runs/grid-listener --out runs/ideas --set epochs=2 lookup=word
 	cp runs/ideas/judged.npz nbs/data/factorial_judged.npz
 	gzip -nc runs/ideas/rows.csv > nbs/data/factorial_rows.csv.gz

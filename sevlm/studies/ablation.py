@@ -40,6 +40,7 @@ __all__ = [
     "judged_grid",
     "hear",
     "differences",
+    "score_values",
 ]
 
 # %% ../../nbs/studies/ablation.ipynb #9fcc96f6
@@ -257,14 +258,16 @@ def score_paintings(
     grids: torch.Tensor | Features,  # [N, P, D'], of these paintings
     truth: dict | None = None,  # key -> (scene, odds), synthetic sets only
     batch_size: int = 64,  # paintings
-) -> pd.DataFrame:  # a row per painting: answer, right (of those with a majority), grounded (synthetic), cider, `SUMS`
+) -> (
+    pd.DataFrame
+):  # a row per painting: majority, answer, right (where there is one), grounded (synthetic), cider, `SUMS`
     "Generates an answer for each painting, greedily, and counts."
     parts = (grids[at : at + batch_size] for at in range(0, len(paintings), batch_size))
     texts = [t for part in parts for t in generate_texts(model, model.adapt(part), data.tokenizer, data.table)]
     rows = []
     for p, (emotion, explanation) in zip(paintings, map(split_answer, texts), strict=True):
         majority = p.majority()
-        answer = dict(painting=p.key, emotion=emotion, explanation=explanation)
+        answer = dict(painting=p.key, majority=majority or "", emotion=emotion, explanation=explanation)
         right = float(emotion == majority) if majority else np.nan
         is_grounded = float(bool(grounded(explanation, truth[p.key][0]))) if truth else np.nan
         rows.append(dict(**answer, right=right, grounded=is_grounded, **bleu_sums(explanation, p.explanations)))
@@ -705,3 +708,28 @@ def differences(
             found = dict(value=whole[a], difference=whole[a] - whole[at_base], low=low, high=high)
             rows.append(dict(arm=arm, score=name, **found, seeds=S, paintings=n))
     return pd.DataFrame(rows)
+
+
+# %% ../../nbs/studies/ablation.ipynb #b851268c
+def score_values(
+    rows: pd.DataFrame,  # from `run_grid`, perhaps with what `hear` adds
+    arms: Sequence[str],  # in this order
+) -> dict[str, np.ndarray]:  # score -> [arms, seeds, paintings], whose mean over the paintings is the score
+    "The scores of the texts, painting by painting; of accuracy and alignment those with a majority emotion."
+    rows = rows[rows.arm.isin(arms)]
+    extra = dict(rows)
+    if "heard" in rows:
+        extra["agrees"] = (rows.heard == rows.emotion).astype(float)
+        extra["aligned"] = (rows.heard == rows.majority).astype(float).where(rows.majority != "")
+    table, found = pd.DataFrame(extra), {}
+    columns = dict(SCORES, **{"text fits the emotion named": "agrees", "emotional alignment": "aligned"})
+    for name, column in columns.items():
+        if column is None:
+            sums = _array(table, SUMS, list(arms))
+            whole, without = bleu_from_sums(sums.sum(2)), bleu_from_sums(sums.sum(2, keepdims=True) - sums)
+            N = sums.shape[2]
+            found[name] = whole[..., None] + (N - 1) * (without.mean(-1, keepdims=True) - without)
+        elif column in table and table[column].notna().any():
+            values = _array(table, [column], list(arms))[..., 0]
+            found[name] = values[..., ~np.isnan(values).any((0, 1))]
+    return found

@@ -11,13 +11,13 @@ __all__ = [
     "effects",
     "run_spread",
     "largest_spread",
-    "error_of",
+    "standard_error",
     "power_of",
     "smallest_effect",
     "late_gain",
 ]
 
-# %% ../../nbs/studies/factorial.ipynb #ae89479a
+# %% ../../nbs/studies/factorial.ipynb #4fc59b5e
 from collections.abc import Collection, Mapping, Sequence
 from itertools import combinations, product
 
@@ -27,7 +27,7 @@ import pandas as pd
 from ..errors import ConfigError, require
 
 
-# %% ../../nbs/studies/factorial.ipynb #356074ab
+# %% ../../nbs/studies/factorial.ipynb #182a42fb
 def factorial_contrasts(
     arms: Mapping[str, Collection[str]],  # arm -> the factors that are on; every combination once
 ) -> dict[str, dict[str, float]]:  # effect, such as 'a' or 'a : b' -> arm -> weight
@@ -60,7 +60,7 @@ def contrasts_with(
     return {arm: {arm: 1.0, base: -1.0} for arm in arms if arm != base}
 
 
-# %% ../../nbs/studies/factorial.ipynb #029dacbe
+# %% ../../nbs/studies/factorial.ipynb #05bca49d
 def variance_parts(
     d: np.ndarray,  # [S, N] of one effect: seeds, paintings
 ) -> tuple[float, float, float]:  # of seeds, of paintings, of the rest
@@ -100,7 +100,7 @@ def effects(
     return pd.DataFrame(rows)
 
 
-# %% ../../nbs/studies/factorial.ipynb #b7dd91f8
+# %% ../../nbs/studies/factorial.ipynb #4e5b4bae
 def run_spread(
     scores: np.ndarray,  # [arms, seeds] of a pilot
 ) -> tuple[float, int]:  # standard deviation of a run's score, degrees of freedom
@@ -125,7 +125,7 @@ def largest_spread(
     return spread * float(np.sqrt(freedom / chi2.ppf(1 - level, freedom)))
 
 
-def error_of(
+def standard_error(
     weights: Mapping[str, float],  # of an effect
     spread: float,  # of a run
     seeds: int,
@@ -169,7 +169,7 @@ def smallest_effect(
     return error * float(brentq(lambda d: power_of(d, 1.0, freedom, level) - power, 0.0, far))
 
 
-# %% ../../nbs/studies/factorial.ipynb #db858299
+# %% ../../nbs/studies/factorial.ipynb #85ddc3a1
 def late_gain(
     steps: np.ndarray,  # [K] of the points
     curves: np.ndarray,  # [..., K] scores at these steps
