@@ -9,7 +9,7 @@ IN_PLACE = SEVLM_CACHE="$(CURDIR)/build/cache" OMP_NUM_THREADS=$(THREADS)
 PYTEST = $(IN_PLACE) $(BIN)/python -m pytest -q -p no:cacheprovider
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup demo test lint check export format notebooks pytest portable figures lab hooks ledger ideas pool bench fuzz remake clean
+.PHONY: help setup demo test lint check export format notebooks pytest portable figures lab hooks ledger ideas pool seeds attributes bench fuzz remake clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -106,6 +106,20 @@ pool: setup  ## what handing on fewer patches costs, three seeds (about 12 minut
 	$(SEVLM) ablate data/ideas-train --test data/ideas-test --grid pool --seeds 3 --out runs/pool --set epochs=3 lookup=word --workers 2
 	gzip -nc runs/pool/rows.csv > nbs/data/pool_rows.csv.gz
 	@echo "== now run nbs/analysis/a4_efficiency.ipynb"
+
+SEEDS := 0 1 2
+runs/seeds-%/.done: | setup
+	$(SEVLM) demo --seed $* --out runs/seeds-$*
+	@touch $@
+
+seeds: $(SEEDS:%=runs/seeds-%/.done)  ## the demo with three seeds, for the tables of README.md and docs/results.md (about 15 minutes; goes on where it was broken off)
+	$(BIN)/python tools/results.py $(SEEDS:%=runs/seeds-%)
+	@echo "== now run nbs/course/14_training.ipynb"
+
+EDITION := second
+attributes: setup  ## what image encoder and model make of each attribute: probes and interventions (about 15 minutes; goes on where it was broken off)
+	$(BIN)/python tools/attributes.py $(EDITION)
+	@echo "== now run nbs/studies/attributes.ipynb"
 
 bench: setup  ## measure speed against the published way of working, on a quiet machine (about 15 minutes; BENCH='--device cuda' on a card)
 	$(BIN)/python benchmarks/bench.py $(BENCH)

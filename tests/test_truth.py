@@ -13,12 +13,12 @@ from sevlm.errors import DataError
 from sevlm.metrics.bootstrap import bootstrap_weights, interval
 from sevlm.synthetic.paint import Scene, random_scene
 from sevlm.synthetic.truth import (
-    BEST,
-    EXPECTED,
+    BEST_REACHABLE,
+    CEILING_SHARE,
+    EXPECTED_ACCURACY,
     LOG_SCORE,
     NONE_NAMED,
-    SHARE,
-    TRUTHFUL,
+    TRUTHFUL_SIMILES,
     bayes_ceiling,
     expected_accuracy,
     log_scores,
@@ -119,14 +119,17 @@ def test_measures_with_intervals():
     rng = np.random.default_rng(2)
     odds, n = odds_of(rng, 80), rng.integers(5, 10, size=80)
     perfect = truth_measures([EMOTIONS[e] for e in odds.argmax(1)], odds, n, odds)
-    assert perfect[SHARE].value == 1 and perfect[EXPECTED].value == perfect[EXPECTED + BEST].value
-    assert perfect[LOG_SCORE].value == perfect[LOG_SCORE + BEST].value < 0
+    assert (
+        perfect[CEILING_SHARE].value == 1
+        and perfect[EXPECTED_ACCURACY].value == perfect[EXPECTED_ACCURACY + BEST_REACHABLE].value
+    )
+    assert perfect[LOG_SCORE].value == perfect[LOG_SCORE + BEST_REACHABLE].value < 0
     weights = bootstrap_weights(80, 200)
-    assert interval(perfect[SHARE], weights) == (1, 1)
+    assert interval(perfect[CEILING_SHARE], weights) == (1, 1)
     low, high = interval(perfect[LOG_SCORE], weights)
     assert low < perfect[LOG_SCORE].value < high < 0  # a score below zero keeps its interval
     none = truth_measures([None, "", "joy", *["awe"] * 77], odds, n)
-    assert 0 < none[EXPECTED].value < perfect[EXPECTED].value and LOG_SCORE not in none
+    assert 0 < none[EXPECTED_ACCURACY].value < perfect[EXPECTED_ACCURACY].value and LOG_SCORE not in none
 
 
 PHRASES = [(p, e) for e, mood in mini_words()["moods"].items() for p in mood["like"] + mood["asif"]]
@@ -176,9 +179,12 @@ def test_scores_of_a_synthetic_set():
     paintings = [Painting("s", str(i), ("awe",) * 5, ("x",) * 5, ("x",) * 5) for i in range(6)]
     said = ["it looks like a prayer made visible", "it seems like spoiled milk", *["nothing"] * 4]
     measures, plain = synthetic_scores(truth)(said, paintings, ["awe"] * 6, np.full((6, 9), 1 / 9))
-    assert measures[TRUTHFUL].value == 1 / 2 and measures[TRUTHFUL].n == 2
-    assert EXPECTED + BEST not in measures and plain[EXPECTED + BEST]["value"] > measures[EXPECTED].value
-    assert measures[EXPECTED].n == 6 and np.isclose(measures[LOG_SCORE].value, -np.log(9))
+    assert measures[TRUTHFUL_SIMILES].value == 1 / 2 and measures[TRUTHFUL_SIMILES].n == 2
+    assert (
+        EXPECTED_ACCURACY + BEST_REACHABLE not in measures
+        and plain[EXPECTED_ACCURACY + BEST_REACHABLE]["value"] > measures[EXPECTED_ACCURACY].value
+    )
+    assert measures[EXPECTED_ACCURACY].n == 6 and np.isclose(measures[LOG_SCORE].value, -np.log(9))
     without, _ = synthetic_scores(truth)(said, paintings)  # captions alone
-    assert not {EXPECTED, LOG_SCORE, TRUTHFUL} & without.keys() and "grounding" in without
+    assert not {EXPECTED_ACCURACY, LOG_SCORE, TRUTHFUL_SIMILES} & without.keys() and "grounding" in without
     assert plain["Bayes ceiling"]["n"] == 6 and synthetic_scores(None) is None

@@ -554,6 +554,7 @@ def measure(
 
     def of_synthetic() -> Measures:
         assert synthetic is not None
+        odds = np.array([_odds(r, EMOTIONS) for r in rows]) if sound else None
         more, known = synthetic(explanations, paintings, named if any(named) else None, odds)
         found.plain |= known
         return more
@@ -571,13 +572,12 @@ def measure(
     else:
         found.skip(EMOTION_SCORES, "no answer names an emotion")
     lacking = sum(not r["probabilities"] for r in rows)
-    if lacking or any(_bad_odds(r, emotions) for r in rows):
-        found.skip(CALIBRATION, "not every prediction has probabilities" if lacking else "not all are probabilities")
-    else:
+    sound = not lacking and not any(_bad_odds(r, emotions) for r in rows)
+    if sound:
         found.attempt(CALIBRATION, of_probabilities)
+    else:
+        found.skip(CALIBRATION, "not every prediction has probabilities" if lacking else "not all are probabilities")
     if synthetic:
-        whole = not found.plain.keys() & set(CALIBRATION)
-        odds = np.array([_odds(r, EMOTIONS) for r in rows]) if whole else None
         found.attempt(("scores of synthetic paintings",), of_synthetic)
     for family in FAMILIES:
         suffixes = ("", FILTERED) if family == "coco" else (f", {family}",)

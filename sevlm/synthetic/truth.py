@@ -8,14 +8,11 @@ __all__ = [
     "SURE",
     "NONE_NAMED",
     "LEAST_PROBABILITY",
-    "EXPECTED",
-    "SHARE",
+    "EXPECTED_ACCURACY",
+    "CEILING_SHARE",
     "LOG_SCORE",
-    "BEST",
-    "GROUNDING",
-    "TRUTHFUL",
-    "ONE_VOTE",
-    "Found",
+    "BEST_REACHABLE",
+    "TRUTHFUL_SIMILES",
     "majority_odds",
     "Ceiling",
     "bayes_ceiling",
@@ -147,10 +144,10 @@ def log_scores(
 
 
 # %% ../../nbs/synthetic/truth.ipynb #f5b51137
-EXPECTED = "expected accuracy"
-SHARE = "share of the ceiling"
+EXPECTED_ACCURACY = "expected accuracy"
+CEILING_SHARE = "share of the ceiling"
 LOG_SCORE = "log score"
-BEST = ", best"  # appended to the name of a score: what the known odds reach
+BEST_REACHABLE = ", best"  # appended to the name of a score: what the known odds reach
 
 
 def truth_measures(
@@ -169,13 +166,13 @@ def truth_measures(
     over = lambda a, b, note: Measure(np.stack([a, b], 1), note=note)
     none = int((chosen == NONE_NAMED).sum())
     found = {
-        EXPECTED: over(right, counted, f"all votes that might be cast, strict majority; {none} name none"),
-        EXPECTED + BEST: over(best, counted, "the most likely emotion named each time"),
-        SHARE: over(right, best, f"{EXPECTED} over the best"),
+        EXPECTED_ACCURACY: over(right, counted, f"all votes that might be cast, strict majority; {none} name none"),
+        EXPECTED_ACCURACY + BEST_REACHABLE: over(best, counted, "the most likely emotion named each time"),
+        CEILING_SHARE: over(right, best, f"{EXPECTED_ACCURACY} over the best"),
     }
     if probabilities is not None:
         found[LOG_SCORE] = mean_of(log_scores(probabilities, odds), note="nats, expected over votes")
-        found[LOG_SCORE + BEST] = mean_of(log_scores(odds, odds), note="nats, minus the entropy of the odds")
+        found[LOG_SCORE + BEST_REACHABLE] = mean_of(log_scores(odds, odds), note="nats, minus the entropy of the odds")
     return found
 
 
@@ -192,16 +189,16 @@ def truthful_simile(
 
 
 # %% ../../nbs/synthetic/truth.ipynb #526fdd60
-GROUNDING, TRUTHFUL = "grounding", "truthful similes"
-ONE_VOTE = 1.5  # a total below it is one of shares, not of votes
+TRUTHFUL_SIMILES = "truthful similes"
+_ONE_VOTE = 1.5  # a total below it is one of shares, not of votes
 
-Found = tuple[dict[str, Measure], dict[str, dict]]  # measures with an interval; scores without
+_Found = tuple[dict[str, Measure], dict[str, dict]]  # measures with an interval; scores without
 
 
 def synthetic_scores(
     truth: dict[str, tuple[Scene, np.ndarray]] | None,  # key -> scene, odds, from `read_truth`; None: not known
-) -> Callable[..., Found] | None:  # (explanations, paintings, named, probabilities) -> scores; None if not known
-    """The scores of a synthetic set: grounding, beside shuffled grounding; the ceiling on the votes that were cast; where
+) -> Callable[..., _Found] | None:  # (explanations, paintings, named, probabilities) -> scores; None if not known
+    """The scores of a synthetic set: grounding, and shuffled grounding; the ceiling on the votes that were cast; where
     the emotions named are handed in, truthful similes and the scores against the odds."""
     return None if truth is None else partial(_synthetic_scores, truth)
 
@@ -212,17 +209,17 @@ def _synthetic_scores(
     paintings: Sequence[Any],  # [N]
     named: Sequence[str | None] | None = None,  # [N] emotions, of `EMOTIONS`; None: not known
     probabilities: ArrayLike | None = None,  # [N, 9] in the order of `EMOTIONS`; None: not known
-) -> Found:
+) -> _Found:
     if unknown := [p.key for p in paintings if p.key not in truth]:
         raise DataError(f"{len(unknown)} of {len(paintings)} paintings are not in {TRUTH}, e.g. {unknown[0]}.")
     scenes, odds = zip(*(truth[p.key] for p in paintings))
     # a ceiling is over votes, not over shares
     listed = [tuple(map(p.emotions.count, EMOTIONS)) for p in paintings]
-    votes = [p.counts[: len(EMOTIONS)] if sum(p.counts) > ONE_VOTE else n for p, n in zip(paintings, listed)]
+    votes = [p.counts[: len(EMOTIONS)] if sum(p.counts) > _ONE_VOTE else n for p, n in zip(paintings, listed)]
     ceiling = bayes_ceiling(odds, votes)
     g = grounding([things_named(e) for e in explanations], [s.attributes() for s in scenes])
     measures = {
-        GROUNDING: mean_of(g.each, note="explanations all of whose named things are in the painting"),
+        "grounding": mean_of(g.each, note="explanations all of whose named things are in the painting"),
     }
     expected = f"expected over all votes {ceiling.expected:.3f}"
     scores = {
@@ -239,9 +236,9 @@ def _synthetic_scores(
         similes = [has_simile(e) for e in explanations]
         true = [bool(truthful_simile(*case)) for case in zip(named, explanations, scenes)]
         note = "explanations with a simile: of the emotion named, and all things named are in the painting"
-        measures[TRUTHFUL] = mean_of(true, similes, note)
+        measures[TRUTHFUL_SIMILES] = mean_of(true, similes, note)
         for name, m in truth_measures(named, odds, np.sum(votes, axis=1), probabilities).items():
-            if name.endswith(BEST):  # of the paintings alone: nothing to compare two models by
+            if name.endswith(BEST_REACHABLE):  # of the paintings alone: nothing to compare two models by
                 scores[name] = dict(value=m.value, n=m.n, note=m.note)
             else:
                 measures[name] = m

@@ -1,0 +1,121 @@
+"""Write the tables of README.md and docs/results.md anew from the stored scores (`make seeds`).
+
+Every number of a result table stands in a file: the runs of the demo in nbs/data/demo_seeds.csv, the shipped model in
+nbs/data/results/shipped_small_model.json. With folders of finished runs the first file is written anew:
+
+    python tools/results.py runs/seeds-0 runs/seeds-1 runs/seeds-2
+
+tests/test_results.py asks that nothing would change. A new row needs the name of its score only. Run it in the root of
+the repository.
+"""
+
+import csv
+import json
+import re
+import statistics
+import sys
+from pathlib import Path
+
+SEEDS = Path("nbs") / "data" / "demo_seeds.csv"
+SHIPPED = Path("nbs") / "data" / "results" / "shipped_small_model.json"
+PAGES = (Path("README.md"), Path("docs") / "results.md")
+ACCURACY, CEILING = "emotion accuracy (strict)", "Bayes ceiling"
+WITH_MAJORITY = "paintings with a majority emotion"  # a column: those that the strict accuracy is over
+TABLE = re.compile(r"^\|.*\|\n\| ---.*\n(?:\|.*\|\n)+", re.M)
+FEWEST_SEEDS = 3
+
+Stored = tuple[list[dict[str, float]], dict[str, dict]]  # a row of scores per seed; scores of the shipped model
+
+
+def collect(runs: list[Path], path: Path) -> None:
+    "Write the scores of some runs into a table, a row per run. Raises `SystemExit` for a run without scores."
+    if missing := [str(run) for run in runs if not (run / "metrics.json").is_file()]:
+        raise SystemExit(f"no metrics.json in {', '.join(missing)}; expected folders that `sevlm demo` has finished.")
+    rows = []
+    for seed, run in enumerate(runs):
+        scores = json.loads((run / "metrics.json").read_text(encoding="utf-8"))["scores"]
+        values = {name: s["value"] for name, s in scores.items()}
+        rows.append({"seed": seed, WITH_MAJORITY: scores[ACCURACY]["n"], **values})
+    with open(path, "w", encoding="utf-8", newline="") as f:
+        table = csv.DictWriter(f, list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n")
+        table.writeheader()
+        table.writerows(rows)
+
+
+def read_stored(root: Path) -> Stored:
+    "The stored scores; a score that a run does not have is left out of its row."
+    with open(root / SEEDS, encoding="utf-8", newline="") as f:
+        seeds = [{name: float(v) for name, v in row.items() if v} for row in csv.DictReader(f)]
+    return seeds, json.loads((root / SHIPPED).read_text(encoding="utf-8"))["scores"]
+
+
+def percent(value: float) -> str:
+    return f"{100 * value:.1f}"
+
+
+def _cell(column: str, score: str, stored: Stored) -> str | None:  # None: no number belongs there
+    "What stands in one cell of a result table."
+    seeds, shipped = stored
+    if "mean ± deviation" in column:
+        values = [row[score] for row in seeds]
+        return f"{percent(statistics.mean(values))} ± {percent(statistics.stdev(values))}"
+    value, ends = shipped[score]["value"], shipped[score].get("interval")
+    between = f"{percent(ends[0])} to {percent(ends[1])}" if ends else ""
+    if column.startswith("shipped model"):
+        return f"{percent(value)} ({between})" if between else percent(value)
+    return {"value": percent(value), "95 % interval": between}.get(column)
+
+
+def _renewed_table(table: str, stored: Stored) -> str:
+    "A result table with the numbers that are stored; other tables as they are."
+    head, line, *rows = table.rstrip("\n").split("\n")
+    columns = [c.strip() for c in head.strip("|").split("|")]
+    if not columns[0].endswith("(x 100)"):
+        return table
+    columns = [re.sub(r"\d+ seeds", f"{len(stored[0])} seeds", c) for c in columns]
+    written = ["| " + " | ".join(columns) + " |", line]
+    for row in rows:
+        cells = [c.strip() for c in row.strip("|").split("|")]
+        found = (_cell(column, cells[0], stored) for column in columns[1:])
+        cells[1:] = [old if new is None else new for old, new in zip(cells[1:], found)]
+        written.append(re.sub(" +", " ", "| " + " | ".join(cells) + " |"))
+    return "\n".join(written) + "\n"
+
+
+def renewed(text: str, stored: Stored) -> str:
+    "A page with the stored numbers in all of its result tables."
+    return TABLE.sub(lambda m: _renewed_table(m[0], stored), text)
+
+
+def statements(stored: Stored) -> dict[str, list[str]]:  # page -> what must stand in its prose
+    "Sentences with numbers of the seeds."
+    seeds, _ = stored
+    listed = lambda texts: ", ".join(texts[:-1]) + f" and {texts[-1]}"
+    counts = [f"{row[WITH_MAJORITY]:.0f}" for row in seeds]
+    shares = [row[ACCURACY] / row[CEILING] for row in seeds]
+    least, most = (f(int(c) for c in counts) for f in (min, max))
+    return {
+        "README.md": [f"accuracy on the {least} to {most} of them with a majority emotion"],
+        "docs/results.md": [
+            f"{listed(counts)} of them have a majority emotion",
+            f"the model reaches {listed([percent(s) for s in shares])} % of what anybody could reach, "
+            f"{percent(statistics.mean(shares))} % on average",
+        ],
+    }
+
+
+def main(folders: list[str]) -> None:
+    if folders:
+        collect([Path(f) for f in folders], SEEDS)
+    stored = read_stored(Path())
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        page.write_text(renewed(text, stored), encoding="utf-8")
+        plain = " ".join(text.split())
+        for sentence in statements(stored)[page.as_posix()]:
+            if sentence not in plain:
+                print(f"{page}: write {sentence!r}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
