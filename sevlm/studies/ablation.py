@@ -581,7 +581,7 @@ class Judged:
     def save(self, path: str | Path) -> None:
         "Write as compressed arrays."
         arrays = dict(vars(self), arms=np.array(self.arms), emotions=np.array(self.emotions))
-        arrays["chance"] = self.chance.astype(np.float32).round(DIGITS)
+        arrays["chance"] = self.chance.astype(np.float16)  # three digits, also of small ones
         arrays["log_scores"] = (self.log_scores * LOG_STEPS).round().astype(np.int16)
         arrays["curves"] = self.curves.astype(np.float32)
         with write_atomic(path) as tmp, open(tmp, "wb") as file:
@@ -596,6 +596,7 @@ class Judged:
         except (OSError, ValueError, KeyError, BadZipFile) as e:
             raise DataError(f"{path} holds no judged grid ({e}); expected what `sevlm ablate` writes.") from e
         arrays |= dict(arms=arrays["arms"].tolist(), emotions=arrays["emotions"].tolist())
+        arrays |= {name: arrays[name].astype(float) for name in ("chance", "curves", "log_scores")}
         return cls(**{**arrays, "log_scores": arrays["log_scores"] / LOG_STEPS})
 
 
