@@ -75,23 +75,29 @@ lab: setup  ## open the notebooks in JupyterLab
 hooks: setup  ## once per clone, for contributors: clean notebooks on merge (nbdev)
 	$(BIN)/nbdev_install_hooks
 
-runs/ledger-captioner/.done: setup
-	$(SEVLM) mini data/ledger-captions --paintings 2400 --seed 7
-	$(SEVLM) train data/ledger-captions --out runs/ledger-captioner --resume --set use_fusion=off use_vad_head=off use_contrast=off epochs=10 val_paintings=40
-	@touch $@
+# The grids: what all runs share is made once, and each command goes on where it was broken off.
+GRID_SEEDS := 6
+GRID := --gpt2 'runs/captioners/captioner/seed-{seed}/last' --test data/grid-test --judge data/grid-judged --seeds $(GRID_SEEDS) --workers 2
 
-ledger: runs/ledger-captioner/.done  ## price every correction of the released code anew (about an hour; goes on where it was broken off)
-	$(SEVLM) mini data/ledger-train --paintings 1100 --seed 11
-	$(SEVLM) mini data/ledger-test --paintings 300 --seed 12
-	$(SEVLM) ablate data/ledger-train --test data/ledger-test --gpt2 runs/ledger-captioner/last --out runs/ledger --set epochs=2 lookup=word --workers 2
-	gzip -nc runs/ledger/rows.csv > nbs/data/ledger_rows.csv.gz
+.PHONY: captioners
+captioners: setup  # a captioning decoder per seed, without any of the three ideas; a reader of emotions; the paintings of the grids
+	$(SEVLM) mini data/grid-captions --paintings 2400 --seed 7
+	$(SEVLM) mini data/grid-train --paintings 4000 --seed 11
+	$(SEVLM) mini data/grid-test --paintings 500 --seed 12
+	$(SEVLM) mini data/grid-judged --paintings 10000 --seed 13
+	$(SEVLM) ablate data/grid-captions --grid captioner --out runs/captioners --seeds $(GRID_SEEDS) --workers 2 --set epochs=6 lookup=word
+	$(SEVLM) listener data/grid-captions --out runs/grid-listener
+
+ledger: captioners  ## price every correction of the released code anew (about 45 minutes; goes on where it was broken off)
+	$(SEVLM) ablate data/grid-train --grid corrections $(GRID) --out runs/corrections --set epochs=2 lookup=word
+	cp runs/corrections/judged.npz nbs/data/corrections_judged.npz
+	gzip -nc runs/corrections/rows.csv > nbs/data/corrections_rows.csv.gz
 	@echo "== now run nbs/analysis/a5_ledger.ipynb"
 
-ideas: runs/ledger-captioner/.done  ## the paper's three ideas, alone and together, five seeds each (about an hour; goes on where it was broken off)
-	$(SEVLM) mini data/ideas-train --paintings 1500 --seed 11
-	$(SEVLM) mini data/ideas-test --paintings 400 --seed 12
-	$(SEVLM) ablate data/ideas-train --test data/ideas-test --grid ideas --gpt2 runs/ledger-captioner/last --out runs/ideas --set epochs=4 lookup=word --workers 2
-	gzip -nc runs/ideas/rows.csv > nbs/data/ideas_rows.csv.gz
+ideas: captioners  ## the paper's three ideas in all combinations, weights of their losses, six seeds each (about an hour; goes on where it was broken off)
+	$(SEVLM) ablate data/grid-train --grid factorial $(GRID) --listener runs/grid-listener --out runs/factorial --set epochs=2 lookup=word
+	cp runs/factorial/judged.npz nbs/data/factorial_judged.npz
+	gzip -nc runs/factorial/rows.csv > nbs/data/factorial_rows.csv.gz
 	@echo "== now run nbs/analysis/a2_ablations.ipynb and a3_qualitative.ipynb"
 
 labs: setup  ## the laboratories of fusion and of the VAD head, six seeds or more (about 10 minutes; goes on where it was broken off)

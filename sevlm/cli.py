@@ -902,22 +902,40 @@ def _compare(args):
     "the same training with one setting changed, over several seeds",
     option("data", metavar="DATA", help="data folder to train on: a release, or made by `sevlm prepare`"),
     option(
-        "--out", required=True, metavar="DIR", help="folder of the grid: one folder per run, rows.csv, differences.csv"
+        "--out",
+        required=True,
+        metavar="DIR",
+        help="folder of the grid: one folder per run, judged.npz, rows.csv, differences.csv",
     ),
     option(
         "--grid",
         default="corrections",
         metavar="NAME",
-        help="'ideas' (none of the paper's ideas, each alone, all), 'without' (all, and all but each), "
-        "'corrections' (each switch set back to the released code's), or 'pool' (fewer patches per picture)",
+        help="'factorial' (every combination of the paper's three ideas, and weights of their losses), 'ideas' (none, "
+        "each alone, all), 'without' (all, and all but each), 'corrections' (each switch set back to the released "
+        "code's), 'pool' (fewer patches per picture), or 'captioner' (one arm, without the ideas)",
     ),
-    option("--test", metavar="FOLDER", help="evaluate on all paintings of this folder (default: test part of DATA)"),
+    option(
+        "--test", metavar="FOLDER", help="write texts for the paintings of this folder (default: test part of DATA)"
+    ),
     option(
         "--preset",
         choices=list(SEVLMConfig.presets),
         help="settings to start from: %(choices)s (default: mini for synthetic paintings; real ones need one)",
     ),
-    option("--gpt2", default="auto", metavar="NAME", help="decoder that all runs start from, as in `sevlm train`"),
+    option(
+        "--gpt2",
+        default="auto",
+        metavar="NAME",
+        help="decoder that the runs start from, as in `sevlm train`; {seed} in it stands for the seed of a run",
+    ),
+    option(
+        "--judge",
+        metavar="FOLDER",
+        help="also judge the paintings of this folder, by the emotion alone: no text is written, so that they may be "
+        "many (default: those of --test)",
+    ),
+    option("--listener", metavar="DIR", help="a classifier made by `sevlm listener`, to read emotions from the texts"),
     option("--seeds", type=int, default=5, metavar="N", help="runs per arm"),
     option("--workers", type=int, default=1, metavar="N", help="runs at the same time"),
     SET_OPTION,
@@ -929,22 +947,29 @@ def _compare(args):
     resume_hint="Finished runs are kept. Go on by the same command.",
 )
 def _ablate(args):
-    from sevlm.studies.ablation import GRIDS, differences, run_grid
+    from sevlm.studies.ablation import GRIDS, differences, hear, judged_grid, run_grid
+    from sevlm.studies.text_emotion import load_text_emotion
 
     if args.grid not in GRIDS:
         raise ConfigError(f"unknown grid {args.grid!r}. {did_you_mean(args.grid, GRIDS)}")
     config, settings = _settings_of(args.preset or preset_for(args.data), args.set)
     arms, out = GRIDS[args.grid], check_writable(args.out)
+    listener = load_text_emotion(args.listener) if args.listener else None
     print_result(f"{len(arms)} arms x {args.seeds} seeds = {len(arms) * args.seeds} runs in {out}: {', '.join(arms)}")
-    rows = run_grid(
-        arms, args.data, out, args.test, config, settings, args.gpt2, args.seeds, args.workers, not args.quiet
-    )
+    how = (config, settings, args.gpt2, args.seeds, args.workers, not args.quiet, args.judge)
+    rows = run_grid(arms, args.data, out, args.test, *how)
+    rows = hear(rows, listener) if listener else rows
+    judged = judged_grid(out, list(arms), args.seeds)
+    judged.save(out / "judged.npz")
     found = differences(rows, next(iter(arms)))
     for name, table in (("rows", rows), ("differences", found)):
         with write_atomic(out / f"{name}.csv") as tmp:
             table.to_csv(tmp, index=False)
     print_result(
-        found.to_string(index=False, float_format="{:.3f}".format), f"written: {out}/rows.csv, {out}/differences.csv"
+        found.to_string(index=False, float_format="{:.3f}".format),
+        f"accuracy without texts, over {len(judged.chance):,} paintings (the best possible: {judged.ceiling():.3f}): "
+        + ", ".join(f"{arm} {accuracy:.3f}" for arm, accuracy in zip(judged.arms, judged.accuracy().mean(1))),
+        f"written: {out}/judged.npz, {out}/rows.csv, {out}/differences.csv",
     )
 
 

@@ -7,31 +7,54 @@ __all__ = [
     "BASE",
     "CORRECTIONS",
     "IDEAS",
+    "COMBINATIONS",
     "GRIDS",
     "SUMS",
+    "BATCH_JUDGED",
+    "DIGITS",
     "NO_VALIDATION",
+    "CURVE_POINTS",
+    "CURVE_PAINTINGS",
     "RUN_COLUMNS",
+    "LOG_STEPS",
     "SCORES",
     "DRAWS_AT_ONCE",
     "idea_switches",
+    "combination_name",
     "arm_config",
     "bleu_sums",
     "text_losses",
+    "chances",
+    "probabilities_of",
+    "accuracy_of",
     "score_paintings",
+    "cider_of",
     "degenerate_batches",
+    "spread_over",
+    "GridData",
+    "CurveCB",
     "run_arm",
     "run_grid",
     "read_grid",
+    "Judged",
+    "judged_grid",
+    "hear",
     "differences",
+    "score_values",
 ]
 
 # %% ../../nbs/studies/ablation.ipynb #9fcc96f6
 import logging
-from collections.abc import Iterable, Sequence
+import shutil
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import redirect_stdout
+from dataclasses import dataclass, fields
+from itertools import combinations, product
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
@@ -39,18 +62,23 @@ import torch
 from tqdm.auto import tqdm
 
 from ..artemis.folder import open_data, truth_of
-from ..config import PUBLISHED, SEVLMConfig, TrainConfig
+from ..config import EMOTIONS, PUBLISHED, SEVLMConfig, TrainConfig
 from ..data.batches import PairBatches, collate
-from ..data.paintings import Painting
+from ..data.features import Features
+from ..data.paintings import Painting, emotions_of
 from ..errors import ConfigError, DataError, did_you_mean, require
-from ..metrics.captions import bleu_from_sums, simple_tokens
-from ..models.generation import generate_texts, next_logits
+from ..metrics.captions import bleu_from_sums, caption_scores, simple_tokens
+from ..metrics.emotions import majority_ids
+from ..models.generation import IncrementalDecoder, generate_texts, next_logits
 from ..models.sevlm import SEVLM
-from ..models.tokenizer import encode_all, special_ids, split_answer
+from ..models.tokenizer import encode_all, prompt_ids, special_ids, split_answer
+from ..synthetic.truth import log_scores, majority_odds
 from ..synthetic.words import grounded
-from ..training.inputs import TrainingData, cache_features, load_training_data
+from ..training.inputs import TrainingData, cache_features, choose_storage, emotions_for, load_training_data
+from ..training.learner import CB, Learner, evaluating
 from ..training.run import start_run
 from ..utils import check_writable, end_with_parent, read_object, write_atomic, write_json
+from .text_emotion import TextEmotion
 
 # %% ../../nbs/studies/ablation.ipynb #ded70ab7
 BASE = "corrected"
@@ -71,6 +99,15 @@ def idea_switches(*on: str) -> dict[str, bool]:
     return {f"use_{idea}": idea in on for idea in IDEAS}
 
 
+# none, each, each two, all
+COMBINATIONS: list[tuple[str, ...]] = [on for k in range(len(IDEAS) + 1) for on in combinations(IDEAS, k)]
+
+
+def combination_name(on: Collection[str]) -> str:
+    "The arm with these ideas."
+    return "none" if not on else "all" if len(on) == len(IDEAS) else " + ".join(IDEAS[idea] for idea in on)
+
+
 GRIDS: dict[str, dict[str, dict[str, Any]]] = {
     "corrections": {
         BASE: {},
@@ -86,6 +123,13 @@ GRIDS: dict[str, dict[str, dict[str, Any]]] = {
         "all": idea_switches(*IDEAS),
         **{f"no {name}": idea_switches(*(i for i in IDEAS if i != idea)) for idea, name in IDEAS.items()},
     },
+    "factorial": {
+        **{combination_name(on): idea_switches(*on) for on in COMBINATIONS},
+        **{
+            f"all, weights {w:g}": dict(idea_switches(*IDEAS), vad_weight=w, con_weight=w) for w in (0.1, 0.3, 3.0)
+        },  # steps of about three around the published 1
+    },
+    "captioner": {"captioner": idea_switches()},
     "pool": {"all patches": {}, "means of 2 x 2": dict(pool=2)},
 }  # grid -> arm -> changed settings; the other arms are compared with the first
 
@@ -144,26 +188,103 @@ def text_losses(
     return loss(trained), loss(torch.stack(written, 1))
 
 
+# %% ../../nbs/studies/ablation.ipynb #c3d44622
+_log = logging.getLogger(__name__)
+BATCH_JUDGED = 100  # paintings at a time
+
+
+def chances(
+    paintings: Sequence[Painting],
+    truth: dict | None = None,  # key -> (scene, odds), synthetic sets only
+    emotions: Sequence[str] = EMOTIONS,  # E
+) -> tuple[np.ndarray, np.ndarray]:  # [N, E] chance that each emotion has the majority; [N, E] odds of a vote
+    "What answers are judged by: exact for synthetic paintings, from their votes for others."
+    votes = np.array([[p.emotions.count(e) for e in emotions] for p in paintings], float)
+    if truth is not None:
+        odds = np.stack([truth[p.key][1] for p in paintings])
+        return majority_odds(odds, votes.sum(1)), odds
+    strict = majority_ids(votes, "strict", emotions)
+    return np.eye(len(emotions))[strict] * (strict >= 0)[:, None], votes / votes.sum(1, keepdims=True).clip(1)
+
+
+def probabilities_of(
+    model: SEVLM,  # in evaluation mode
+    data: TrainingData,  # its tokenizer and table are used
+    grids: torch.Tensor | Features,  # [N, P, D'], from `cache_features`
+) -> np.ndarray:  # [N, E]
+    "How likely the model finds each emotion, painting by painting; no text is written."
+    parts = (grids[at : at + BATCH_JUDGED] for at in range(0, len(grids), BATCH_JUDGED))
+    return torch.cat([_probabilities(model, model.adapt(part), data) for part in parts]).numpy()
+
+
+@torch.no_grad()
+def _probabilities(
+    model: SEVLM,
+    grid: torch.Tensor,  # [B, P, D], adapted
+    data: TrainingData,
+) -> torch.Tensor:  # [B, E]
+    "As `emotion_probabilities`; the beginning that all emotions share is read once."
+    special, B = special_ids(data.tokenizer), len(grid)
+    start, emotions = prompt_ids(data.tokenizer), model.config.emotions
+    ends = [prompt_ids(data.tokenizer, e, emotions)[len(start) :] for e in emotions]  # what follows, for each emotion
+    longest = max(map(len, ends))
+    ids = torch.tensor([end + [special.pad] * (longest - len(end)) for end in ends], device=grid.device)  # [E, n]
+    reader = IncrementalDecoder(model, grid, data.table, special)
+    logp = reader(torch.tensor([start], device=grid.device).repeat(B, 1)).log_softmax(-1)[:, ids[:, 0]]  # [B, E]
+    reader.select(torch.arange(B, device=grid.device).repeat_interleave(len(ids)))
+    for last, new in zip(ids.T, ids.T[1:]):
+        next_logp = reader(last.repeat(B)[:, None]).log_softmax(-1).view(B, len(ids), -1)
+        picked = next_logp.gather(-1, new.expand(B, -1)[..., None])[..., 0]
+        logp = logp + picked * (new != special.pad)
+    return logp.softmax(-1)
+
+
+def accuracy_of(
+    named: np.ndarray,  # [..., N] emotions
+    chance: np.ndarray,  # [N, E] from `chances`
+) -> np.ndarray:  # [...]
+    "Expected accuracy."
+    return chance[np.arange(len(chance)), named].sum(-1) / chance.sum()
+
+
 # %% ../../nbs/studies/ablation.ipynb #8d681f73
+DIGITS = 4  # of scores that are stored
+
+
 def score_paintings(
     model: SEVLM,  # in evaluation mode
     data: TrainingData,  # its tokenizer and table are used
     paintings: Sequence[Painting],  # of the test part
-    grids: torch.Tensor,  # [N, P, D'], of these paintings
+    grids: torch.Tensor | Features,  # [N, P, D'], of these paintings
     truth: dict | None = None,  # key -> (scene, odds), synthetic sets only
     batch_size: int = 64,  # paintings
-) -> pd.DataFrame:  # one row per painting: answer, right (of those with a majority), grounded (synthetic), and `SUMS`
+) -> (
+    pd.DataFrame
+):  # a row per painting: majority, answer, right (where there is one), grounded (synthetic), cider, `SUMS`
     "Generates an answer for each painting, greedily, and counts."
     parts = (grids[at : at + batch_size] for at in range(0, len(paintings), batch_size))
     texts = [t for part in parts for t in generate_texts(model, model.adapt(part), data.tokenizer, data.table)]
     rows = []
-    for p, (emotion, explanation) in zip(paintings, map(split_answer, texts)):
+    for p, (emotion, explanation) in zip(paintings, map(split_answer, texts), strict=True):
         majority = p.majority()
-        answer = dict(painting=p.key, emotion=emotion, explanation=explanation)
+        answer = dict(painting=p.key, majority=majority or "", emotion=emotion, explanation=explanation)
         right = float(emotion == majority) if majority else np.nan
         is_grounded = float(bool(grounded(explanation, truth[p.key][0]))) if truth else np.nan
         rows.append(dict(**answer, right=right, grounded=is_grounded, **bleu_sums(explanation, p.explanations)))
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).assign(cider=cider_of([r["explanation"] for r in rows], paintings))
+
+
+def cider_of(
+    explanations: Sequence[str],  # one per painting
+    paintings: Sequence[Painting],
+) -> np.ndarray | float:  # [N]; nan for a single painting
+    "CIDEr of each explanation; n-grams are weighed by the references of all of these paintings."
+    if len(paintings) < 2:
+        return np.nan
+    keys = [str(n) for n in range(len(paintings))]
+    references = {k: [e for e in p.explanations if e.strip()] for k, p in zip(keys, paintings)}
+    scores = caption_scores(dict(zip(keys, explanations)), references, meteor="off", tokenizer="simple")
+    return scores.each["CIDEr"].round(DIGITS)
 
 
 def degenerate_batches(
@@ -180,53 +301,171 @@ def degenerate_batches(
     return dict(no_known_word=int(no_known_word), one_painting=int(one_painting))
 
 
+# %% ../../nbs/studies/ablation.ipynb #40fec593
 NO_VALIDATION = 10**9  # steps: no validation on the way, the last weights are scored
+CURVE_POINTS, CURVE_PAINTINGS = 9, 500  # of the curve: points, the start among them; judged paintings
+
+
+def spread_over(
+    n: int,  # things
+    k: int,  # of them; all if there are no more
+) -> list[int]:  # numbers of the things, in order
+    "Evenly over a list: paintings are sorted by style, and its beginning would be one style."
+    return list(range(n)) if n <= k else np.linspace(0, n - 1, k).round().astype(int).tolist()
+
+
+class GridData:
+    "What the runs of a grid share, each read once. Patch tokens are kept in the cache folder, where there is room."
+
+    def __init__(
+        self,
+        data: str | Path,  # folder in the release format to train on
+        test: str | Path | None = None,  # folder whose paintings all get a text; None: the test part of `data`
+        judged: str | Path | None = None,  # folder whose paintings are judged without a text; None: as `test`
+    ):
+        self.data, self.test, self.judged_folder = data, test, judged or test
+        self._read: dict[str, tuple[list[Painting], dict | None]] = {}
+        self._training: dict[tuple[str, str], TrainingData] = {}
+        self._chances: dict[tuple[str, ...], tuple[np.ndarray, np.ndarray]] = {}
+
+    def training(self, config: SEVLMConfig) -> TrainingData:
+        "What a run with this configuration reads; of the configuration only the tokenizer and the look-up matter."
+        key = config.tower, config.lookup
+        if key not in self._training:
+            self._training[key] = load_training_data(self.data, config, progress=False)
+        return self._training[key]
+
+    def _paintings(self, folder: str | Path | None, config: SEVLMConfig) -> tuple[list[Painting], dict | None]:
+        if folder is None:
+            training = self.training(config)
+            return training.parts["test"], training.truth
+        if str(folder) not in self._read:
+            self._read[str(folder)] = open_data(folder).checked()[0], truth_of(folder)
+        return self._read[str(folder)]
+
+    def tested(self, config: SEVLMConfig) -> tuple[list[Painting], dict | None]:
+        "The paintings that a text is written for, and their truth if they are synthetic."
+        return self._paintings(self.test, config)
+
+    def judged(self, config: SEVLMConfig) -> tuple[list[Painting], dict | None]:
+        "The paintings that are judged without a text, and their truth if they are synthetic."
+        return self._paintings(self.judged_folder, config)
+
+    def chances(self, config: SEVLMConfig) -> tuple[np.ndarray, np.ndarray]:
+        "As `chances` gives them, of the judged paintings over the emotions of a model."
+        if config.emotions not in self._chances:
+            self._chances[config.emotions] = chances(*self.judged(config), config.emotions)
+        return self._chances[config.emotions]
+
+
+class CurveCB(CB):
+    "Scores at some steps of a run, evenly over it, beginning with step 0."
+
+    keeps = ("rows",)
+
+    def __init__(
+        self,
+        judge: Callable[[SEVLM], dict[str, float]],  # called with the model in evaluation mode
+        points: int = CURVE_POINTS,
+    ):
+        self.judge, self.points = judge, points
+        self.rows: list[dict[str, float]] = []
+        self.steps: set[int] = set()
+
+    def before_fit(self, learner: Learner) -> None:
+        self.steps = set(
+            np.linspace(0, learner.epochs * len(learner.batches), self.points).round().astype(int).tolist()
+        )
+
+    def between_steps(self, learner: Learner) -> None:
+        if learner.step in self.steps and all(row["step"] != learner.step for row in self.rows):
+            with evaluating(learner.model) as model:
+                self.rows.append(dict(step=learner.step, **self.judge(model)))
+
+
+def _features(model: SEVLM, paintings: Sequence[Painting]) -> torch.Tensor | Features:
+    "Patch tokens: on disk, where there is room."
+    folder = choose_storage(model, len(paintings), limit=0)[1]
+    return cache_features(model, paintings, progress=False, folder=folder, log=_log.info)
 
 
 def run_arm(
-    data: str | Path,  # folder in the release format to train on
-    test: str | Path | None,  # folder whose paintings are all scored; None: the test part of `data`
+    shared: GridData,
     out: str | Path,  # folder of this run
     config: SEVLMConfig,
     settings: TrainConfig,
-    gpt2: str | Path | None = "auto",  # the decoder to start from: see `start_run`
+    gpt2: str | Path | None = "auto",  # the decoder to start from: see `start_run`; '{seed}' stands for the seed
     losses_of: int = 64,  # paintings for `text_losses`
 ) -> dict[str, Any]:  # what scores.json holds
     "One run of a grid; a finished run in `out` is read instead. Raises `ConfigError` if `out` holds another run."
     out = check_writable(out)
+    gpt2 = gpt2 and str(gpt2).replace("{seed}", str(settings.seed))
     settings_of_run = dict(
-        data=str(data), test=str(test), config=config.to_dict(), settings=settings.to_dict(), gpt2=str(gpt2)
+        data=str(shared.data),
+        test=str(shared.test),
+        judged=str(shared.judged_folder),
+        config=config.to_dict(),
+        settings=settings.to_dict(),
+        gpt2=str(gpt2),
     )
     if (out / "scores.json").is_file():
         run = read_object(out / "scores.json")
         if differ := [k for k, v in settings_of_run.items() if run.get(k) != v]:
             raise ConfigError(f"{out} holds a run with other {', '.join(differ)}; give another folder.")
         return run
-    training_data = load_training_data(data, config, progress=False)
-    if test is None:
-        truth, paintings = training_data.truth, training_data.parts["test"]
-    else:
-        truth, paintings = truth_of(test), open_data(test).checked()[0]
+    data = shared.training(config)
+    paintings, _ = shared.judged(config)
+    # as `start_run` changes the configuration
+    emotions = emotions_for(config, data.emotions)
+    chance, odds = shared.chances(config.replace(emotions=emotions))
+    kept: list[torch.Tensor | Features] = []  # patch tokens of the judged paintings, once a model is there
+
+    def judge(model: SEVLM, numbers: list[int]) -> tuple[np.ndarray, np.ndarray]:
+        "Emotion named and log score, of some judged paintings."
+        if not kept:
+            kept.append(_features(model, paintings))
+        found = probabilities_of(model, data, kept[0] if len(numbers) == len(paintings) else kept[0][numbers])
+        return found.argmax(1), log_scores(found, odds[numbers])
+
+    def point(model: SEVLM) -> dict[str, float]:
+        named, logs = judge(model, few)
+        return dict(accuracy=round(float(accuracy_of(named, chance[few])), DIGITS), log_score=float(logs.mean()))
+
+    few = spread_over(len(paintings), CURVE_PAINTINGS)
+    curve = CurveCB(point)
     settings = settings.replace(validate_every=NO_VALIDATION, val_paintings=1)
-    trained = start_run(training_data, out, config, settings, resume=True, gpt2=gpt2, progress=False)
+    how = dict(resume=True, gpt2=gpt2, progress=False, memory=0, callbacks=[curve])  # 0: patch tokens on disk
+    with open(out / "log.txt", "a", encoding="utf-8") as log, redirect_stdout(log):
+        trained = start_run(data, out, config, settings, **how)
     learner, model = trained.learner, trained.model.eval().cpu()
-    grids = cache_features(model, paintings, progress=False)
-    loss_trained, loss_written = text_losses(model, training_data, paintings[:losses_of], grids[:losses_of])
+    named, logs = judge(model, list(range(len(paintings))))
+    with write_atomic(out / "judged.npz") as tmp, open(tmp, "wb") as file:
+        keys = np.array([p.key for p in paintings])
+        np.savez_compressed(file, paintings=keys, named=named.astype(np.uint8), log_scores=logs.astype(np.float16))
+    tested, truth = shared.tested(config)
+    grids = kept[0] if tested is paintings else _features(model, tested)
+    loss_trained, loss_written = text_losses(model, data, tested[:losses_of], grids[:losses_of])
     with write_atomic(out / "paintings.csv") as tmp:
-        score_paintings(model, training_data, paintings, grids, truth).to_csv(tmp, index=False)
-    results = dict(steps=learner.step, loss_trained=loss_trained, loss_written=loss_written)
+        score_paintings(model, data, tested, grids, truth).to_csv(tmp, index=False)
+    results = dict(steps=learner.step, loss_trained=loss_trained, loss_written=loss_written, curve=curve.rows)
     run = {**settings_of_run, **results, **degenerate_batches(learner.batches, settings.epochs)}
     write_json(out / "scores.json", run)
+    shutil.rmtree(out / "state", ignore_errors=True)  # three times the size of the model, and needed no more
     return run
 
 
 # %% ../../nbs/studies/ablation.ipynb #0ef99137
-def _run_in_process(threads: int, *args) -> dict[str, Any]:
+_shared: list[GridData] = []  # in a worker process
+
+
+def _begin_process(threads: int, *folders: str | Path | None) -> None:
+    end_with_parent()
     torch.set_num_threads(threads)
-    return run_arm(*args)
+    _shared.append(GridData(*folders))
 
 
-_log = logging.getLogger(__name__)
+def _run_in_process(*args) -> dict[str, Any]:
+    return run_arm(_shared[0], *args)
 
 
 def _run_folder(out: str | Path, arm: str, seed: int) -> Path:
@@ -237,31 +476,34 @@ def run_grid(
     arms: dict[str, dict[str, Any]],  # arm -> changed settings
     data: str | Path,  # folder to train on: see `run_arm`
     out: str | Path,  # folder of the grid
-    test: str | Path | None = None,  # folder whose paintings are all scored; None: the test part of `data`
+    test: str | Path | None = None,  # folder whose paintings all get a text; None: the test part of `data`
     config: SEVLMConfig | None = None,  # what the arms change; None: the preset 'mini' with word look-up
     settings: TrainConfig | None = None,  # of every run, except the seed; None: the preset 'mini'
-    gpt2: str | Path | None = "auto",  # the decoder all runs start from: see `start_run`
+    gpt2: str | Path | None = "auto",  # the decoder the runs start from, as in `run_arm`: with '{seed}' one per seed
     seeds: int = 5,
     workers: int = 1,  # runs at once
     progress: bool = True,  # a bar
+    judged: str | Path | None = None,  # folder whose paintings are judged without a text; None: as `test`
 ) -> pd.DataFrame:  # one row per run and painting: arm, seed, `RUN_COLUMNS`, and the columns of `score_paintings`
     "All arms over all seeds; finished runs are kept, so that the same call resumes an interrupted grid."
     config = config or SEVLMConfig.preset("mini", lookup="word")
     settings = settings or TrainConfig.preset("mini")
     jobs = [
-        (data, test, _run_folder(out, arm, seed), arm_config(config, changes), settings.replace(seed=seed), gpt2)
+        (_run_folder(out, arm, seed), arm_config(config, changes), settings.replace(seed=seed), gpt2)
         for seed in range(seeds)
         for arm, changes in arms.items()
     ]
     threads = max(1, torch.get_num_threads() // workers)
     bar = tqdm(total=len(jobs), desc="runs", disable=not progress)
     if workers == 1:
+        shared = GridData(data, test, judged)
         for job in jobs:
-            run_arm(*job)
+            run_arm(shared, *job)
             bar.update()
     else:
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=end_with_parent) as pool:
-            running = [pool.submit(_run_in_process, threads, *job) for job in jobs]
+        begin = dict(initializer=_begin_process, initargs=(threads, data, test, judged))
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), **begin) as pool:
+            running = [pool.submit(_run_in_process, *job) for job in jobs]
             try:
                 for done in as_completed(running):
                     done.result()
@@ -290,7 +532,7 @@ def read_grid(
             if not (folder / "scores.json").is_file():
                 raise DataError(f"{folder} holds no finished run; run the grid to its end by the same command.")
             run = read_object(folder / "scores.json", **dict.fromkeys(("loss_trained", "loss_written"), float))
-            empty = dict(right="", grounded="")  # of these columns only, an empty field is a missing value
+            empty = dict(right="", grounded="", cider="")  # of these columns only, an empty field is a missing value
             rows = pd.read_csv(folder / "paintings.csv", keep_default_na=False, na_values=empty)
             tables.append(rows.assign(arm=arm, seed=seed, **{k: run[k] for k in RUN_COLUMNS}))
     table = pd.concat(tables, ignore_index=True)
@@ -305,11 +547,107 @@ def read_grid(
     return table[table.painting.map(runs_of) == len(tables)].reset_index(drop=True)
 
 
+# %% ../../nbs/studies/ablation.ipynb #869a911a
+@dataclass
+class Judged:
+    "The answers of a grid's runs to all test paintings, without texts."
+
+    arms: list[str]  # A
+    emotions: list[str]  # E
+    chance: np.ndarray  # [N, E] that an emotion has the majority: see `chances`
+    named: np.ndarray  # [A, S, N] emotions
+    log_scores: np.ndarray  # [A, S, N]
+    steps: np.ndarray  # [K] of the curves
+    curves: np.ndarray  # [A, S, K] accuracy on some of the paintings, on the way
+
+    def right(self) -> np.ndarray:  # [A, S, N]
+        "What each painting adds: the mean over the paintings is the expected accuracy."
+        each = self.chance[np.arange(len(self.chance)), self.named]
+        return each / self.chance.sum(1).mean()
+
+    def accuracy(self) -> np.ndarray:  # [A, S]
+        "Expected accuracy of each run."
+        return accuracy_of(self.named, self.chance)
+
+    def ceiling(self) -> float:
+        "The expected accuracy of naming the likeliest emotion each time."
+        return float(accuracy_of(self.chance.argmax(1), self.chance))
+
+    def recalls(self) -> np.ndarray:  # [A, S, E]
+        "Of the paintings with this majority emotion, the expected share that is named."
+        hit = [(self.chance[:, e] * (self.named == e)).sum(-1) for e in range(len(self.emotions))]
+        return np.stack(hit, -1) / self.chance.sum(0)
+
+    def save(self, path: str | Path) -> None:
+        "Write as compressed arrays."
+        arrays = dict(vars(self), arms=np.array(self.arms), emotions=np.array(self.emotions))
+        arrays["chance"] = self.chance.astype(np.float16)  # three digits, also of small ones
+        arrays["log_scores"] = (self.log_scores * LOG_STEPS).round().astype(np.int16)
+        arrays["curves"] = self.curves.astype(np.float32)
+        with write_atomic(path) as tmp, open(tmp, "wb") as file:
+            np.savez_compressed(file, **arrays)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Judged":
+        "Read what `save` wrote. Raises `DataError` if it is something else."
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = {f.name: file[f.name] for f in fields(cls)}
+        except (OSError, ValueError, KeyError, BadZipFile) as e:
+            raise DataError(f"{path} holds no judged grid ({e}); expected what `sevlm ablate` writes.") from e
+        arrays |= dict(arms=arrays["arms"].tolist(), emotions=arrays["emotions"].tolist())
+        arrays |= {name: arrays[name].astype(float) for name in ("chance", "curves", "log_scores")}
+        return cls(**{**arrays, "log_scores": arrays["log_scores"] / LOG_STEPS})
+
+
+LOG_STEPS = 100  # log scores are stored in hundredths
+
+
+def judged_grid(
+    out: str | Path,  # folder of a finished grid
+    arms: Sequence[str],
+    seeds: int,
+) -> Judged:
+    "The answers of a grid's runs to the paintings that all of them have seen. Raises `DataError` if a run is missing."
+    runs, found = {}, {}
+    for arm, seed in product(arms, range(seeds)):
+        folder = _run_folder(out, arm, seed)
+        if not (folder / "scores.json").is_file():
+            raise DataError(f"{folder} holds no finished run; run the grid to its end by the same command.")
+        runs[arm, seed] = read_object(folder / "scores.json", curve=list, config=dict)
+        with np.load(folder / "judged.npz", allow_pickle=False) as file:
+            found[arm, seed] = {k: file[k] for k in ("paintings", "named", "log_scores")}
+    common = set.intersection(*(set(f["paintings"]) for f in found.values()))
+    keep = {k: np.isin(f["paintings"], list(common)) for k, f in found.items()}
+    table = lambda name: np.stack([[found[a, s][name][keep[a, s]] for s in range(seeds)] for a in arms])
+    first = runs[arms[0], 0]
+    shared = GridData(*(None if first[k] == "None" else first[k] for k in ("data", "test", "judged")))
+    config = SEVLMConfig.from_dict(first["config"])
+    paintings, truth = shared.judged(config)
+    emotions = emotions_for(config, emotions_of(paintings))
+    chance = chances([p for p in paintings if p.key in common], truth, emotions)[0]
+    curves = [[[row["accuracy"] for row in runs[a, s]["curve"]] for s in range(seeds)] for a in arms]
+    steps = np.array([row["step"] for row in first["curve"]])
+    return Judged(list(arms), list(emotions), chance, table("named"), table("log_scores"), steps, np.array(curves))
+
+
+def hear(
+    rows: pd.DataFrame,  # from `run_grid`
+    classifier: TextEmotion,  # trained on texts of other paintings
+) -> pd.DataFrame:  # with a column more
+    "The emotion that a classifier reads from each explanation, in the column `heard`; empty where nothing was written."
+    texts = [t for t in rows.explanation.unique() if t.strip()]
+    read = classifier.probabilities(texts).argmax(1) if texts else []
+    heard = dict(zip(texts, (classifier.settings.emotions[e] for e in read)))
+    return rows.assign(heard=rows.explanation.map(heard).fillna(""))
+
+
 # %% ../../nbs/studies/ablation.ipynb #5fc92eae
 SCORES = {
     "emotion accuracy": "right",
     "grounding": "grounded",
     "BLEU-4": None,
+    "CIDEr": "cider",
 }  # score -> the column it is the mean of; None: from `SUMS`
 
 
@@ -358,8 +696,8 @@ def differences(
     rng, rows, at_base = np.random.default_rng(seed), [], arms.index(base)
     weights = lambda n: rng.multinomial(n, [1 / n] * n, DRAWS_AT_ONCE).astype(float)
     for name, column in SCORES.items():
-        if column and table[column].isna().all():
-            continue  # grounding of a real data set
+        if column and (column not in table or table[column].isna().all()):
+            continue  # grounding of a real data set; CIDEr of a single painting
         x = _array(table, [column] if column else SUMS, arms)
         S, N = x.shape[1:3]
         whole = _scores(x, name, np.ones((1, S)), np.ones((1, N)))[0]
@@ -371,3 +709,28 @@ def differences(
             found = dict(value=whole[a], difference=whole[a] - whole[at_base], low=low, high=high)
             rows.append(dict(arm=arm, score=name, **found, seeds=S, paintings=n))
     return pd.DataFrame(rows)
+
+
+# %% ../../nbs/studies/ablation.ipynb #b851268c
+def score_values(
+    rows: pd.DataFrame,  # from `run_grid`, perhaps with what `hear` adds
+    arms: Sequence[str],  # in this order
+) -> dict[str, np.ndarray]:  # score -> [arms, seeds, paintings], whose mean over the paintings is the score
+    "The scores of the texts, painting by painting; of accuracy and alignment those with a majority emotion."
+    rows = rows[rows.arm.isin(arms)]
+    extra = dict(rows)
+    if "heard" in rows:
+        extra["agrees"] = (rows.heard == rows.emotion).astype(float)
+        extra["aligned"] = (rows.heard == rows.majority).astype(float).where(rows.majority != "")
+    table, found = pd.DataFrame(extra), {}
+    columns = dict(SCORES, **{"text fits the emotion named": "agrees", "emotional alignment": "aligned"})
+    for name, column in columns.items():
+        if column is None:
+            sums = _array(table, SUMS, list(arms))
+            whole, without = bleu_from_sums(sums.sum(2)), bleu_from_sums(sums.sum(2, keepdims=True) - sums)
+            N = sums.shape[2]
+            found[name] = whole[..., None] + (N - 1) * (without.mean(-1, keepdims=True) - without)
+        elif column in table and table[column].notna().any():
+            values = _array(table, [column], list(arms))[..., 0]
+            found[name] = values[..., ~np.isnan(values).any((0, 1))]
+    return found
