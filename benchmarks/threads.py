@@ -49,7 +49,7 @@ def child(way: str, task: str, data: str, count: int) -> dict:
     make_mini(data, PAINTINGS, progress=False)
     if task == "explain":
         explainer = load(device="cpu")
-        picture = open_image(Release(data).paintings()[0][0].image).resize((64, 64))
+        picture = open_image(Release(data).paintings()[0][0].image).resize((96, 96))
         work = [lambda: explainer([picture])] * (count + 1)
     else:
         keep_freed_memory()

@@ -977,14 +977,14 @@ def _ablate(args):
 @command(
     "make the synthetic data set mini-ArtEmis, or the shipped weights anew",
     option("folder", nargs="?", metavar="FOLDER", help="folder for the synthetic set"),
-    PAINTINGS,
-    option("--seed", type=int, default=0, help="of scenes, pictures and annotators"),
+    option("--paintings", type=int, metavar="N", help="number of synthetic paintings (default: 4000)"),
+    option("--seed", type=int, help="of scenes, pictures and annotators (default: 0)"),
     option("--size", type=int, default=256, help="pixels, side of a picture"),
     option("--workers", type=int, default=2, help="processes; they do not change the result"),
     option(
         "--remake",
         action="store_true",
-        help="make the shipped tokenizer, image encoder and model anew (takes most of an hour)",
+        help="make the shipped tokenizer, image encoder and model anew (about an hour)",
     ),
     option(
         "--out",
@@ -1006,7 +1006,8 @@ def _mini(args):
 
         shipped = asset("mini")
         with working_in(args.out):
-            result = remake(args.out, args.work, seed=args.seed, paintings=args.paintings, progress=not args.quiet)
+            other = {k: v for k, v in dict(seed=args.seed, paintings=args.paintings).items() if v is not None}
+            result = remake(args.out, args.work, progress=not args.quiet, **other)
         print_result(
             *score_lines(result.scores),
             "",
@@ -1018,7 +1019,8 @@ def _mini(args):
     check_writable(Path(args.folder).absolute().parent)
     from sevlm.synthetic.dataset import make_mini, mini_statistics
 
-    folder = make_mini(args.folder, args.paintings, args.seed, args.size, args.workers, not args.quiet)
+    paintings = 4000 if args.paintings is None else args.paintings
+    folder = make_mini(args.folder, paintings, args.seed or 0, args.size, args.workers, not args.quiet)
     print_result(f"synthetic mini-ArtEmis in {folder}")
     for name, value in mini_statistics(folder).items():
         print_result(f"  {name}: {value:.3f}" if isinstance(value, float) else f"  {name}: {value:,}")

@@ -425,10 +425,13 @@ def test_remake_leaves_the_installed_parts_alone(tmp_path, monkeypatch, sevlm_):
     code, out, _ = sevlm_("mini", "--remake")
     assert (
         code == 0
-        and (called["out"], called["paintings"], called["seed"]) == ("runs/remake", 4000, 0)
+        and called == dict(out="runs/remake", work="runs/remake-work", progress=True)  # the recipe's own sizes and seeds
         and "diff -rq" in out
         and "mean length" in out
     )
+    called.clear()
+    assert sevlm_("mini", "--remake", "--paintings", 60, "--seed", 3, "--quiet")[0] == 0
+    assert (called["paintings"], called["seed"], called["progress"]) == (60, 3, False)
 
 
 def test_inspect_says_what_it_expected(tmp_path, base, sevlm_):

@@ -246,5 +246,5 @@ def test_settings():
     for bad in (dict(epochs=0), dict(dropout=1.0), dict(seed=-1)):
         with pytest.raises(ConfigError):
             ie.ImageEmotionConfig(**bad)
-    with pytest.raises(ConfigError, match="image_size=64"):
+    with pytest.raises(ConfigError, match="image_size=96"):
         ie.ImageEmotion(MINI.replace(image_size=224))

@@ -146,7 +146,7 @@ def step(mode, B, parts=1, processes=None, seed=0, dropout=DROPOUT, rows=False, 
     seed_everything(3)
     config = SEVLMConfig.preset("tiny", vocab_size=len(TOKENIZER), **{"dropout": dropout, **MODES[mode]})
     if config.tower == "mini":
-        config = config.replace(image_size=64, patches=64)
+        config = config.replace(image_size=96, patches=64)
     batch = batch_of(B, config, seed, rows)
     seed_everything(4)
     model = SEVLM(config)

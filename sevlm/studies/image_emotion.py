@@ -48,7 +48,7 @@ from ..utils import check_writable, checksum, resolve_device, write_atomic
 class ImageEmotionConfig(Settings):
     "Sizes and training of the image-to-emotion classifier; defaults as published (docs/facts/protocol.md 5.3)."
 
-    presets: ClassVar[dict[str, dict]] = {"published": {}, "mini": dict(backbone="tower", image_size=64, batch_size=32)}
+    presets: ClassVar[dict[str, dict]] = {"published": {}, "mini": dict(backbone="tower", image_size=96, batch_size=32)}
     name: str = "published"  # the preset it started from
     backbone: str = "resnet34"  # or 'tower': the small frozen one shipped here
     image_size: int = 256  # pixels, side of the square picture ('tower': its own size)
