@@ -79,8 +79,9 @@ from ..models.contrast import contrastive_loss, contrastive_scores
 from ..models.generation import generate_texts
 from ..models.sevlm import SEVLM
 from ..models.tokenizer import Tokenizer, encode_all, load_tokenizer, prompt_ids, special_ids, split_answer
-from ..synthetic.dataset import emotion_odds, majority_odds
+from ..synthetic.dataset import emotion_odds
 from ..synthetic.paint import SUBJECTS, VALUES, Scene, random_scene
+from ..synthetic.truth import majority_odds
 from ..synthetic.words import grounded, utterance
 from ..utils import asset, read_object, seed_everything, write_json
 
