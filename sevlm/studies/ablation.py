@@ -675,7 +675,8 @@ def _scores(
     if SCORES[name] is None:
         return bleu_from_sums(total(x))
     present = ~np.isnan(x)
-    return (total(np.where(present, x, 0)) / total(present.astype(float)))[..., 0]
+    with np.errstate(invalid="ignore"):
+        return (total(np.where(present, x, 0)) / total(present.astype(float)))[..., 0]
 
 
 DRAWS_AT_ONCE = 100
@@ -704,7 +705,7 @@ def differences(
         drawn = np.concatenate([_scores(x, name, weights(S), weights(N)) for _ in range(draws // DRAWS_AT_ONCE)])
         gaps = drawn - drawn[:, [at_base]]
         for a, arm in enumerate(arms):
-            low, high = np.quantile(gaps[:, a], [0.025, 0.975])
+            low, high = np.nanquantile(gaps[:, a], [0.025, 0.975])  # nan: a draw without any majority
             n = int((~np.isnan(x[a, 0, :, 0])).sum())
             found = dict(value=whole[a], difference=whole[a] - whole[at_base], low=low, high=high)
             rows.append(dict(arm=arm, score=name, **found, seeds=S, paintings=n))
