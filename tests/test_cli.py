@@ -425,7 +425,8 @@ def test_remake_leaves_the_installed_parts_alone(tmp_path, monkeypatch, sevlm_):
     code, out, _ = sevlm_("mini", "--remake")
     assert (
         code == 0
-        and called == dict(out="runs/remake", work="runs/remake-work", progress=True)  # the recipe's own sizes and seeds
+        and called
+        == dict(out="runs/remake", work="runs/remake-work", progress=True)  # the recipe's own sizes and seeds
         and "diff -rq" in out
         and "mean length" in out
     )

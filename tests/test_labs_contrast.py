@@ -208,7 +208,7 @@ def test_finished_runs_are_read_and_a_damaged_one_is_refused(tmp_path):
     assert len(whole) == 6 and made == [0, 1, 2]
     (tmp_path / "run-1.json").unlink()
     assert run_stored(jobs, tmp_path, progress=False).equals(whole) and made == [0, 1, 2, 1]
-    (tmp_path / "run-2.json").write_text('{"rows": [{"k"')
+    (tmp_path / "run-2.json").write_text('{"rows": [{"k"', encoding="utf-8")
     with pytest.raises(DataError, match="run-2.json"):
         run_stored(jobs, tmp_path, progress=False)
 

@@ -77,10 +77,10 @@ def test_runs_are_collected(tmp_path):
             "share of the ceiling": dict(value=0.9, n=400, note=""),
             "truthful similes": dict(value=None if seed else 0.5, n=0, note=""),
         }
-        (tmp_path / str(seed) / "metrics.json").write_text(json.dumps({"scores": scores}))
+        (tmp_path / str(seed) / "metrics.json").write_text(json.dumps({"scores": scores}), encoding="utf-8")
     (tmp_path / "root" / results.SEEDS.parent).mkdir(parents=True)
     (tmp_path / "root" / results.SHIPPED.parent).mkdir(parents=True)
-    (tmp_path / "root" / results.SHIPPED).write_text(json.dumps({"scores": {}}))
+    (tmp_path / "root" / results.SHIPPED).write_text(json.dumps({"scores": {}}), encoding="utf-8")
     results.collect([tmp_path / str(seed) for seed in range(3)], tmp_path / "root" / results.SEEDS)
     seeds, _ = results.read_stored(tmp_path / "root")
     assert [row["share of the ceiling"] for row in seeds] == [0.9] * 3

@@ -9,7 +9,7 @@ __all__ = [
     "MISTAKE",
     "SeenWord",
     "seen_words",
-    "Judged",
+    "JudgedAnswer",
     "judge",
     "Rule",
     "Example",
@@ -84,7 +84,7 @@ def seen_words(
 
 # %% ../../nbs/studies/qualitative.ipynb #1562eb3f
 @dataclass(frozen=True, eq=False)
-class Judged:
+class JudgedAnswer:
     "A painting, an answer to it, and the numbers by which rules choose."
 
     painting: Painting
@@ -103,7 +103,7 @@ def judge(
     answers: Sequence[Answer],  # one per painting, with probabilities
     odds: Sequence[Sequence[float]] | np.ndarray | None = None,  # [N, E] the true ones; None: the shares of the votes
     grounded: Sequence[float | None] | None = None,  # [N] of a synthetic set; None: not known
-) -> list[Judged]:
+) -> list[JudgedAnswer]:
     "What rules choose by. Raises `DataError` if there is not one answer per painting, or none at all."
     if not paintings or len(answers) != len(paintings):
         raise DataError(f"{len(answers)} answers for {len(paintings)} paintings; expected one for each, at least one.")
@@ -117,7 +117,7 @@ def judge(
         chances = votes if odds is None else np.asarray(odds[i], float)
         own = chances[p.choices.index(named)] if named else 0.0
         found.append(
-            Judged(
+            JudgedAnswer(
                 painting=p,
                 answer=a,
                 named=named,
@@ -141,8 +141,8 @@ class Rule(NamedTuple):
 
     name: str  # for the caption
     kind: str  # 'success' or 'mistake': which row of the figure
-    fits: Callable[[Judged], bool]  # who may be chosen
-    by: Callable[[Judged], tuple[float, ...]]  # smallest first
+    fits: Callable[[JudgedAnswer], bool]  # who may be chosen
+    by: Callable[[JudgedAnswer], tuple[float, ...]]  # smallest first
     middle: bool = False  # the middle one, not the first
 
 
@@ -150,12 +150,12 @@ class Example(NamedTuple):
     "What a rule has chosen."
 
     rule: Rule
-    judged: Judged | None  # None: nobody fits, or others have taken all who do
+    judged: JudgedAnswer | None  # None: nobody fits, or others have taken all who do
     pool: int  # how many fit
 
 
 def rules_for(
-    judged: Sequence[Judged],  # decides whether grounding is known
+    judged: Sequence[JudgedAnswer],  # decides whether grounding is known
 ) -> tuple[Rule, ...]:  # four successes, the fourth an ordinary one, and four mistakes
     "The rules of the qualitative figure; where grounding is not known, its two go by the annotators' words."
     known = any(j.grounded is not None for j in judged)
@@ -178,7 +178,7 @@ _DIGITS = 9  # of the numbers compared: sums in another order are a tie
 
 
 def choose(
-    judged: Sequence[Judged],
+    judged: Sequence[JudgedAnswer],
     rules: Sequence[Rule],
 ) -> list[Example]:  # one per rule
     "The example of each rule; no painting twice."
