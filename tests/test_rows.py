@@ -329,7 +329,7 @@ def test_pooled_patches():
     config = SEVLMConfig.preset("mini", tower_pretrained="")
     whole, pooled = ImageEncoder(config), ImageEncoder(config.replace(pool=4, patches=4))
     pooled.load_state_dict(whole.state_dict())
-    img = torch.rand(2, 3, 64, 64)
+    img = torch.rand(2, 3, 96, 96)
     grid, cls = whole(img)
     squares = grid.view(2, 2, 4, 2, 4, -1).mean((2, 4)).flatten(1, 2)
     torch.testing.assert_close(pooled(img)[0], squares)

@@ -511,11 +511,10 @@ def test_checkpoints_of_earlier_versions(published, tmp_path, caplog):
     assert "trained that way" in caplog.text
 
 
-def test_the_shipped_checkpoint_is_of_an_earlier_version(caplog):
+def test_the_shipped_checkpoint_notes_its_image_encoder(caplog):
     with caplog.at_level(logging.DEBUG, "sevlm"):
         model = sevlm.load(device="cpu").model
-    assert [r.levelname for r in caplog.records if "does not note" in r.message] == ["DEBUG"]
-    assert not [r for r in caplog.records if r.levelno >= logging.WARNING]
+    assert not [r for r in caplog.records if "does not note" in r.message or r.levelno >= logging.WARNING]
     assert model.encoder.preprocess.mean == CLIP_MEAN and model.encoder.preprocess.resize == "bicubic"
 
 
