@@ -16,11 +16,11 @@ from ..config import SEVLMConfig, TrainConfig
 from ..data.paintings import Painting, Release, split_paintings
 from ..images import open_image
 from ..models.explainer import Explainer
-from ..models.tokenizer import Tokenizer, encode_all, save_tokenizer, special_ids, train_bpe
+from ..models.tokenizer import encode_all, save_tokenizer, special_ids, train_bpe
 from ..models.vision import ImageEncoder, save_tower
+from ..studies.attributes import ATTRIBUTE_KINDS, has_value
 from ..studies.evaluate import Evaluation, evaluate
 from ..synthetic.dataset import make_mini, read_truth
-from ..synthetic.paint import SUBJECTS, VALUES
 from ..synthetic.truth import synthetic_scores
 from ..training.inputs import load_training_data, save_checkpoint
 from ..training.pretraining import pretrain
@@ -29,7 +29,7 @@ from ..training.tower import train_tower
 from ..utils import check_writable, write_atomic, write_json
 
 # %% ../../nbs/library/shipped_weights.ipynb #6e02badd
-TAGS = (*SUBJECTS, *(value for values in VALUES.values() for value in values))  # what the tower learns to see
+TAGS = tuple(value for values in ATTRIBUTE_KINDS.values() for value in values)  # what the tower learns to see
 
 
 def make_texts(
@@ -39,7 +39,7 @@ def make_texts(
     epochs: int,  # of the language model
     seed: int,  # of its weights
     progress: bool = True,
-) -> Tokenizer:
+) -> None:
     "The tokenizer, and a little GPT-2 that has read the same texts."
     tokenizer = train_bpe([text for p in part for text in p.explanations], config.vocab_size)
     pairs = [pair for p in part for pair in zip(p.emotions, p.explanations)]
@@ -48,7 +48,6 @@ def make_texts(
     lm, _ = pretrain(rows, special_ids(tokenizer).pad, sized, epochs=epochs, seed=seed, progress=progress)
     lm.half().save_pretrained(out / "gpt2")
     save_tokenizer(tokenizer, out)
-    return tokenizer
 
 
 def make_tower(
@@ -64,7 +63,8 @@ def make_tower(
     encoder, truth = ImageEncoder(config), read_truth(folder)
     bar = tqdm(part, desc="reading paintings", disable=not progress)
     pixels = torch.stack([encoder.preprocess(open_image(p.image)).half() for p in bar])
-    tags = torch.tensor([[tag in truth[p.key][0].attributes() for tag in TAGS] for p in part])
+    scenes = [truth[p.key][0] for p in part]
+    tags = torch.stack([torch.from_numpy(has_value(scenes, tag)) for tag in TAGS], dim=1)
     tagger, _ = train_tower(pixels, tags, config.tower, epochs=epochs, seed=seed, progress=progress)
     encoder.visual.load_state_dict(tagger.tower.state_dict())
     save_tower(encoder, out / "tower.safetensors")

@@ -477,7 +477,7 @@ def run_grid(
     data: str | Path,  # folder to train on: see `run_arm`
     out: str | Path,  # folder of the grid
     test: str | Path | None = None,  # folder whose paintings all get a text; None: the test part of `data`
-    config: SEVLMConfig | None = None,  # what the arms change; None: the preset 'mini' with word look-up
+    config: SEVLMConfig | None = None,  # what the arms change; None: the preset 'mini'
     settings: TrainConfig | None = None,  # of every run, except the seed; None: the preset 'mini'
     gpt2: str | Path | None = "auto",  # the decoder the runs start from, as in `run_arm`: with '{seed}' one per seed
     seeds: int = 5,
@@ -486,7 +486,7 @@ def run_grid(
     judged: str | Path | None = None,  # folder whose paintings are judged without a text; None: as `test`
 ) -> pd.DataFrame:  # one row per run and painting: arm, seed, `RUN_COLUMNS`, and the columns of `score_paintings`
     "All arms over all seeds; finished runs are kept, so that the same call resumes an interrupted grid."
-    config = config or SEVLMConfig.preset("mini", lookup="word")
+    config = config or SEVLMConfig.preset("mini")
     settings = settings or TrainConfig.preset("mini")
     jobs = [
         (_run_folder(out, arm, seed), arm_config(config, changes), settings.replace(seed=seed), gpt2)

@@ -81,7 +81,7 @@ from ..models.sevlm import SEVLM
 from ..models.tokenizer import Tokenizer, encode_all, load_tokenizer, prompt_ids, special_ids, split_answer
 from ..synthetic.dataset import emotion_odds
 from ..synthetic.paint import SUBJECTS, VALUES, Scene, random_scene
-from ..synthetic.truth import majority_odds
+from ..synthetic.truth import expected_accuracy
 from ..synthetic.words import grounded, utterance
 from ..utils import asset, read_object, seed_everything, write_json
 
@@ -337,11 +337,11 @@ def sit_exam(
     logp = model.decoder.logits(looked_up(model, exam.named, grids)[:, :-1]).log_softmax(-1)
     logp = logp.gather(2, exam.named.ids[:, 1:, None])[..., 0].masked_fill(~exam.spoken[:, 1:], 0.0).sum(1)
     logp = logp.view(n, len(EMOTIONS)).log_softmax(1).numpy()  # of the nine emotions
-    chance = majority_odds(exam.world.odds, [ANNOTATORS_EACH] * n)
+    right, any_majority = expected_accuracy(logp.argmax(1), exam.world.odds, [ANNOTATORS_EACH] * n)
     scores: dict[str, float] = {
         "look": float((elsewhere - own).mean()),
         "tie": float((crossed - own).mean()),
-        "accuracy": float(chance[np.arange(n), logp.argmax(1)].sum() / chance.sum()),
+        "accuracy": float(right.sum() / any_majority.sum()),
         "loss": float(own.mean()),
         "log score": float((exam.world.odds * logp).sum(1).mean()),
     }
