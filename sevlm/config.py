@@ -215,6 +215,7 @@ class Settings:
 # %% ../nbs/library/config.ipynb #4ac2f4de
 PUBLISHED = dict(  # the switches as the released code has them
     causal_vad=False,
+    fusion_start="random",
     boundary="fixed",
     pad_in_span=True,
     image_stats="imagenet",
@@ -267,6 +268,7 @@ class SEVLMConfig(Settings):
         ),
     }
     choices: ClassVar[dict[str, tuple[str, ...]]] = dict(
+        fusion_start=("identity", "random"),
         boundary=("because", "fixed"),
         image_stats=("tower", "imagenet"),
         resize=("tower", "bicubic", "bilinear"),
@@ -299,6 +301,7 @@ class SEVLMConfig(Settings):
     vad_weight: float = 1.0  # weight of the VAD loss
     con_weight: float = 1.0  # weight of the contrastive loss
     causal_vad: bool = True  # later words' VAD is masked (False: as published, finding 1)
+    fusion_start: str = "identity"  # a new fusion hands the embeddings on; 'random' scrambles them, as published
     boundary: str = "because"  # emotion | explanation: at the word, or 'fixed' = position 6 (finding 2)
     pad_in_span: bool = False  # the means over the spans include padding (True: as published, finding 3)
     image_stats: str = "tower"  # the tower's own mean and deviation, or 'imagenet' (finding 4)

@@ -9,8 +9,9 @@ from sevlm.cli import main
 from sevlm.config import EMOTIONS, PUBLISHED, SEVLMConfig, TrainConfig
 from sevlm.data.paintings import Painting
 from sevlm.errors import ConfigError, DataError
-from sevlm.models.generation import emotion_probabilities
+from sevlm.models.generation import next_logits
 from sevlm.models.sevlm import SEVLM
+from sevlm.models.tokenizer import prompt_ids, special_ids
 from sevlm.studies.ablation import (
     COMBINATIONS,
     GRIDS,
@@ -221,8 +222,15 @@ def test_emotions_are_read_as_the_model_reads_them(data, switches):
     parts = load_training_data(data, TINY, progress=False)
     model = SEVLM(TINY.replace(**switches, vocab_size=len(parts.tokenizer))).eval()
     grids = torch.randn(5, TINY.patches, model.encoder.width)
-    wanted = emotion_probabilities(model, model.adapt(grids), parts.tokenizer, parts.table).numpy()
-    assert np.allclose(probabilities_of(model, parts, grids), wanted, atol=1e-5)
+    special, start = special_ids(parts.tokenizer), len(prompt_ids(parts.tokenizer))
+    wanted = torch.zeros(5, len(TINY.emotions))
+    for e, emotion in enumerate(TINY.emotions):
+        answer = torch.tensor([prompt_ids(parts.tokenizer, emotion)]).repeat(5, 1)
+        for t in range(start, answer.shape[1]):  # each token from the whole text before it
+            ids = answer[:, :t]
+            logits = next_logits(model, ids, parts.table(ids)[0], model.adapt(grids), special)
+            wanted[:, e] += logits.log_softmax(-1)[:, answer[0, t]]
+    assert np.allclose(probabilities_of(model, parts, grids), wanted.softmax(-1).detach().numpy(), atol=1e-5)
 
 
 def test_a_grid_from_data_to_files(grid, folder, more):

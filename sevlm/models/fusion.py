@@ -103,9 +103,16 @@ class VADEncoder(nn.Module):
 class Fusion(nn.Module):
     "Mixes the VAD encoding into the embeddings at the positions of the explanation."
 
-    def __init__(self, width: int):  # D
+    def __init__(
+        self,
+        width: int,  # D
+        start: str = "identity",  # weights of the linear layer: 'identity' or 'random'
+    ):
         super().__init__()
         self.linear = nn.Linear(width + 3, width)
+        if start == "identity":
+            nn.init.eye_(self.linear.weight)  # the last three columns, the encoding's, are zero
+            nn.init.zeros_(self.linear.bias)
 
     def forward(
         self,

@@ -346,17 +346,16 @@ def emotion_probabilities(
     tokenizer: Tokenizer,
     table: VADTable,
 ) -> torch.Tensor:  # [B, E], each row sums to 1
-    "How likely the model finds each of its emotions (`config.emotions`)."
-    special, start = special_ids(tokenizer), len(prompt_ids(tokenizer))
-    rows = [prompt_ids(tokenizer, e, model.config.emotions) for e in model.config.emotions]
-    longest = max(map(len, rows))
-    ids = torch.tensor([r + [special.pad] * (longest - len(r)) for r in rows], device=grid.device)  # [E, T]
-    real = ids[:, start:] != special.pad
-    config = model.config
-    _, span = span_masks(ids, special, config.boundary, include_pad=config.pad_in_span)
-    emb = model.embed(ids, segments(ids, special), table(ids)[0], span)  # [E, T, D]
-    B, E = len(grid), len(emb)
-    hid = model.decoder(emb.repeat(B, 1, 1), grid)  # E texts look at each painting
-    logp = model.decoder.logits(hid[:, start - 1 : -1]).log_softmax(-1)
-    picked = logp.gather(-1, ids[:, start:].repeat(B, 1)[..., None])[..., 0].view(B, E, -1)
-    return (picked * real).sum(-1).softmax(-1)
+    "How likely the model finds each of its emotions (`config.emotions`); what all answers begin with is read once."
+    special, start, emotions = special_ids(tokenizer), prompt_ids(tokenizer), model.config.emotions
+    ends = [prompt_ids(tokenizer, e, emotions)[len(start) :] for e in emotions]
+    longest, B, E = max(map(len, ends)), len(grid), len(ends)
+    ids = torch.tensor([end + [special.pad] * (longest - len(end)) for end in ends], device=grid.device)  # [E, n]
+    reader = IncrementalDecoder(model, grid, table, special)
+    logp = reader(torch.tensor([start], device=grid.device).repeat(B, 1)).log_softmax(-1)[:, ids[:, 0]]  # [B, E]
+    reader.select(torch.arange(B, device=grid.device).repeat_interleave(E))  # from here on E texts a painting
+    for last, new in zip(ids.T, ids.T[1:]):
+        next_logp = reader(last.repeat(B)[:, None]).log_softmax(-1).view(B, E, -1)
+        picked = next_logp.gather(-1, new.expand(B, -1)[..., None])[..., 0]
+        logp = logp + picked * (new != special.pad)
+    return logp.softmax(-1)

@@ -102,7 +102,7 @@ class SEVLM(
         self.adapt = nn.Identity() if tower_width == D else nn.Linear(tower_width, D)
         self.decoder = Decoder(config)
         self.vad_encoder = VADEncoder(config) if config.use_fusion else None
-        self.fusion = Fusion(D) if config.use_fusion else None
+        self.fusion = Fusion(D, config.fusion_start) if config.use_fusion else None
         self.vad_head = VADHead(D) if config.use_vad_head else None
         self.contrastive_head = ContrastiveHead(D) if config.use_contrast else None
 

@@ -69,7 +69,7 @@ from ..data.paintings import Painting, emotions_of
 from ..errors import ConfigError, DataError, did_you_mean, require
 from ..metrics.captions import bleu_from_sums, caption_scores, simple_tokens
 from ..metrics.emotions import majority_ids
-from ..models.generation import IncrementalDecoder, generate_texts, next_logits
+from ..models.generation import emotion_probabilities, generate_texts, next_logits
 from ..models.sevlm import SEVLM
 from ..models.tokenizer import encode_all, prompt_ids, special_ids, split_answer
 from ..synthetic.truth import log_scores, majority_odds
@@ -84,6 +84,7 @@ from .text_emotion import TextEmotion
 BASE = "corrected"
 CORRECTIONS = {
     "causal_vad": ["causal_vad"],
+    "fusion_start": ["fusion_start"],
     "boundary": ["boundary"],
     "pad_in_span": ["pad_in_span"],
     "picture": ["image_stats", "resize"],
@@ -214,29 +215,8 @@ def probabilities_of(
 ) -> np.ndarray:  # [N, E]
     "How likely the model finds each emotion, painting by painting; no text is written."
     parts = (grids[at : at + BATCH_JUDGED] for at in range(0, len(grids), BATCH_JUDGED))
-    return torch.cat([_probabilities(model, model.adapt(part), data) for part in parts]).numpy()
-
-
-@torch.no_grad()
-def _probabilities(
-    model: SEVLM,
-    grid: torch.Tensor,  # [B, P, D], adapted
-    data: TrainingData,
-) -> torch.Tensor:  # [B, E]
-    "As `emotion_probabilities`; the beginning that all emotions share is read once."
-    special, B = special_ids(data.tokenizer), len(grid)
-    start, emotions = prompt_ids(data.tokenizer), model.config.emotions
-    ends = [prompt_ids(data.tokenizer, e, emotions)[len(start) :] for e in emotions]  # what follows, for each emotion
-    longest = max(map(len, ends))
-    ids = torch.tensor([end + [special.pad] * (longest - len(end)) for end in ends], device=grid.device)  # [E, n]
-    reader = IncrementalDecoder(model, grid, data.table, special)
-    logp = reader(torch.tensor([start], device=grid.device).repeat(B, 1)).log_softmax(-1)[:, ids[:, 0]]  # [B, E]
-    reader.select(torch.arange(B, device=grid.device).repeat_interleave(len(ids)))
-    for last, new in zip(ids.T, ids.T[1:]):
-        next_logp = reader(last.repeat(B)[:, None]).log_softmax(-1).view(B, len(ids), -1)
-        picked = next_logp.gather(-1, new.expand(B, -1)[..., None])[..., 0]
-        logp = logp + picked * (new != special.pad)
-    return logp.softmax(-1)
+    found = [emotion_probabilities(model, model.adapt(part), data.tokenizer, data.table) for part in parts]
+    return torch.cat(found).numpy()
 
 
 def accuracy_of(
