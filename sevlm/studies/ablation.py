@@ -71,7 +71,7 @@ from ..metrics.captions import bleu_from_sums, caption_scores, simple_tokens
 from ..metrics.emotions import majority_ids
 from ..models.generation import emotion_probabilities, generate_texts, next_logits
 from ..models.sevlm import SEVLM
-from ..models.tokenizer import encode_all, prompt_ids, special_ids, split_answer
+from ..models.tokenizer import encode_all, special_ids, split_answer
 from ..synthetic.truth import log_scores, majority_odds
 from ..synthetic.words import grounded
 from ..training.inputs import TrainingData, cache_features, choose_storage, emotions_for, load_training_data

@@ -291,7 +291,7 @@ class LabModel(nn.Module):
         self.vad_encoder = {"encoder": VADEncoder, "plain": lambda _: nn.Identity(), "none": lambda _: None}[fusion](
             config
         )
-        self.fusion = None if fusion == "none" else Fusion(config.width)
+        self.fusion = None if fusion == "none" else Fusion(config.width, start="random")
 
     def forward(
         self,
