@@ -70,8 +70,9 @@ class Lots(NamedTuple):
 
 
 def lots_config(causal: bool) -> SEVLMConfig:
-    "The smallest SEVLM, without contrast and dropout."
-    return SEVLMConfig.preset("tiny", dropout=0.0, use_contrast=False, causal_vad=causal)
+    "The smallest SEVLM, without contrast and dropout; all its weights start at random."
+    plain = dict(dropout=0.0, use_contrast=False, fusion_start="random")
+    return SEVLMConfig.preset("tiny", causal_vad=causal, **plain)
 
 
 def draw_lots(lots: Lots, n: int, generator: torch.Generator) -> torch.Tensor:  # ids [n, LOT_FIRST + L + 1]
