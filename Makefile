@@ -76,7 +76,7 @@ hooks: setup  ## once per clone, for contributors: clean notebooks on merge (nbd
 	$(BIN)/nbdev_install_hooks
 
 # The grids: what all runs share is made once, and each command goes on where it was broken off.
-GRID_SEEDS := 6
+GRID_SEEDS := 5
 GRID := --gpt2 'runs/captioners/captioner/seed-{seed}/last' --test data/grid-test --judge data/grid-judged --seeds $(GRID_SEEDS) --workers 2
 
 .PHONY: captioners
@@ -85,16 +85,16 @@ captioners: setup  # a captioning decoder per seed, without any of the three ide
 	$(SEVLM) mini data/grid-train --paintings 4000 --seed 11
 	$(SEVLM) mini data/grid-test --paintings 500 --seed 12
 	$(SEVLM) mini data/grid-judged --paintings 10000 --seed 13
-	$(SEVLM) ablate data/grid-captions --grid captioner --out runs/captioners --seeds $(GRID_SEEDS) --workers 2 --set epochs=6 lookup=word
+	$(SEVLM) ablate data/grid-captions --grid captioner --out runs/captioners --seeds $(GRID_SEEDS) --workers 2 --set epochs=4 lookup=word
 	$(SEVLM) listener data/grid-captions --out runs/grid-listener
 
-ledger: captioners  ## price every correction of the released code anew (about 45 minutes; goes on where it was broken off)
+ledger: captioners  ## price every correction of the released code anew (about 80 minutes; goes on where it was broken off)
 	$(SEVLM) ablate data/grid-train --grid corrections $(GRID) --out runs/corrections --set epochs=2 lookup=word
 	cp runs/corrections/judged.npz nbs/data/corrections_judged.npz
 	gzip -nc runs/corrections/rows.csv > nbs/data/corrections_rows.csv.gz
 	@echo "== now run nbs/analysis/a5_ledger.ipynb"
 
-ideas: captioners  ## the paper's three ideas in all combinations, weights of their losses, six seeds each (about an hour; goes on where it was broken off)
+ideas: captioners  ## the paper's three ideas in all combinations, weights of their losses, five seeds each (about 80 minutes; goes on where it was broken off)
 	$(SEVLM) ablate data/grid-train --grid factorial $(GRID) --listener runs/grid-listener --out runs/factorial --set epochs=2 lookup=word
 	cp runs/factorial/judged.npz nbs/data/factorial_judged.npz
 	gzip -nc runs/factorial/rows.csv > nbs/data/factorial_rows.csv.gz
