@@ -77,6 +77,7 @@ hooks: setup  ## once per clone, for contributors: clean notebooks on merge (nbd
 
 # The grids: what all runs share is made once, and each command goes on where it was broken off.
 GRID_SEEDS := 5
+GRID_SETTINGS := epochs=2 lookup=word lr_decoder=3e-4
 GRID := --gpt2 'runs/captioners/captioner/seed-{seed}/last' --test data/grid-test --judge data/grid-judged --seeds $(GRID_SEEDS) --workers 2
 
 .PHONY: captioners
@@ -88,14 +89,14 @@ captioners: setup  # a captioning decoder per seed, without any of the three ide
 	$(SEVLM) ablate data/grid-captions --grid captioner --out runs/captioners --seeds $(GRID_SEEDS) --workers 2 --set epochs=4 lookup=word
 	$(SEVLM) listener data/grid-captions --out runs/grid-listener
 
-ledger: captioners  ## price every correction of the released code anew (about 80 minutes; goes on where it was broken off)
-	$(SEVLM) ablate data/grid-train --grid corrections $(GRID) --out runs/corrections --set epochs=2 lookup=word
+ledger: captioners  ## price every correction of the released code anew (about an hour; goes on where it was broken off)
+	$(SEVLM) ablate data/grid-train --grid corrections $(GRID) --out runs/corrections --set $(GRID_SETTINGS)
 	cp runs/corrections/judged.npz nbs/data/corrections_judged.npz
 	gzip -nc runs/corrections/rows.csv > nbs/data/corrections_rows.csv.gz
 	@echo "== now run nbs/analysis/a5_ledger.ipynb"
 
-ideas: captioners  ## the paper's three ideas in all combinations, weights of their losses, five seeds each (about 80 minutes; goes on where it was broken off)
-	$(SEVLM) ablate data/grid-train --grid factorial $(GRID) --listener runs/grid-listener --out runs/factorial --set epochs=2 lookup=word
+ideas: captioners  ## the paper's three ideas in all combinations, weights of their losses, five seeds each (about an hour; goes on where it was broken off)
+	$(SEVLM) ablate data/grid-train --grid factorial $(GRID) --listener runs/grid-listener --out runs/factorial --set $(GRID_SETTINGS)
 	cp runs/factorial/judged.npz nbs/data/factorial_judged.npz
 	gzip -nc runs/factorial/rows.csv > nbs/data/factorial_rows.csv.gz
 	@echo "== now run nbs/analysis/a2_ablations.ipynb and a3_qualitative.ipynb"
