@@ -237,7 +237,7 @@ def test_sevlm_is_imported_before_torch(page):
     assert first is None or (own is not None and own < first), f"{page}: imports {lines[first]!r} before sevlm"
 
 
-COURSE = sorted(page for page in PAGES if page.startswith("course/"))
+COURSE = sorted(page for page in PAGES if re.fullmatch(r"course/\w+\.ipynb", page))
 LINK = re.compile(r"\]\(([^)\s#:]+)(?:#[^)]*)?\)")  # of Markdown, to a file of the repository
 FACT = re.compile(r"docs/facts/(\w+\.md)(?:#([\w-]+)| (\d+(?:\.\d+)?))?")
 
