@@ -12,6 +12,7 @@ COURSE = REPO / "nbs" / "course"
 if not COURSE.exists():  # e.g. when only the wheel and the tests are at hand: say so, do not pass
     pytest.skip("the notebooks are not beside the tests", allow_module_level=True)
 SOLVED = sorted(page.name for page in (COURSE / "solutions").glob("*.ipynb"))
+EXPLORER = "15_explorer.ipynb"
 each_page = pytest.mark.parametrize("page", SOLVED)
 FEWEST_EXERCISES, FEWEST_HINTS, LONGEST_MINUTES = 3, 2, 30
 
@@ -65,12 +66,14 @@ def test_solutions_feed_each_check_a_right_answer_and_two_wrong_ones(page):
 @each_page
 def test_a_page_shows_where_it_stands_and_has_something_to_play_with(page):
     prose, code = text(COURSE / page, "markdown"), text(COURSE / page, "code")
-    assert f"](../../figures/architecture_{page[:2]}.png)" in prose
+    assert f"](../../figures/architecture_{page[:2]}.png)" in prose and f"](solutions/{page})" in prose
+    if page == EXPLORER:  # all of it is a play
+        assert re.search(r"^Explorer\(explainer\).show\(\)$", code, re.M) and "](../../figures/explorer.png)" in prose
+        return
     assert re.search(rf"^play_{page[:2]}\(\)$", code, re.M) and f"](../../figures/play_{page[:2]}.png)" in prose
-    assert f"](solutions/{page})" in prose
 
 
-@each_page
+@pytest.mark.parametrize("page", [page for page in SOLVED if page != EXPLORER])
 def test_a_play_answers_every_control(page):
     "Each control, moved to another value, changes what is shown."
     widgets = pytest.importorskip("ipywidgets")
@@ -91,3 +94,21 @@ def test_a_play_answers_every_control(page):
             continue  # a control of its own kind: the page's own assertions test it
         assert (play.image.value, play.text.value) != shown, f"{name} changes nothing"
         control.value = kept
+
+
+GLOSSARY = REPO / "docs" / "glossary.md"
+ENTRY = re.compile(r"^\| ([^|]+) \| ([^|]+) \| \[\w+\]\(([^)]+)\) \|$", re.M)
+
+
+def test_the_glossary_names_pages_on_which_its_terms_stand():
+    entries = ENTRY.findall(GLOSSARY.read_text(encoding="utf-8"))
+    assert len(entries) > 40 and len({term for term, _, _ in entries}) == len(entries)
+    missing = []
+    for term, meaning, page in entries:
+        said = " ".join(text((GLOSSARY.parent / page).resolve(), "markdown").lower().split())
+        forms = [re.sub(r"\s*\(.*?\)", "", form).strip().lower() for form in re.split(r",\s*", term)]
+        forms += re.findall(r"\((\w+)\)", term.lower())
+        if not any(form in said for form in forms):
+            missing.append(f"{term}: not on {page}")
+        assert len(meaning) > 20, term
+    assert not missing, "\n".join(missing)

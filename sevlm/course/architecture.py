@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = [
-    "PARTS",
+    "FIGURE_PARTS",
     "ARROWS",
     "BOX_WIDTH",
     "BOX_HEIGHT",
@@ -41,7 +41,7 @@ class Part(NamedTuple):
     idea: int = 0  # number of the paper's idea that it belongs to; 0: none
 
 
-PARTS = {
+FIGURE_PARTS = {
     "painting": Part(0.9, 3.4, "painting", "image"),
     "image encoder": Part(2.9, 3.4, "image encoder", "CLIP, frozen"),
     "patches": Part(4.9, 3.4, "patch tokens", "[B, P, D]"),
@@ -90,7 +90,7 @@ COURSE_PARTS: dict[str, tuple[str, ...]] = {
     "07_fusion": ("VAD encoder", "fusion"),
     "08_vad_head": ("VAD head",),
     "09_contrast": ("contrastive head",),
-    "10_sevlm": tuple(PARTS),
+    "10_sevlm": tuple(FIGURE_PARTS),
     "11_training_loop": ("losses",),
     "12_generation": ("tokens", "decoder", "LM head"),
     "13_metrics": ("text", "LM head"),
@@ -101,16 +101,16 @@ COURSE_PARTS: dict[str, tuple[str, ...]] = {
 
 # %% ../../nbs/library/architecture.ipynb #6504504d
 def draw_architecture(
-    lit: Collection[str] | None = None,  # names in `PARTS`; None: all
+    lit: Collection[str] | None = None,  # names in `FIGURE_PARTS`; None: all
 ) -> Figure:
     "SEVLM with some of its parts lit. Raises `ConfigError` for a part that is not there."
-    chosen = set(PARTS if lit is None else lit)
-    for name in chosen - set(PARTS):
-        raise ConfigError(f"no part is called {name!r}. {did_you_mean(name, PARTS)}")
+    chosen = set(FIGURE_PARTS if lit is None else lit)
+    for name in chosen - set(FIGURE_PARTS):
+        raise ConfigError(f"no part is called {name!r}. {did_you_mean(name, FIGURE_PARTS)}")
     fig, ax = plt.subplots(figsize=(11, 3.6))
     for start, end in ARROWS:
-        _draw_arrow(ax, PARTS[start], PARTS[end], start in chosen and end in chosen)
-    for name, part in PARTS.items():
+        _draw_arrow(ax, FIGURE_PARTS[start], FIGURE_PARTS[end], start in chosen and end in chosen)
+    for name, part in FIGURE_PARTS.items():
         _draw_part(ax, part, name in chosen)
     ax.text(7.4, 3.12, "cross-attention", fontsize=8, color=INK, ha="center", style="italic")
     ax.text(13.5, 1.42, "of training", fontsize=7.5, color=UNLIT_INK, ha="center")

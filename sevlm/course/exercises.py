@@ -6,7 +6,7 @@ solution, never with a traceback."""
 # %% auto #0
 __all__ = [
     "PICTURE_DPI",
-    "TOLERANCE",
+    "ATTEMPT_TOLERANCE",
     "NOTHING",
     "NOT_YET",
     "LONGEST_ERROR",
@@ -68,7 +68,7 @@ class WrongAttempt(Exception):
         self.hint, self.figure = hint, figure
 
 
-TOLERANCE = 1e-4  # relative and absolute, of numbers
+ATTEMPT_TOLERANCE = 1e-4  # relative and absolute, of numbers
 
 
 def _array(value: Any) -> np.ndarray | None:
@@ -85,7 +85,7 @@ def _array(value: Any) -> np.ndarray | None:
 def same(
     found: Any,  # number, text, list, tuple, set, mapping, array or tensor
     wanted: Any,
-    tolerance: float = TOLERANCE,
+    tolerance: float = ATTEMPT_TOLERANCE,
 ) -> bool:
     "Whether two values agree, numbers within a tolerance."
     if isinstance(wanted, Mapping):
@@ -120,7 +120,7 @@ class Cases:
         hint: str,  # said if no mistake below fits
         mistakes: Mapping[str, Any] | None = None,  # hint -> the value that somebody with this mistake gets
         picture: Callable[[np.ndarray, np.ndarray], Figure] | None = None,  # draws found and wanted beside each other
-        tolerance: float = TOLERANCE,
+        tolerance: float = ATTEMPT_TOLERANCE,
     ) -> None:
         "Raises `WrongAttempt` if the two differ."
         self.ran += 1
