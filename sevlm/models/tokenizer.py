@@ -17,7 +17,6 @@ __all__ = [
     "read_bpe",
     "load_tokenizer",
     "save_tokenizer",
-    "train_bpe",
     "segments",
     "Encoded",
     "encode_all",
@@ -26,6 +25,7 @@ __all__ = [
     "span_masks",
     "decode",
     "split_answer",
+    "train_bpe",
 ]
 
 # %% ../../nbs/course/03_text.ipynb #30680997
@@ -298,31 +298,6 @@ def save_tokenizer(tokenizer: Tokenizer, folder: str | Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-# %% ../../nbs/course/03_text.ipynb #a8a00df1
-def train_bpe(
-    texts: Iterable[str],  # normalised explanations
-    vocab_size: int,  # V at most, the end mark and the four added tokens included
-    emotions: Sequence[str] = EMOTIONS,  # E that the texts explain
-) -> Tokenizer:
-    "Learn a byte-level BPE; raises `DataError` if ` because` is not one piece. Its ids differ from GPT-2's."
-    texts = list(texts)
-    texts += [""] * max(len(texts), 9 * len(emotions))
-    lines = [f"{PROMPT} {emotions[i % len(emotions)]}{BECAUSE} {t}" for i, t in enumerate(texts)]
-    learner = Backend(models.BPE())
-    learner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size - len(ADDED) - 1,
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),  # all 256 bytes, so that no text is unknown
-        show_progress=False,
-    )
-    learner.train_from_iterator(lines, trainer)
-    model = json.loads(learner.to_str())["model"]
-    vocab = {**model["vocab"], END: len(model["vocab"])}  # the end mark comes last, as in GPT-2
-    tokenizer = add_special_tokens(Tokenizer(vocab, [(left, right) for left, right in model["merges"]]))
-    special_ids(tokenizer)
-    return tokenizer
-
-
 # %% ../../nbs/course/03_text.ipynb #926059d4
 def segments(
     ids: torch.Tensor,  # [..., T]
@@ -425,3 +400,28 @@ def split_answer(
     "Cut at the first 'because'; without one, all is emotion."
     emotion, _, explanation = text.partition(BECAUSE.strip())
     return emotion.strip(), explanation.strip()
+
+
+# %% ../../nbs/course/03_text.ipynb #a8a00df1
+def train_bpe(
+    texts: Iterable[str],  # normalised explanations
+    vocab_size: int,  # V at most, the end mark and the four added tokens included
+    emotions: Sequence[str] = EMOTIONS,  # E that the texts explain
+) -> Tokenizer:
+    "Learn a byte-level BPE; raises `DataError` if ` because` is not one piece. Its ids differ from GPT-2's."
+    texts = list(texts)
+    texts += [""] * max(len(texts), 9 * len(emotions))
+    lines = [f"{PROMPT} {emotions[i % len(emotions)]}{BECAUSE} {t}" for i, t in enumerate(texts)]
+    learner = Backend(models.BPE())
+    learner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size - len(ADDED) - 1,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),  # all 256 bytes, so that no text is unknown
+        show_progress=False,
+    )
+    learner.train_from_iterator(lines, trainer)
+    model = json.loads(learner.to_str())["model"]
+    vocab = {**model["vocab"], END: len(model["vocab"])}  # the end mark comes last, as in GPT-2
+    tokenizer = add_special_tokens(Tokenizer(vocab, [(left, right) for left, right in model["merges"]]))
+    special_ids(tokenizer)
+    return tokenizer

@@ -1,0 +1,114 @@
+"""The course: exercises that answer, plays, and the figure that says where a page stands; read from the notebooks."""
+
+import importlib
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parent.parent
+COURSE = REPO / "nbs" / "course"
+if not COURSE.exists():  # e.g. when only the wheel and the tests are at hand: say so, do not pass
+    pytest.skip("the notebooks are not beside the tests", allow_module_level=True)
+SOLVED = sorted(page.name for page in (COURSE / "solutions").glob("*.ipynb"))
+EXPLORER = "15_explorer.ipynb"
+each_page = pytest.mark.parametrize("page", SOLVED)
+FEWEST_EXERCISES, FEWEST_HINTS, LONGEST_MINUTES = 3, 2, 30
+
+
+def cells(path):
+    return json.loads(path.read_text(encoding="utf-8"))["cells"]
+
+
+def text(path, kind):
+    return "\n\n".join("".join(c["source"]) for c in cells(path) if c["cell_type"] == kind)
+
+
+def checks_of(page):
+    "Name -> check, of a page of the course."
+    module = importlib.import_module(f"sevlm.course.checks_{page[:2]}")
+    return {name: getattr(module, name) for name in module.__all__ if name.startswith("check_")}
+
+
+@each_page
+def test_a_page_has_three_exercises_or_more_and_each_says_how_long_it_takes(page):
+    checks, prose, code = checks_of(page), text(COURSE / page, "markdown"), text(COURSE / page, "code")
+    assert len(checks) >= FEWEST_EXERCISES
+    kinds = re.findall(rf"\*\*({page[:2]}[a-z])\. (Predict|Complete|Extend)\*\* \((\d+) minutes?\)", prose)
+    assert {f"check_{number}" for number, _, _ in kinds} == set(checks)
+    assert {kind for _, kind, _ in kinds} == {"Predict", "Complete", "Extend"}
+    for number, _, minutes in kinds:
+        check = checks[f"check_{number}"]
+        assert check.minutes == int(minutes) <= LONGEST_MINUTES and check.cases >= 1
+        assert re.search(rf"^check_{number}\(\w+\)$", code, re.M), f"{page} does not call check_{number}"
+
+
+@each_page
+def test_a_blank_is_answered_and_stops_nothing(page):
+    for name, check in checks_of(page).items():
+        for blank in (..., None, lambda *args, **kwargs: None):
+            verdict = check(blank)
+            assert not verdict.passed and verdict.message, name
+            assert "Traceback" not in verdict.message
+
+
+@each_page
+def test_solutions_feed_each_check_a_right_answer_and_two_wrong_ones(page):
+    "The page itself runs with all others; here: that it has the assertions, and that no hint is asserted empty."
+    code = text(COURSE / "solutions" / page, "code")
+    for name in checks_of(page):
+        assert re.search(rf"assert {name}\(.*\)\.passed", code), f"no right answer for {name}"
+        hints = re.findall(rf'assert "([^"]+)" in {name}\(', code)
+        assert len(set(hints)) >= FEWEST_HINTS and all(len(h) > 3 for h in hints), f"{name}: wrong answers {hints}"
+
+
+@each_page
+def test_a_page_shows_where_it_stands_and_has_something_to_play_with(page):
+    prose, code = text(COURSE / page, "markdown"), text(COURSE / page, "code")
+    assert f"](../../figures/architecture_{page[:2]}.png)" in prose and f"](solutions/{page})" in prose
+    if page == EXPLORER:  # all of it is a play
+        assert re.search(r"^Explorer\(explainer\).show\(\)$", code, re.M) and "](../../figures/explorer.png)" in prose
+        return
+    assert re.search(rf"^play_{page[:2]}\(\)$", code, re.M) and f"](../../figures/play_{page[:2]}.png)" in prose
+
+
+@pytest.mark.parametrize("page", [page for page in SOLVED if page != EXPLORER])
+def test_a_play_answers_every_control(page):
+    "Each control, moved to another value, changes what is shown."
+    widgets = pytest.importorskip("ipywidgets")
+    module = importlib.import_module(f"sevlm.course.play_{page[:2]}")
+    play = getattr(module, f"play_{page[:2]}")()
+    assert play.controls and (play.image.value or play.text.value)
+    for name, control in play.controls.items():
+        shown, kept = (play.image.value, play.text.value), control.value
+        if isinstance(control, widgets.Checkbox):
+            control.value = not kept
+        elif isinstance(control, widgets.Text):
+            control.value = "the bright sky makes me feel calm"
+        elif hasattr(control, "options"):
+            control.value = next(v for v in (o[1] if isinstance(o, tuple) else o for o in control.options) if v != kept)
+        elif hasattr(control, "max"):
+            control.value = control.max if kept != control.max else control.min
+        else:
+            continue  # a control of its own kind: the page's own assertions test it
+        assert (play.image.value, play.text.value) != shown, f"{name} changes nothing"
+        control.value = kept
+
+
+GLOSSARY = REPO / "docs" / "glossary.md"
+ENTRY = re.compile(r"^\| ([^|]+) \| ([^|]+) \| \[\w+\]\(([^)]+)\) \|$", re.M)
+
+
+def test_the_glossary_names_pages_on_which_its_terms_stand():
+    entries = ENTRY.findall(GLOSSARY.read_text(encoding="utf-8"))
+    assert len(entries) > 40 and len({term for term, _, _ in entries}) == len(entries)
+    missing = []
+    for term, meaning, page in entries:
+        said = " ".join(text((GLOSSARY.parent / page).resolve(), "markdown").lower().split())
+        forms = [re.sub(r"\s*\(.*?\)", "", form).strip().lower() for form in re.split(r",\s*", term)]
+        forms += re.findall(r"\((\w+)\)", term.lower())
+        if not any(form in said for form in forms):
+            missing.append(f"{term}: not on {page}")
+        assert len(meaning) > 20, term
+    assert not missing, "\n".join(missing)
