@@ -102,7 +102,7 @@ def remake(
     caption_epochs: int = 8,
     seed: int = 2000,  # of the SEVLM's synthetic set, of its weights and pairs
     paintings: int = 12_000,
-    epochs: int = 8,  # of the SEVLM
+    epochs: int = 6,  # of the SEVLM
     progress: bool = True,
 ) -> Evaluation:  # of the new model on its test part
     """Makes the tokenizer, tower and small model that are shipped with the project, anew. Broken off, it goes on by the
