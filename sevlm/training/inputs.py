@@ -12,6 +12,7 @@ __all__ = [
     "tokenizer_of",
     "load_training_data",
     "emotions_for",
+    "language_model_of",
     "start_model",
     "cache_features",
     "choose_storage",
@@ -130,6 +131,16 @@ def emotions_for(
 # %% ../../nbs/library/run_data.ipynb #ce1bcf78
 # learning rate of a decoder that can caption already; a larger one leads it away from what it knows
 CAPTIONER_RATE = 3e-4
+
+
+def language_model_of(config: SEVLMConfig, tokenizer: Tokenizer) -> str | Path | None:
+    "Where the decoder starts: distilGPT-2; small preset: the shipped GPT-2 if sizes and tokens fit, else random."
+    if config.tower not in ("mini", "tiny"):
+        return "distilgpt2"
+    small = SEVLMConfig.preset("mini")
+    if any(getattr(config, k) != getattr(small, k) for k in ("width", "layers", "heads", "max_positions")):
+        return None
+    return asset("mini/gpt2") if tokenizer.get_vocab() == load_tokenizer(asset("mini")).get_vocab() else None
 
 
 def start_model(
