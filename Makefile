@@ -9,7 +9,7 @@ IN_PLACE = SEVLM_CACHE="$(CURDIR)/build/cache" OMP_NUM_THREADS=$(THREADS)
 PYTEST = $(IN_PLACE) $(BIN)/python -m pytest -q -p no:cacheprovider
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup demo test lint check export format notebooks pytest portable figures lab hooks ledger ideas pool seeds attributes labs labcontrast labmask bench fuzz remake clean
+.PHONY: help setup demo test lint check export format notebooks pytest portable figures lab hooks ledger ideas pool seeds shipped attributes labs labcontrast labmask bench fuzz remake clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -77,6 +77,7 @@ hooks: setup  ## once per clone, for contributors: clean notebooks on merge (nbd
 
 # The grids: what all runs share is made once, and each command goes on where it was broken off.
 GRID_SEEDS := 5
+GRID_SETTINGS := epochs=2 lookup=word lr_decoder=3e-4
 GRID := --gpt2 'runs/captioners/captioner/seed-{seed}/last' --test data/grid-test --judge data/grid-judged --seeds $(GRID_SEEDS) --workers 2
 
 .PHONY: captioners
@@ -88,14 +89,14 @@ captioners: setup  # a captioning decoder per seed, without any of the three ide
 	$(SEVLM) ablate data/grid-captions --grid captioner --out runs/captioners --seeds $(GRID_SEEDS) --workers 2 --set epochs=4 lookup=word
 	$(SEVLM) listener data/grid-captions --out runs/grid-listener
 
-ledger: captioners  ## price every correction of the released code anew (about 80 minutes; goes on where it was broken off)
-	$(SEVLM) ablate data/grid-train --grid corrections $(GRID) --out runs/corrections --set epochs=2 lookup=word
+ledger: captioners  ## price every correction of the released code anew (about an hour; goes on where it was broken off)
+	$(SEVLM) ablate data/grid-train --grid corrections $(GRID) --out runs/corrections --set $(GRID_SETTINGS)
 	cp runs/corrections/judged.npz nbs/data/corrections_judged.npz
 	gzip -nc runs/corrections/rows.csv > nbs/data/corrections_rows.csv.gz
 	@echo "== now run nbs/analysis/a5_ledger.ipynb"
 
-ideas: captioners  ## the paper's three ideas in all combinations, weights of their losses, five seeds each (about 80 minutes; goes on where it was broken off)
-	$(SEVLM) ablate data/grid-train --grid factorial $(GRID) --listener runs/grid-listener --out runs/factorial --set epochs=2 lookup=word
+ideas: captioners  ## the paper's three ideas in all combinations, weights of their losses, five seeds each (about an hour; goes on where it was broken off)
+	$(SEVLM) ablate data/grid-train --grid factorial $(GRID) --listener runs/grid-listener --out runs/factorial --set $(GRID_SETTINGS)
 	cp runs/factorial/judged.npz nbs/data/factorial_judged.npz
 	gzip -nc runs/factorial/rows.csv > nbs/data/factorial_rows.csv.gz
 	@echo "== now run nbs/analysis/a2_ablations.ipynb and a3_qualitative.ipynb"
@@ -120,10 +121,22 @@ seeds: $(SEEDS:%=runs/seeds-%/.done)  ## the demo with three seeds, for the tabl
 	$(BIN)/python tools/results.py $(SEEDS:%=runs/seeds-%)
 	@echo "== now run nbs/course/14_training.ipynb"
 
+shipped: setup  ## score the shipped small model on other synthetic paintings, with its most likely and with sampled texts (about 5 minutes)
+	$(SEVLM) mini data/grid-captions --paintings 2400 --seed 7
+	$(SEVLM) listener data/grid-captions --out runs/grid-listener
+	$(SEVLM) mini data/grid-test --paintings 500 --seed 12
+	$(SEVLM) evaluate data/grid-test --part all --listener runs/grid-listener --out runs/shipped
+	$(SEVLM) evaluate data/grid-test --part all --listener runs/grid-listener --temperature 1 --seed 0 --out runs/shipped-sampled
+	cp runs/shipped/metrics.json nbs/data/results/shipped_small_model.json
+	cp runs/shipped-sampled/metrics.json nbs/data/results/shipped_small_model_sampled.json
+	$(BIN)/python tools/results.py
+	@echo "== now run nbs/analysis/a1_main_table.ipynb"
+
 EDITION := second
 attributes: setup  ## what image encoder and model make of each attribute: probes and interventions (about 15 minutes; goes on where it was broken off)
 	$(BIN)/python tools/attributes.py $(EDITION)
 	@echo "== now run nbs/studies/attributes.ipynb"
+
 labcontrast: setup  ## the laboratory of the contrastive loss: 54 small runs (about ten minutes; goes on where it was broken off)
 	OMP_NUM_THREADS=$(THREADS) $(BIN)/python -c "from sevlm.studies.lab_contrast import *; run_contrast_lab('runs/lab-contrast').to_csv('runs/lab-contrast/rows.csv', index=False)"
 	gzip -nc runs/lab-contrast/rows.csv > nbs/data/lab_contrast_rows.csv.gz

@@ -1190,11 +1190,13 @@ def _demo_figures(run, predictions: list[dict], folder: Path) -> list[Path]:
     resume_hint="Finished steps are kept. Go on by the same command.",
 )
 def _demo(args):
+    from sevlm.training.inputs import CAPTIONER_RATE
+
     out, figures = Path(args.out), Path(args.figures or args.out)
     for folder in (out, figures, args.data):
         check_writable(folder)
     config = SEVLMConfig.preset("mini", dropout=0.0)
-    settings = TrainConfig.preset("mini", seed=args.seed, epochs=args.epochs)
+    settings = TrainConfig.preset("mini", seed=args.seed, epochs=args.epochs, lr_decoder=CAPTIONER_RATE)
     data = Path(args.data) / f"mini-{args.seed}-{args.paintings}"
 
     def step(number: int, text: str) -> None:

@@ -417,6 +417,7 @@ _CUT = 0.06  # a file that misses a larger share of its picture was cut off
 _SHARP, _CLEAR = 8, 2  # with less, a seam counts if it is so many grey levels sharp, and twice as sharp as any other
 _STEP, _STEP_CLEAR = 24, 4  # a step is so many grey levels sharp, and so many times as sharp as the rows it leaves
 _STEP_MARGIN = 2  # blocks between it and either side
+_STEP_SHARE = 0.8  # of the blocks behind it that must be sharp
 _LARGEST_SIDE = 65_500  # pixels that libjpeg decodes
 
 
@@ -541,7 +542,12 @@ def _has_step(
     right = (total[:, -1:] - total[:, at - 1]) / (columns - at)
     seam, calm = np.minimum(right[:-1], left[1:]), np.maximum(left[:-1], right[1:])
     begins = _jumps(pixels.T, block[::-1])[at - 1].T[1:-1]  # the upright edge of the first block behind it
-    return bool(((seam > _STEP) & (calm < seam / _STEP_CLEAR) & (begins > _SHARP)).any())
+    steps = np.argwhere((seam > _STEP) & (calm < seam / _STEP_CLEAR) & (begins > _SHARP))
+    # nearly all blocks behind it are shifted; an edge of what is painted is sharp on a part of the way
+    sharp = jumps > _SHARP
+    return any(
+        min(sharp[row, at[n] :].mean(), sharp[row + 1, : at[n]].mean()) > _STEP_SHARE for row, n in steps.tolist()
+    )
 
 
 def _lost_intervals(

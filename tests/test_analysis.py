@@ -26,7 +26,7 @@ def published():
     return pd.read_csv(DATA / "published_numbers.csv", dtype=str, keep_default_na=False)
 
 
-@pytest.fixture(scope="module", params=["factorial", "corrections"])
+@pytest.fixture(scope="module", params=["factorial"])
 def grid(request):
     "A stored grid: its arms, its rows of texts, its answers without texts."
     name, empty = request.param, dict(right="", grounded="", cider="")

@@ -29,7 +29,7 @@ def result_tables(text):
 
 
 def test_there_are_three_seeds_or_more():
-    seeds, shipped = STORED
+    seeds, shipped, _ = STORED
     assert len(seeds) >= results.FEWEST_SEEDS and len({row["seed"] for row in seeds}) == len(seeds)
     assert all(results.ACCURACY in row and results.CEILING in row for row in (*seeds, shipped))
 
@@ -80,9 +80,10 @@ def test_runs_are_collected(tmp_path):
         (tmp_path / str(seed) / "metrics.json").write_text(json.dumps({"scores": scores}), encoding="utf-8")
     (tmp_path / "root" / results.SEEDS.parent).mkdir(parents=True)
     (tmp_path / "root" / results.SHIPPED.parent).mkdir(parents=True)
-    (tmp_path / "root" / results.SHIPPED).write_text(json.dumps({"scores": {}}), encoding="utf-8")
+    for file in (results.SHIPPED, results.SAMPLED):
+        (tmp_path / "root" / file).write_text(json.dumps({"scores": {}}), encoding="utf-8")
     results.collect([tmp_path / str(seed) for seed in range(3)], tmp_path / "root" / results.SEEDS)
-    seeds, _ = results.read_stored(tmp_path / "root")
+    seeds = results.read_stored(tmp_path / "root").seeds
     assert [row["share of the ceiling"] for row in seeds] == [0.9] * 3
     assert [row[results.WITH_MAJORITY] for row in seeds] == [100, 101, 102]
     assert "truthful similes" in seeds[0] and "truthful similes" not in seeds[1]

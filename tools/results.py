@@ -1,7 +1,8 @@
 """Write the tables of README.md and docs/results.md anew from the stored scores (`make seeds`).
 
 Every number of a result table stands in a file: the runs of the demo in nbs/data/demo_seeds.csv, the shipped model in
-nbs/data/results/shipped_small_model.json. With folders of finished runs the first file is written anew:
+nbs/data/results, its most likely texts in one file and sampled ones in the other. With folders of finished runs the
+first file is written anew:
 
     python tools/results.py runs/seeds-0 runs/seeds-1 runs/seeds-2
 
@@ -15,16 +16,24 @@ import re
 import statistics
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 SEEDS = Path("nbs") / "data" / "demo_seeds.csv"
 SHIPPED = Path("nbs") / "data" / "results" / "shipped_small_model.json"
+SAMPLED = Path("nbs") / "data" / "results" / "shipped_small_model_sampled.json"
 PAGES = (Path("README.md"), Path("docs") / "results.md")
 ACCURACY, CEILING = "emotion accuracy (strict)", "Bayes ceiling"
 WITH_MAJORITY = "paintings with a majority emotion"  # a column: those that the strict accuracy is over
 TABLE = re.compile(r"^\|.*\|\n\| ---.*\n(?:\|.*\|\n)+", re.M)
 FEWEST_SEEDS = 3
 
-Stored = tuple[list[dict[str, float]], dict[str, dict]]  # a row of scores per seed; scores of the shipped model
+
+class Stored(NamedTuple):
+    "The stored scores, by name."
+
+    seeds: list[dict[str, float]]  # a row per run of the demo
+    shipped: dict[str, dict]  # of the shipped model
+    sampled: dict[str, dict]  # of the same, with texts drawn token by token
 
 
 def collect(runs: list[Path], path: Path) -> None:
@@ -46,7 +55,8 @@ def read_stored(root: Path) -> Stored:
     "The stored scores; a score that a run does not have is left out of its row."
     with open(root / SEEDS, encoding="utf-8", newline="") as f:
         seeds = [{name: float(v) for name, v in row.items() if v} for row in csv.DictReader(f)]
-    return seeds, json.loads((root / SHIPPED).read_text(encoding="utf-8"))["scores"]
+    shipped, sampled = (json.loads((root / p).read_text(encoding="utf-8"))["scores"] for p in (SHIPPED, SAMPLED))
+    return Stored(seeds, shipped, sampled)
 
 
 def percent(value: float) -> str:
@@ -55,13 +65,15 @@ def percent(value: float) -> str:
 
 def _cell(column: str, score: str, stored: Stored) -> str | None:  # None: no number belongs there
     "What stands in one cell of a result table."
-    seeds, shipped = stored
     if "mean ± deviation" in column:
-        values = [row[score] for row in seeds]
+        values = [row[score] for row in stored.seeds]
         return f"{percent(statistics.mean(values))} ± {percent(statistics.stdev(values))}"
-    value, ends = shipped[score]["value"], shipped[score].get("interval")
+    found = (stored.sampled if column.startswith("sampled") else stored.shipped)[score]
+    value, ends = found["value"], found.get("interval")
+    if value is None:
+        return "-"
     between = f"{percent(ends[0])} to {percent(ends[1])}" if ends else ""
-    if column.startswith("shipped model"):
+    if column.startswith(("shipped model", "sampled", "most likely")):
         return f"{percent(value)} ({between})" if between else percent(value)
     return {"value": percent(value), "95 % interval": between}.get(column)
 
@@ -72,7 +84,7 @@ def _renewed_table(table: str, stored: Stored) -> str:
     columns = [c.strip() for c in head.strip("|").split("|")]
     if not columns[0].endswith("(x 100)"):
         return table
-    columns = [re.sub(r"\d+ seeds", f"{len(stored[0])} seeds", c) for c in columns]
+    columns = [re.sub(r"\d+ seeds", f"{len(stored.seeds)} seeds", c) for c in columns]
     written = ["| " + " | ".join(columns) + " |", line]
     for row in rows:
         cells = [c.strip() for c in row.strip("|").split("|")]
@@ -88,8 +100,8 @@ def renewed(text: str, stored: Stored) -> str:
 
 
 def statements(stored: Stored) -> dict[str, list[str]]:  # page -> what must stand in its prose
-    "Sentences with numbers of the seeds."
-    seeds, _ = stored
+    "Sentences with numbers of the stored scores."
+    seeds, shipped = stored.seeds, stored.shipped
     listed = lambda texts: ", ".join(texts[:-1]) + f" and {texts[-1]}"
     counts = [f"{row[WITH_MAJORITY]:.0f}" for row in seeds]
     shares = [row[ACCURACY] / row[CEILING] for row in seeds]
@@ -100,6 +112,8 @@ def statements(stored: Stored) -> dict[str, list[str]]:  # page -> what must sta
             f"{listed(counts)} of them have a majority emotion",
             f"the model reaches {listed([percent(s) for s in shares])} % of what anybody could reach, "
             f"{percent(statistics.mean(shares))} % on average",
+            f"on another {shipped['grounding']['n']} synthetic paintings, of which {shipped[ACCURACY]['n']} have a "
+            "majority emotion",
         ],
     }
 

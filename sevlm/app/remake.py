@@ -22,7 +22,7 @@ from ..studies.attributes import ATTRIBUTE_KINDS, has_value
 from ..studies.evaluate import Evaluation, evaluate
 from ..synthetic.dataset import make_mini, read_truth
 from ..synthetic.truth import synthetic_scores
-from ..training.inputs import load_training_data, save_checkpoint
+from ..training.inputs import CAPTIONER_RATE, load_training_data, save_checkpoint
 from ..training.pretraining import pretrain
 from ..training.run import start_run
 from ..training.tower import train_tower
@@ -102,7 +102,7 @@ def remake(
     caption_epochs: int = 8,
     seed: int = 2000,  # of the SEVLM's synthetic set, of its weights and pairs
     paintings: int = 12_000,
-    epochs: int = 8,  # of the SEVLM
+    epochs: int = 6,  # of the SEVLM
     progress: bool = True,
 ) -> Evaluation:  # of the new model on its test part
     """Makes the tokenizer, tower and small model that are shipped with the project, anew. Broken off, it goes on by the
@@ -120,7 +120,8 @@ def remake(
         make_captioner(out, work, config, caption_seed, caption_paintings, caption_epochs, progress)
     folder = make_mini(work / f"data-{seed}", n=paintings, seed=seed, progress=progress)
     data = load_training_data(folder, config, tokenizer=out, progress=progress)
-    settings, place = TrainConfig.preset("mini", seed=seed, epochs=epochs), work / f"run-{seed}"
+    settings = TrainConfig.preset("mini", seed=seed, epochs=epochs, lr_decoder=CAPTIONER_RATE)
+    place = work / f"run-{seed}"
     model = start_run(
         data, place, config, settings, resume=True, gpt2=out / "captioner", progress=progress
     ).model.eval()

@@ -4,6 +4,7 @@
 
 # %% auto #0
 __all__ = [
+    "CAPTIONER_RATE",
     "MEMORY",
     "BATCH",
     "MARGIN",
@@ -128,6 +129,10 @@ def emotions_for(
 
 
 # %% ../../nbs/library/run_data.ipynb #ce1bcf78
+# learning rate of a decoder that can caption already; a larger one leads it away from what it knows
+CAPTIONER_RATE = 3e-4
+
+
 def language_model_of(config: SEVLMConfig, tokenizer: Tokenizer) -> str | Path | None:
     "Where the decoder starts: distilGPT-2; small preset: the shipped GPT-2 if sizes and tokens fit, else random."
     if config.tower not in ("mini", "tiny"):
