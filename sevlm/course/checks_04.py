@@ -113,6 +113,9 @@ def check_04d(expect: Cases, batches_by_length: Callable) -> None:
         runs = [batches_by_length(lengths.tolist(), size, np.random.default_rng(seed)) for seed in range(6)]
         if runs[0] is None:
             expect(None, [], "")
+        lists = list | tuple | np.ndarray
+        if not isinstance(runs[0], lists) or not all(isinstance(batch, lists) for batch in runs[0]):
+            expect(False, True, "The result is a list of batches, and each batch is a list of numbers.")
         runs = [[[int(i) for i in batch] for batch in batches] for batches in runs]
         longest = np.argsort(lengths, kind="stable")[n - n % size :].tolist()
         expect(
