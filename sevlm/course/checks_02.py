@@ -145,10 +145,8 @@ def check_02d(expect: Cases, is_causal: Callable) -> None:
     )
     for name, causal, look in looks:
         found = is_causal(look, list(_PIECES))
-        if found is not None and not isinstance(found, bool | int):
-            found = bool(found)
         expect(
-            found if found is None else bool(found),
+            None if found is None else bool(found),
             causal,
             f"A look-up that gives {name} is causal, and your test says that it is not. Compare the values *before* "
             "the place that you changed only, and compare texts whose beginnings are the same."

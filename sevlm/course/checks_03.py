@@ -158,7 +158,7 @@ def check_03d(expect: Cases, learn_merges: Callable) -> None:
         if isinstance(found, list | tuple) and found and all(isinstance(pair, str) for pair in found):
             expect(found, wanted, "Give pairs, such as ('s', 'e'), and not the piece that they make together.")
         if isinstance(found, list | tuple):
-            found = [tuple(pair) for pair in found]
+            found = [tuple(pair) if isinstance(pair, list | tuple) else pair for pair in found]
         mistakes = {hint: value for hint, how in ways.items() if (value := _learn(words, n, **how)) is not None}
-        hint = f"Of the words {words} the first {n} merges are asked for. Count, take the most frequent, merge, repeat."
+        hint = f"Of the words {words} {n} merge(s) are asked for. Count, take the most frequent, merge, repeat."
         expect(found, wanted, hint, mistakes)

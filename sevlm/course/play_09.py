@@ -40,7 +40,7 @@ def draw_contrast(true: float, a: float, b: float, published: bool) -> Drawn:
     left.axhline(loss_and_gradient((0, 0, 0), published)[0], color="0.6", ls=":", lw=1, label="all alike: log 3")
     left.set(xlabel="score of the true triple", ylabel="loss", ylim=(-0.8, 2 * _LARGEST + 2), title="the loss")
     left.legend(frameon=False, fontsize=8)
-    push = -gradient
+    push = (-gradient).tolist()
     right.barh(range(3), push, color=[PRIMARY if p > 0 else SECONDARY for p in push])
     right.axvline(0, color="0.3", lw=1)
     right.set_yticks(range(3), [f"{name}: {s:g}" for name, s in zip(_CANDIDATES, (true, a, b))])

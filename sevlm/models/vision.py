@@ -24,6 +24,7 @@ __all__ = [
     "image_stats",
     "TowerBlock",
     "VisionTransformer",
+    "patch_similarity",
     "create_clip",
     "build_tower",
     "TowerFacts",
@@ -32,6 +33,7 @@ __all__ = [
     "tower_facts",
     "uses_quick_gelu",
     "ImageEncoder",
+    "encode_images",
     "tower_file",
     "read_note",
     "read_tower",
@@ -42,8 +44,6 @@ __all__ = [
     "describe_tower",
     "tower_differences",
     "check_tower",
-    "patch_similarity",
-    "encode_images",
 ]
 
 # %% ../../nbs/course/05_vision.ipynb #1edd2fc8
@@ -193,6 +193,16 @@ class VisionTransformer(nn.Module):
         "The projected summary of each picture: what CLIP compares with texts."
         x = self.tokens(img)
         return (x[:, 0] if self.pool_type == "tok" else x[:, 1:].mean(1)) @ self.proj
+
+
+# %% ../../nbs/course/05_vision.ipynb #b3418330
+def patch_similarity(
+    grid: torch.Tensor,  # [P, D], the patch tokens of one painting
+    index: int,  # the reference patch, 0..P-1
+) -> torch.Tensor:  # [P], cosine with the reference patch, mean patch removed
+    "How similar each patch is to one patch of the same painting."
+    centred = nn.functional.normalize(grid - grid.mean(0), dim=-1)
+    return centred @ centred[index]
 
 
 # %% ../../nbs/course/05_vision.ipynb #87009ca5
@@ -459,6 +469,28 @@ class ImageEncoder(nn.Module):
             )
         squares = grid.transpose(1, 2).reshape(B, D, side, side)
         return nn.functional.avg_pool2d(squares, self.pool).flatten(2).transpose(1, 2).contiguous()
+
+
+# %% ../../nbs/course/05_vision.ipynb #196b401e
+@torch.no_grad()
+def encode_images(
+    encoder: ImageEncoder,  # moved to `device`
+    images: Iterable[Image.Image],  # RGB pictures, in the order in which they are to be kept
+    total: int,  # how many pictures will come, N
+    batch_size: int = 64,  # pictures encoded at a time
+    device: torch.device | str = "cpu",  # where the tower computes
+    progress: bool = True,  # show a progress bar
+) -> torch.Tensor:  # [N, P, D] on the CPU, float32
+    "The patch tokens of many pictures, each computed once. Raises `ValueError` if not `total` pictures come."
+    encoder = encoder.to(device)
+    bar = tqdm(images, total=total, desc="encoding paintings", unit="img", disable=not progress)
+    pixels = map(encoder.preprocess, bar)
+    grids = []
+    while batch := list(islice(pixels, batch_size)):
+        grids.append(encoder(torch.stack(batch).to(device))[0].cpu())
+    if sum(map(len, grids)) != total:
+        raise ValueError(f"expected {total} pictures, got {sum(map(len, grids))}")
+    return torch.cat(grids)
 
 
 # %% ../../nbs/course/05_vision.ipynb #44f671f6
@@ -835,35 +867,3 @@ def check_tower(
             f"{where}: trained with another image tower than it gets now: {'; '.join(found)}. Then it was {names[0]}, "
             f"now it is {names[1]}. Give the tower it was trained with (tower=..., --tower FILE), and its settings."
         )
-
-
-# %% ../../nbs/course/05_vision.ipynb #b3418330
-def patch_similarity(
-    grid: torch.Tensor,  # [P, D], the patch tokens of one painting
-    index: int,  # the reference patch, 0..P-1
-) -> torch.Tensor:  # [P], cosine with the reference patch, mean patch removed
-    "How similar each patch is to one patch of the same painting."
-    centred = nn.functional.normalize(grid - grid.mean(0), dim=-1)
-    return centred @ centred[index]
-
-
-# %% ../../nbs/course/05_vision.ipynb #196b401e
-@torch.no_grad()
-def encode_images(
-    encoder: ImageEncoder,  # moved to `device`
-    images: Iterable[Image.Image],  # RGB pictures, in the order in which they are to be kept
-    total: int,  # how many pictures will come, N
-    batch_size: int = 64,  # pictures encoded at a time
-    device: torch.device | str = "cpu",  # where the tower computes
-    progress: bool = True,  # show a progress bar
-) -> torch.Tensor:  # [N, P, D] on the CPU, float32
-    "The patch tokens of many pictures, each computed once. Raises `ValueError` if not `total` pictures come."
-    encoder = encoder.to(device)
-    bar = tqdm(images, total=total, desc="encoding paintings", unit="img", disable=not progress)
-    pixels = map(encoder.preprocess, bar)
-    grids = []
-    while batch := list(islice(pixels, batch_size)):
-        grids.append(encoder(torch.stack(batch).to(device))[0].cpu())
-    if sum(map(len, grids)) != total:
-        raise ValueError(f"expected {total} pictures, got {sum(map(len, grids))}")
-    return torch.cat(grids)
