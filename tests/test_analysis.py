@@ -10,7 +10,8 @@ import pytest
 
 from sevlm.config import EMOTIONS
 from sevlm.errors import DataError
-from sevlm.studies.ablation import GRIDS, SUMS, Judged, differences
+from sevlm.studies.ablation import COMBINATIONS, GRIDS, IDEAS, SUMS, Judged, combination_name, differences
+from sevlm.studies.factorial import effects, factorial_contrasts
 from sevlm.synthetic.dataset import catalogue
 
 REPO = Path(__file__).resolve().parent.parent
@@ -107,6 +108,21 @@ def test_a_grid_can_be_compared_and_a_broken_one_cannot(grid):
     assert (found[found.arm == arms[0]].difference == 0).all()
     with pytest.raises(DataError, match="every arm needs every seed"):
         differences(rows[(rows.arm != arms[-1]) | (rows.seed != 2)], arms[0], draws=100)
+
+
+def test_the_prose_about_the_ideas_follows_from_their_grid():
+    judged = Judged.load(DATA / "factorial_judged.npz")
+    ideas = {combination_name(on): [IDEAS[idea] for idea in on] for on in COMBINATIONS}
+    main = {name: weights for name, weights in factorial_contrasts(ideas).items() if " : " not in name}
+    lighter = {"lighter": {"all, weights 0.1": 1.0, "all": -1.0}}
+    found = effects(100 * judged.right(), judged.arms, {**main, **lighter}).set_index("effect")
+    cost, gain = -found.loc["contrast", ["value", "high", "low"]], found.loc["lighter", ["value", "low", "high"]]
+    assert cost.min() > 0 and gain.min() > 0 and found.loc[["fusion", "VAD head"]].value.abs().max() < 0.4
+    said = "{:.1f} points of expected accuracy ({}{:.1f} to {:.1f})".format
+    for page, interval in (("README.md", ""), ("docs/results.md", "95 %: ")):
+        text = " ".join((REPO / page).read_text(encoding="utf-8").replace("*costs*", "costs").split())
+        assert f"contrastive loss costs {said(cost.value, interval, cost.high, cost.low)}" in text, page
+    assert f"gains {gain.value:.1f} points back ({gain.low:.1f} to {gain.high:.1f})" in text
 
 
 def test_the_stored_grids_take_little_room():
