@@ -11,7 +11,6 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ..config import EMOTIONS
 from ..metrics.emotions import RULES, calibration_measures, majority_ids
 from .exercises import Cases, exercise
 
