@@ -7,6 +7,7 @@ middle of the file number WRITE that it writes, or has only so many BYTES of dis
 import os
 import resource
 import signal
+import re
 import subprocess
 import sys
 import time
@@ -124,7 +125,9 @@ def test_killed_inside_a_save(data, unbroken, tmp_path, write):
 def test_a_full_disk_leaves_the_last_checkpoint(data, unbroken, tmp_path, write):
     "From some file on, no file may grow beyond 50 kB."
     code, err = finish(data, tmp_path, EPOCHS, write, 50_000)
-    assert code != 0 and "CheckpointError: cannot write" in err and "What was saved before is whole" in err
+    # of a checkpoint, or of the samples: which file comes first depends on which validation was the best so far
+    assert code != 0 and re.search("(Checkpoint|Write)Error: cannot write", err), err[-2000:]
+    assert "What was saved before is whole" in err
     assert load(tmp_path, device="cpu").model.config == load(unbroken[0], device="cpu").model.config
     code, err = finish(data, tmp_path, EPOCHS)
     assert code == 0, err[-2000:]
