@@ -5,9 +5,9 @@ middle of the file number WRITE that it writes, or has only so many BYTES of dis
 """
 
 import os
+import re
 import resource
 import signal
-import re
 import subprocess
 import sys
 import time
