@@ -320,6 +320,6 @@ def save_figure(
     fig.draw_without_rendering()
     fig.set_layout_engine("none")  # positions are settled now; computed anew at each drawing they would differ slightly
     path = (figures_folder() if folder is None else Path(folder)) / (name if Path(name).suffix else f"{name}.png")
-    with write_atomic(path) as tmp, plt.rc_context({"svg.hashsalt": path.name}):
+    with write_atomic(path) as tmp, plt.rc_context({"svg.hashsalt": "sevlm"}):
         fig.savefig(tmp, dpi=dpi, metadata={"Software": None} if path.suffix == ".png" else {"Date": None})
     return path

@@ -21,8 +21,9 @@ TEXTS = [
 
 
 def model_of(**switches) -> SEVLM:
+    "Its fusion reads the VAD encoding from the start."
     torch.manual_seed(0)
-    return SEVLM(SEVLMConfig.preset("tiny", dropout=0.0, **switches)).eval()
+    return SEVLM(SEVLMConfig.preset("tiny", **{"dropout": 0.0, "fusion_start": "random", **switches})).eval()
 
 
 def batch_of(model: SEVLM, paintings: int = 2, known: bool = True) -> Batch:

@@ -373,6 +373,7 @@ def test_the_qualitative_page_runs_with_other_data_and_checkpoints(tmp_path, mon
         '{"small model": None}': '{"one": None, "two": None}',
         'None, "test"  # a data folder': f'{str(folder)!r}, "all"  # a data folder',
         "N, SEED = 200, 12": "N, SEED = 12, 1",
+        "with_captioner = True": "with_captioner = False",
     }.items():
         assert code.count(old) == 1, old
         code = code.replace(old, new)

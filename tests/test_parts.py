@@ -34,7 +34,7 @@ from sevlm.utils import asset, seed_everything
 
 MODES = {
     "corrected": {},
-    "published": PUBLISHED,
+    "published": dict(PUBLISHED, empty_vad="zero"),  # a small batch may have no known word, and then has no loss
     "large contrast": dict(con_weight=3.0),
     "other width": dict(tower="mini", width=48),  # patches pass a trained layer
     "no contrast": dict(use_contrast=False),

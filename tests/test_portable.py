@@ -71,8 +71,10 @@ def test_progress_is_counted_and_readable():
 
 
 def test_pages_are_found_by_name():
-    assert portable.pages_of("01_lexicon*") == portable.pages_of("course/01*") == ["course/01_lexicon.ipynb"]
-    assert portable.pages_of("course/01_lexicon.ipynb") == ["course/01_lexicon.ipynb"]
+    beside = [f"course/{folder}01_lexicon.ipynb" for folder in ("", "play/", "solutions/")]
+    assert portable.pages_of("01_lexicon*") == portable.pages_of("course/01*") == beside
+    assert portable.pages_of("solutions/01*") == [] and portable.pages_of("course/solutions/01*") == beside[2:]
+    assert portable.pages_of("library/config.ipynb") == ["library/config.ipynb"]
     assert portable.pages_of("library/01*") == portable.pages_of("lunch/*") == []
     assert "analysis/a5_ledger.ipynb" in portable.pages_of("")
     assert portable.pages_of("nothing*") == []

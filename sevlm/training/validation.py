@@ -112,7 +112,9 @@ def explanation_sheet(
     from matplotlib.figure import Figure
 
     def text(who, emotion, explanation, width):
-        return textwrap.fill(f"{who}: {emotion} because {explanation}", width, max_lines=4)
+        said = f"{who}: {emotion} because {explanation}"
+        drawable = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in said)
+        return textwrap.fill(drawable, width, max_lines=4)
 
     rows = -(-len(paintings) // ncols)
     fig = Figure(figsize=(3.7 * ncols, 5.1 * rows + 0.4), dpi=80)
