@@ -8,6 +8,7 @@ __all__ = [
     "PICTURE_DPI",
     "ATTEMPT_TOLERANCE",
     "NOTHING",
+    "CASES_SEED",
     "NOT_YET",
     "LONGEST_ERROR",
     "TITLE_WIDTH",
@@ -177,18 +178,17 @@ def _of_form(found: Any, wanted: Any) -> str | None:
 def exercise(
     cases: int,  # how many an attempt meets before it has passed
     minutes: int,  # that a reader may need
-    seed: int = 0,  # of the drawn cases
 ) -> Callable[[Callable[..., None]], Callable[..., Verdict]]:
     "Makes a check out of a function of `Cases` and an attempt. The check never raises because of an attempt."
 
     def wrap(check: Callable[..., None]) -> Callable[..., Verdict]:
-        def checked(attempt: Any = ..., *others: Any) -> Verdict:
+        def checked(attempt: Any = ...) -> Verdict:
             if attempt is ... or attempt is None:
                 return Verdict(False, NOT_YET)
             expect = Cases()
             try:
-                with seeded(seed):
-                    check(expect, attempt, *others)
+                with seeded(CASES_SEED):
+                    check(expect, attempt)
             except WrongAttempt as wrong:
                 return _titled(Verdict(False, wrong.hint, wrong.figure))
             except SevlmError as e:
@@ -206,6 +206,7 @@ def exercise(
     return wrap
 
 
+CASES_SEED = 0  # of what a check draws
 NOT_YET = "Not filled in yet. Put your answer in place of the dots, then run the cell again."
 
 

@@ -14,18 +14,13 @@ import numpy as np
 from PIL import Image
 
 from ..config import EMOTIONS
-from ..models.explainer import Answer, Explainer, load
+from ..models.explainer import Answer
 from ..plot import bars, spotlight
 from ..synthetic.paint import paint, random_scene
-from .plays import Drawn, Html, Play, choice, slider
+from .plays import Drawn, Html, Play, choice, slider, small_model
 
 # %% ../../nbs/course/play/00_tour.ipynb #911e9a03
 _FREE, _LAST, _MOST = "the model's own", 60, 24  # no emotion asked for; number of the last painting; tokens at most
-
-
-@cache
-def _explain() -> Explainer:
-    return load(device="cpu")
 
 
 @cache
@@ -36,12 +31,12 @@ def _painting(number: int) -> Image.Image:
 
 @cache
 def _probabilities(number: int) -> dict[str, float]:
-    return _explain()(_painting(number), tokens=False).probabilities
+    return small_model()(_painting(number), tokens=False).probabilities
 
 
 @cache
 def _answer(number: int, emotion: str | None) -> Answer:
-    return _explain()(_painting(number), emotion=emotion, attention=True, probabilities=False)
+    return small_model()(_painting(number), emotion=emotion, attention=True, probabilities=False)
 
 
 def draw_tour(number: int, emotion: str, word: int) -> Drawn:

@@ -13,10 +13,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..models.explainer import load
 from ..models.vision import patch_similarity
 from ..synthetic.paint import Scene, paint
-from .plays import Drawn, Play, choice, slider
+from .plays import Drawn, Play, choice, slider, small_model
 
 # %% ../../nbs/course/play/05_vision.ipynb #003a36da
 _SCENES = {
@@ -31,7 +30,7 @@ _SCENES = {
 @torch.no_grad()
 def _tokens(name: str) -> tuple[Image.Image, torch.Tensor, list[torch.Tensor]]:
     "A painting, the mean colour of its patches [P, 3], and its patch tokens [P, D] after each block."
-    encoder = load(device="cpu").model.encoder
+    encoder = small_model().model.encoder
     painting = paint(_SCENES[name], np.random.default_rng(3), size=192)
     img, kept = encoder.preprocess(painting)[None], []
     side = encoder.visual.conv1.kernel_size[0]

@@ -15,11 +15,11 @@ from PIL import Image
 
 from ..errors import DataError
 from ..models.decoder import split_heads
-from ..models.explainer import Explainer, load
+from ..models.explainer import Explainer
 from ..models.tokenizer import BECAUSE, PROMPT, segments, span_masks, special_ids
 from ..plot import PRIMARY, SECONDARY, spotlight
 from ..synthetic.paint import Scene, paint
-from .plays import Drawn, Play, choice, slider, switch, typed
+from .plays import Drawn, Play, choice, slider, small_model, switch, typed
 
 # %% ../../nbs/course/play/06_decoder.ipynb #e29c4b88
 _LONGEST = 20  # tokens of an explanation that are shown
@@ -34,7 +34,7 @@ _EMOTION = "contentment"
 @cache
 def _small() -> tuple[Explainer, dict[str, Image.Image], dict[str, torch.Tensor]]:
     "The small model, the paintings, and their patch tokens [1, P, D]."
-    small = load(device="cpu")
+    small = small_model()
     paintings = {name: paint(scene, np.random.default_rng(3), size=192) for name, scene in _SCENES.items()}
     return small, paintings, {name: small.encode_images([painting]) for name, painting in paintings.items()}
 

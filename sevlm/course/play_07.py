@@ -7,25 +7,17 @@ change."""
 __all__ = ["LONGEST", "MOVED", "influence_of", "draw_influence", "play_07"]
 
 # %% ../../nbs/course/play/07_fusion.ipynb #424051c3
-from functools import cache
-
 import matplotlib.pyplot as plt
 import torch
 
 from ..errors import DataError
-from ..models.explainer import Explainer, load
 from ..models.fusion import VADEncoder
 from ..plot import PRIMARY, SECONDARY
-from .plays import Drawn, Play, slider, switch, typed
+from .plays import Drawn, Play, slider, small_model, switch, typed
 
 # %% ../../nbs/course/play/07_fusion.ipynb #05070ee5
 LONGEST = 24  # tokens shown
 MOVED = torch.tensor([0.5, 0.3, -0.4])  # what is added to the VAD of the word
-
-
-@cache
-def _small() -> Explainer:
-    return load(device="cpu")
 
 
 @torch.no_grad()
@@ -35,7 +27,7 @@ def influence_of(
     causal: bool,  # the mask of the VAD encoder
 ) -> tuple[list[str], torch.Tensor]:  # tokens; [T] how far the encoding of each moves
     "Moves the VAD of one token and compares the encodings. Raises `DataError` for an empty sentence."
-    small = _small()
+    small = small_model()
     ids = small.tokenizer(" " + sentence.strip()).input_ids[:LONGEST] if sentence.strip() else []
     if not ids:
         raise DataError("Type a sentence, for instance: the dark sea makes me feel lonely")

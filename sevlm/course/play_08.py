@@ -16,12 +16,12 @@ import torch
 from ..config import EMOTIONS
 from ..data.batches import collate
 from ..errors import DataError
-from ..models.explainer import Explainer, load
+from ..models.explainer import Explainer
 from ..models.tokenizer import encode_all, special_ids
 from ..models.vad_head import vad_loss
 from ..plot import PRIMARY, SECONDARY
 from ..synthetic.paint import paint, random_scene
-from .plays import Drawn, Play, choice, switch, typed
+from .plays import Drawn, Play, choice, small_model, switch, typed
 
 # %% ../../nbs/course/play/08_vad_head.ipynb #15003751
 _COORDINATES = ("valence", "arousal", "dominance")
@@ -30,7 +30,7 @@ _PAINTING_SEED = 21
 
 @cache
 def _small_with_patches() -> tuple[Explainer, torch.Tensor]:
-    small, rng = load(device="cpu"), np.random.default_rng(_PAINTING_SEED)
+    small, rng = small_model(), np.random.default_rng(_PAINTING_SEED)
     return small, small.encode_images([paint(random_scene(rng), rng)])
 
 

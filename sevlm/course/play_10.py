@@ -12,11 +12,11 @@ from functools import cache
 import numpy as np
 from PIL import Image
 
-from ..models.explainer import Answer, Explainer, load
+from ..models.explainer import Answer, Explainer
 from ..models.sevlm import trainable
 from ..plot import PRIMARY
 from ..synthetic.paint import Scene, paint
-from .plays import Drawn, Play, choice, switch
+from .plays import Drawn, Play, choice, small_model, switch
 
 # %% ../../nbs/course/play/10_sevlm.ipynb #de8a7ca1
 _SCENES = {
@@ -35,8 +35,8 @@ def _painting(name: str) -> Image.Image:
 def _model_with(fusion: bool, vad_head: bool, contrastive_head: bool) -> Explainer:
     "The small model with some of its parts."
     if fusion and vad_head and contrastive_head:
-        return load(device="cpu")
-    whole = _model_with(True, True, True)
+        return small_model()
+    whole = small_model()
     model = copy.deepcopy(whole.model)
     if not fusion:
         model.fusion = model.vad_encoder = None

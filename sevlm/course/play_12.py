@@ -15,12 +15,11 @@ import torch
 from PIL import Image
 
 from ..config import EMOTIONS
-from ..models.explainer import Explainer, load
 from ..models.generation import extend, next_logits
 from ..models.tokenizer import decode, prompt_ids, special_ids
 from ..plot import PRIMARY, SECONDARY
 from ..synthetic.paint import Scene, paint
-from .plays import Drawn, Html, Play, choice, slider
+from .plays import Drawn, Html, Play, choice, slider, small_model
 
 # %% ../../nbs/course/play/12_generation.ipynb #d402173e
 _SCENES = {  # name -> what is painted
@@ -33,12 +32,6 @@ _OWN, _BEST, _LONGEST = "the model's own", 5, 25  # no emotion asked for; candid
 
 
 @cache
-def _small() -> Explainer:
-    "The small model of the project, on the CPU."
-    return load(device="cpu")
-
-
-@cache
 def _painting(name: str) -> Image.Image:
     "A synthetic painting, by its name in `_SCENES`."
     return paint(_SCENES[name], np.random.default_rng(list(_SCENES).index(name)))
@@ -48,14 +41,14 @@ def _painting(name: str) -> Image.Image:
 @torch.no_grad()
 def _patches(name: str) -> torch.Tensor:  # [1, P, D]
     "The patch tokens of a painting, by its name in `_SCENES`."
-    model = _small().model
+    model = small_model().model
     return model.adapt(model.encoder(model.encoder.preprocess(_painting(name))[None])[0])
 
 
 @cache
 def _greedy(name: str, ids: tuple[int, ...], steps: int) -> tuple[int, ...]:
     "The text, gone on with to its end."
-    small = _small()
+    small = small_model()
     ends = torch.tensor(sorted(small.tokenizer.get_added_vocab().values()))
     special = special_ids(small.tokenizer)
     text = extend(small.model, _patches(name), torch.tensor([ids]), small.table, special, ends, steps)[0]
@@ -71,7 +64,7 @@ def steps_of(
     list[int], int, list[tuple[int, float]], list[int]
 ]:  # text; position; candidates, probabilities; greedy text
     "Writes greedily up to a step, takes a candidate there, and goes on greedily."
-    small = _small()
+    small = small_model()
     prompt = tuple(prompt_ids(small.tokenizer, None if emotion == _OWN else emotion))
     greedy = _greedy(painting, prompt, _LONGEST)
     at = min(len(prompt) + step, len(greedy)) - 1
@@ -88,7 +81,7 @@ def steps_of(
 
 def draw_steps(painting: str, emotion: str, step: int, candidate: int) -> Drawn:
     "The painting, the candidates as bars (orange: taken), and both texts."
-    small = _small()
+    small = small_model()
     text, at, candidates, greedy = steps_of(painting, emotion, step, candidate)
     added = small.tokenizer.get_added_vocab().values()
     names = ["(end)" if i in added else small.tokenizer.decode([i]).strip() for i, _ in candidates]
