@@ -101,19 +101,22 @@ def remake(
     caption_paintings: int = 8_000,
     caption_epochs: int = 8,
     seed: int = 2000,  # of the SEVLM's synthetic set, of its weights and pairs
-    paintings: int = 12_000,
-    epochs: int = 6,  # of the SEVLM
+    paintings: int = 24_000,
+    epochs: int = 4,  # of the SEVLM
     progress: bool = True,
 ) -> Evaluation:  # of the new model on its test part
     """Makes the tokenizer, tower and small model that are shipped with the project, anew. Broken off, it goes on by the
     same call: parts that are in `out` are kept."""
     out, work = check_writable(out), Path(work)
     config = SEVLMConfig.preset("mini", tower_pretrained="")
-    folder = make_mini(work / f"tower-{tower_seed}", n=tower_paintings, seed=tower_seed, progress=progress)
-    part = split_paintings(Release(folder).paintings()[0])["train"]
-    if not (out / "tokenizer.json").is_file():  # written last
+    have_texts = (out / "tokenizer.json").is_file()  # written last
+    have_tower = (out / "tower.safetensors").is_file()
+    if not (have_texts and have_tower):
+        folder = make_mini(work / f"tower-{tower_seed}", n=tower_paintings, seed=tower_seed, progress=progress)
+        part = split_paintings(Release(folder).paintings()[0])["train"]
+    if not have_texts:
         make_texts(out, part, config, lm_epochs, tower_seed, progress)
-    if not (out / "tower.safetensors").is_file():
+    if not have_tower:
         make_tower(out, folder, part, config, tower_epochs, tower_seed, progress)
     config = config.replace(tower_pretrained=str(out / "tower.safetensors"))
     if not (out / "captioner").is_dir():
