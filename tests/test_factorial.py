@@ -9,6 +9,7 @@ from sevlm.cli import main
 from sevlm.config import EMOTIONS, PUBLISHED, SEVLMConfig, TrainConfig
 from sevlm.data.paintings import Painting
 from sevlm.errors import ConfigError, DataError
+from sevlm.models.explainer import Explainer
 from sevlm.models.generation import next_logits
 from sevlm.models.sevlm import SEVLM
 from sevlm.models.tokenizer import prompt_ids, special_ids
@@ -26,7 +27,6 @@ from sevlm.studies.ablation import (
     combination_name,
     hear,
     judged_grid,
-    probabilities_of,
     run_grid,
     score_values,
     spread_over,
@@ -44,6 +44,7 @@ from sevlm.studies.factorial import (
 )
 from sevlm.synthetic.dataset import make_mini
 from sevlm.training.inputs import load_training_data
+from sevlm.training.validation import probabilities_of_paintings
 
 FACTORS = {combination_name(on): list(on) for on in COMBINATIONS}
 CONTRASTS = factorial_contrasts(FACTORS)
@@ -230,7 +231,10 @@ def test_emotions_are_read_as_the_model_reads_them(data, switches):
             ids = answer[:, :t]
             logits = next_logits(model, ids, parts.table(ids)[0], model.adapt(grids), special)
             wanted[:, e] += logits.log_softmax(-1)[:, answer[0, t]]
-    assert np.allclose(probabilities_of(model, parts, grids), wanted.softmax(-1).detach().numpy(), atol=1e-5)
+    found = probabilities_of_paintings(
+        Explainer(model, parts.tokenizer, parts.table), [None] * 5, grids, progress=False
+    )
+    assert np.allclose(found, wanted.softmax(-1).detach().numpy(), atol=1e-5)
 
 
 def test_a_grid_from_data_to_files(grid, folder, more):

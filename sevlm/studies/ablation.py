@@ -10,7 +10,6 @@ __all__ = [
     "COMBINATIONS",
     "GRIDS",
     "SUMS",
-    "BATCH_JUDGED",
     "DIGITS",
     "NO_VALIDATION",
     "CURVE_POINTS",
@@ -25,7 +24,6 @@ __all__ = [
     "bleu_sums",
     "text_losses",
     "chances",
-    "probabilities_of",
     "accuracy_of",
     "score_paintings",
     "cider_of",
@@ -69,7 +67,8 @@ from ..data.paintings import Painting, emotions_of
 from ..errors import ConfigError, DataError, did_you_mean, require
 from ..metrics.captions import bleu_from_sums, caption_scores, simple_tokens
 from ..metrics.emotions import majority_ids
-from ..models.generation import emotion_probabilities, generate_texts, next_logits
+from ..models.explainer import Explainer
+from ..models.generation import generate_texts, next_logits
 from ..models.sevlm import SEVLM
 from ..models.tokenizer import encode_all, special_ids, split_answer
 from ..synthetic.truth import log_scores, majority_odds
@@ -77,6 +76,7 @@ from ..synthetic.words import grounded
 from ..training.inputs import TrainingData, cache_features, choose_storage, emotions_for, load_training_data
 from ..training.learner import CB, Learner, evaluating
 from ..training.run import start_run
+from ..training.validation import probabilities_of_paintings
 from ..utils import check_writable, end_with_parent, read_object, write_atomic, write_json
 from .text_emotion import TextEmotion
 
@@ -191,7 +191,6 @@ def text_losses(
 
 # %% ../../nbs/studies/ablation.ipynb #c3d44622
 _log = logging.getLogger(__name__)
-BATCH_JUDGED = 100  # paintings at a time
 
 
 def chances(
@@ -206,17 +205,6 @@ def chances(
         return majority_odds(odds, votes.sum(1)), odds
     strict = majority_ids(votes, "strict", emotions)
     return np.eye(len(emotions))[strict] * (strict >= 0)[:, None], votes / votes.sum(1, keepdims=True).clip(1)
-
-
-def probabilities_of(
-    model: SEVLM,  # in evaluation mode
-    data: TrainingData,  # its tokenizer and table are used
-    grids: torch.Tensor | Features,  # [N, P, D'], from `cache_features`
-) -> np.ndarray:  # [N, E]
-    "How likely the model finds each emotion, painting by painting; no text is written."
-    parts = (grids[at : at + BATCH_JUDGED] for at in range(0, len(grids), BATCH_JUDGED))
-    found = [emotion_probabilities(model, model.adapt(part), data.tokenizer, data.table) for part in parts]
-    return torch.cat(found).numpy()
 
 
 def accuracy_of(
@@ -363,10 +351,10 @@ class CurveCB(CB):
                 self.rows.append(dict(step=learner.step, **self.judge(model)))
 
 
-def _features(model: SEVLM, paintings: Sequence[Painting]) -> torch.Tensor | Features:
+def _features(explainer: Explainer, paintings: Sequence[Painting]) -> torch.Tensor | Features:
     "Patch tokens: on disk, where there is room."
-    folder = choose_storage(model, len(paintings), limit=0)[1]
-    return cache_features(model, paintings, progress=False, folder=folder, log=_log.info)
+    folder = choose_storage(explainer.model, len(paintings), limit=0)[1]
+    return cache_features(explainer.model, paintings, explainer.device, False, folder, log=_log.info)
 
 
 def run_arm(
@@ -402,9 +390,11 @@ def run_arm(
 
     def judge(model: SEVLM, numbers: list[int]) -> tuple[np.ndarray, np.ndarray]:
         "Emotion named and log score, of some judged paintings."
+        explainer = Explainer(model, data.tokenizer, data.table, next(model.parameters()).device)
         if not kept:
-            kept.append(_features(model, paintings))
-        found = probabilities_of(model, data, kept[0] if len(numbers) == len(paintings) else kept[0][numbers])
+            kept.append(_features(explainer, paintings))
+        grids = kept[0] if len(numbers) == len(paintings) else kept[0][numbers]
+        found = probabilities_of_paintings(explainer, [paintings[n] for n in numbers], grids, progress=False)
         return found.argmax(1), log_scores(found, odds[numbers])
 
     def point(model: SEVLM) -> dict[str, float]:
@@ -423,7 +413,7 @@ def run_arm(
         keys = np.array([p.key for p in paintings])
         np.savez_compressed(file, paintings=keys, named=named.astype(np.uint8), log_scores=logs.astype(np.float16))
     tested, truth = shared.tested(config)
-    grids = kept[0] if tested is paintings else _features(model, tested)
+    grids = kept[0] if tested is paintings else _features(Explainer(model, data.tokenizer, data.table), tested)
     loss_trained, loss_written = text_losses(model, data, tested[:losses_of], grids[:losses_of])
     with write_atomic(out / "paintings.csv") as tmp:
         score_paintings(model, data, tested, grids, truth).to_csv(tmp, index=False)
