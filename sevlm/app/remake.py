@@ -101,8 +101,8 @@ def remake(
     caption_paintings: int = 8_000,
     caption_epochs: int = 8,
     seed: int = 2000,  # of the SEVLM's synthetic set, of its weights and pairs
-    paintings: int = 24_000,
-    epochs: int = 4,  # of the SEVLM
+    paintings: int = 12_000,
+    epochs: int = 6,  # of the SEVLM
     progress: bool = True,
 ) -> Evaluation:  # of the new model on its test part
     """Makes the tokenizer, tower and small model that are shipped with the project, anew. Broken off, it goes on by the
