@@ -65,7 +65,7 @@ portable: setup  ## all pages and tests as other processors compute them (an hou
 
 figures: setup  ## draw the pictures in figures/ anew: every page that draws, and the demo (about 15 minutes)
 	$(SEVLM) demo --figures figures
-	for page in $$(grep -l 'save_figure(\|figures_folder()' nbs/*/*.ipynb); do \
+	for page in $$(grep -l 'save_figure(\|figures_folder()' nbs/*/*.ipynb nbs/course/play/*.ipynb); do \
 		$(IN_PLACE) SEVLM_FIGURES="$(CURDIR)/figures" $(BIN)/nbdev_test --do_print --path $$page || exit 1; \
 	done
 

@@ -97,6 +97,52 @@ def test_a_play_answers_every_control(page):
         control.value = kept
 
 
+def test_a_painting_is_covered_and_uncovered():
+    "The second play of 06: patches, buttons and another painting, without a browser."
+    pytest.importorskip("anywidget")
+    from sevlm.course.play_06b import play_06b
+
+    assert re.search(r"^play_06b\(\)$", text(COURSE / "06_decoder.ipynb", "code"), re.M)
+    assert "](../../figures/play_06b.png)" in text(COURSE / "06_decoder.ipynb", "markdown")
+    play = play_06b()
+    covered, whole = play.controls["covered"], (play.image.value, play.text.value)
+    assert "0 of 64" in play.text.value and "(the same)" in play.text.value
+    covered.value = list(range(32))  # as the script in the browser sets it
+    assert play.image.value != whole[0] and "32 of 64" in play.text.value
+    most, least, none = play.children[4].children
+    for button, count in ((most, 8), (none, 0), (least, 8), (none, 0)):
+        button.click()
+        assert len(covered.value) == count and f"{count} of 64" in play.text.value
+    assert (play.image.value, play.text.value) == whole
+    covered.value = [0]
+    before = covered.picture
+    play.controls["painting"].value = play.controls["painting"].options[1]
+    assert covered.value == [] and covered.picture != before and "(the same)" in play.text.value
+
+
+def test_patches_are_covered_exactly():
+    pytest.importorskip("anywidget")
+    from PIL import Image
+
+    from sevlm.course.patch_picture import COVER_GREY, PATCH_SCRIPT, PatchPicture, cover_patches
+    from sevlm.errors import ConfigError
+
+    red = Image.new("RGB", (96, 96), (200, 0, 0))
+    found = cover_patches(red, [9])  # second row, second column of 8 x 8
+    grey = (COVER_GREY,) * 3
+    assert {found.getpixel(at) for at in ((12, 12), (23, 23))} == {grey}
+    assert {found.getpixel(at) for at in ((11, 12), (12, 11), (24, 23), (23, 24))} == {(200, 0, 0)}
+    assert len(found.getcolors()) == 2 and found.getcolors()[0][0] + found.getcolors()[1][0] == 96 * 96
+    with pytest.raises(ConfigError, match="96 x 96"):
+        cover_patches(red, [0], rows=7)
+    for bad in ([64], [-1]):
+        with pytest.raises(ConfigError, match="from 0 to 63"):
+            PatchPicture(red, "red").value = bad
+    for role in ('"grid"', '"row"', '"gridcell"', '"aria-selected"', '"aria-label"', '"aria-live"'):
+        assert role in PATCH_SCRIPT
+    assert "http" not in PATCH_SCRIPT
+
+
 GLOSSARY = REPO / "docs" / "glossary.md"
 ENTRY = re.compile(r"^\| ([^|]+) \| ([^|]+) \| \[\w+\]\(([^)]+)\) \|$", re.M)
 

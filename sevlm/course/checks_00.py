@@ -19,12 +19,12 @@ from .exercises import Cases, beside, exercise
 # %% ../../nbs/course/solutions/00_tour.ipynb #b9232c46
 @exercise(cases=1, minutes=1)
 def check_00a(expect: Cases, answer: str) -> None:
-    "In what *calm* and *excited* differ most: 'a' valence, 'b' arousal, 'c' dominance."
+    "In what *terrified* and *furious* differ most: 'a' valence, 'b' arousal, 'c' dominance."
     hints = {
-        "a": "Valence runs from unpleasant to pleasant. Is one of the two words unpleasant?",
-        "c": "Dominance says who is in control. Which of the three says how much energy a feeling has?",
+        "a": "Valence runs from unpleasant to pleasant. Is one of the two pleasant?",
+        "b": "Arousal runs from calm to excited. Is one of the two calm?",
     }
-    expect.choice(answer, "b", hints)
+    expect.choice(answer, "c", hints)
 
 
 # %% ../../nbs/course/solutions/00_tour.ipynb #54eb224c

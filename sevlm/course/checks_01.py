@@ -17,10 +17,10 @@ from .exercises import Cases, beside, exercise
 # %% ../../nbs/course/solutions/01_lexicon.ipynb #5f3051dc
 @exercise(cases=1, minutes=1)
 def check_01a(expect: Cases, answer: str) -> None:
-    "3 on 1..9, on the bipolar scale: 'a' -0.5, 'b' 0.25, 'c' 0.33."
+    "2 on 1..6, on the bipolar scale: 'a' -0.6, 'b' 0.2, 'c' 0.33."
     hints = {
         "b": "This is its place on a scale from 0 to 1. The bipolar scale runs from -1 to 1.",
-        "c": "3 is less than the middle of 1..9. Which sign do words below the middle have?",
+        "c": "2 is less than the middle of 1..6. Which sign do words below the middle have?",
     }
     expect.choice(answer, "a", hints)
 

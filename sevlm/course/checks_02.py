@@ -65,39 +65,27 @@ def check_02b(expect: Cases, start_table: Callable) -> None:
 
 
 # %% ../../nbs/course/solutions/02_token_vad.ipynb #58c8adc5
-def _rows(ids: list, goes_on: list, step: dict, no_word: int, *, by="row", keeps=False, ignores=False) -> list:
-    "The row of each token, and the likely misreadings."
-    rows: list[int] = []
-    for t, i in enumerate(ids):
-        if (goes_on[t] or ignores) and t > 0:
-            before = rows[-1] if by == "row" else ids[t - 1]
-            rows.append(step.get((before, i), i if keeps else no_word))
-        else:
-            rows.append(i)
-    return rows
-
-
-@exercise(cases=8, minutes=10)
-def check_02c(expect: Cases, rows_of: Callable) -> None:
-    "rows_of(ids, goes_on, step, no_word) -> a row for each token."
-    step = {(0, 5): 10, (10, 6): 11, (11, 7): 12, (1, 5): 13, (13, 5): 14, (2, 9): 15}  # ids 0..9, rows 10..15, 16
-    ways = {
-        "After two pieces the step starts from the row, not from the last id: the word is longer by then.": dict(
-            by="id"
-        ),
-        "A word without a step is no word of the lexicon: its row is `no_word`.": dict(keeps=True),
-        "A token that does not go on with a word has its own id as its row.": dict(ignores=True),
-    }
-    texts = [[0, 5, 6, 7], [1, 5, 5, 0, 5], [3, 5, 6], [0, 8, 6], [2, 9, 0, 5, 6], [0, 5, 1, 5]]
-    texts += [torch.randint(10, (7,)).tolist() for _ in range(2)]
-    for n, ids in enumerate(texts):
-        goes_on = [t > 0 and i >= 5 and n != 5 for t, i in enumerate(ids)]
-        expect(
-            rows_of(list(ids), list(goes_on), dict(step), 16),
-            _rows(ids, goes_on, step, 16),
-            "Go through the text once. A token that goes on: look up (row of the token before, id). Any other: its id.",
-            {hint: _rows(ids, goes_on, step, 16, **how) for hint, how in ways.items()},
-        )
+@exercise(cases=40, minutes=10)
+def check_02c(expect: Cases, next_row: Callable) -> None:
+    "next_row(row, piece, steps, V, no_word) -> row, from a sorted list of steps."
+    for V in (10, 50):
+        steps = (torch.randperm(3 * V * V)[:8] + V).sort().values.tolist()  # of rows 1 to 3 V
+        no_word = V + len(steps)
+        for k in range(20):
+            number = steps[k // 2 % len(steps)] if k % 2 else int(torch.randint(V, 3 * V * V, ()))
+            row, piece = number // V, number % V
+            wanted = V + steps.index(number) if number in steps else no_word
+            below = sum(step < number for step in steps)
+            mistakes = {
+                "The place in the list is counted from 0, and the rows of words begin at V: add it to V.": wanted - V,
+                "Where the list does not have the number, there is no such word: the row is `no_word`.": V + below,
+                "The list was asked for another number: a step from `row` with `piece` is row * V + piece.": (
+                    V + steps.index(piece * V + row) if piece * V + row in steps else no_word
+                ),
+            }
+            hint = "Compute row * V + piece and find its place in `steps`. The row is V plus that place."
+            values = {h: value for h, value in mistakes.items() if value != wanted}
+            expect(next_row(row, piece, list(steps), V, no_word), wanted, hint, values)
 
 
 # %% ../../nbs/course/solutions/02_token_vad.ipynb #b2153d61

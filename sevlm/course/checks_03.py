@@ -18,12 +18,12 @@ from .exercises import Cases, beside, exercise
 # %% ../../nbs/course/solutions/03_text.ipynb #ef4287e8
 @exercise(cases=1, minutes=2)
 def check_03a(expect: Cases, answer: str) -> None:
-    "What the border at 6 cuts off from '<bos> the emotion is something else because odd odd <eos>'."
+    "What the border at 6 takes for the explanation of '<bos> the emotion is peace of mind because odd odd <eos>'."
     hints = {
         "a": "This is what should be counted. Number the tokens from 0, with <bos> as 0: which one is number 6?",
-        "c": "Counted from 1? <bos> is number 0, so ' the' is 1, ' emotion' is 2, and so on.",
+        "b": "That is one token late. With a name of one token ' because' is number 5. How many tokens has this name?",
     }
-    expect.choice(answer, "b", hints)
+    expect.choice(answer, "c", hints)
 
 
 # %% ../../nbs/course/solutions/03_text.ipynb #d58a027e

@@ -65,27 +65,33 @@ def check_05c(expect: Cases, cut) -> None:
 
 
 # %% ../../nbs/course/solutions/05_vision.ipynb #7ef713db
-@exercise(cases=2, minutes=5)
-def check_05d(expect: Cases, prepare) -> None:
-    "prepare(square [h, w, 3] uint8, mean [3], std [3]) -> [3, h, w] float."
+@exercise(cases=4, minutes=5)
+def check_05d(expect: Cases, picture_of) -> None:
+    "picture_of(img [3, h, w], mean [3], std [3]) -> [h, w, 3] of whole numbers 0 to 255."
     for mean, std in ((CLIP_MEAN, CLIP_STD), (IMAGENET_MEAN, IMAGENET_STD)):
         square = torch.randint(0, 256, (5, 4, 3), dtype=torch.uint8)
         mean, std = torch.tensor(mean), torch.tensor(std)
-        wanted = ((square / 255 - mean) / std).permute(2, 0, 1)
+        img = ((square / 255 - mean) / std).permute(2, 0, 1)
+        back = img.permute(1, 2, 0) * std + mean
         mistakes = {
-            "The bytes are not scaled to 0..1. Mean and deviation are stated on that scale.": (
-                ((square - mean) / std).permute(2, 0, 1)
+            "The numbers run from 0 to 1. Bytes run from 0 to 255.": back,
+            "They are cut off, not rounded: 41.9999 must become 42.": (255 * back).to(torch.uint8),
+            "The colours are still the first axis. A picture has them last: [h, w, 3].": (
+                (255 * back).round().permute(2, 0, 1)
             ),
-            "The colours are still the last axis. The tower takes them first: [3, h, w].": wanted.permute(1, 2, 0),
-            "The rows of the picture have become columns.": wanted.transpose(1, 2),
-            "The mean is not subtracted.": (square / 255 / std).permute(2, 0, 1),
-            "It is divided before the mean is subtracted. First subtract, then divide.": (
-                (square / 255 / std - mean).permute(2, 0, 1)
+            "The mean is added before the deviation is multiplied. Undo the last step first.": (
+                (255 * (img.permute(1, 2, 0) + mean) * std).round()
             ),
-            "It is not divided by the deviation.": (square / 255 - mean).permute(2, 0, 1),
+            "This is the way in again. Multiply by the deviation, then add the mean.": (
+                (255 * (img.permute(1, 2, 0) - mean) / std).round()
+            ),
         }
-        hint = "Divide by 255, subtract the mean, divide by the deviation, move the axis of colours to the front."
-        expect(prepare(square, mean, std), wanted, hint, mistakes)
+        hint = "The axis of colours to the end, times the deviation, plus the mean, times 255; then round."
+        expect(picture_of(img.clone(), mean, std), square, hint, mistakes)
+        bright = img + 3
+        wanted = (255 * (bright.permute(1, 2, 0) * std + mean)).round().clamp(0, 255)
+        hint = "A number below 0 or above 255 is no byte: keep the numbers within 0 and 255 before they become bytes."
+        expect(picture_of(bright, mean, std), wanted, hint)
 
 
 # %% ../../nbs/course/solutions/05_vision.ipynb #9a7ca2e3

@@ -16,14 +16,15 @@ from .exercises import Cases, beside, exercise
 
 
 # %% ../../nbs/course/solutions/06_decoder.ipynb #e04fcbe1
-@exercise(cases=1, minutes=1)
+@exercise(cases=1, minutes=2)
 def check_06a(expect: Cases, answer: str) -> None:
-    "What the first position gets in causal self-attention: 'a' mean of all values, 'b' its own, 'c' by its query."
+    "Two texts that differ after the fourth token, at the fourth: 'a' equal, 'b' equal in the first block, 'c' differ."
     hints = {
-        "a": "Which positions may the first one see, if none of them may be later than itself?",
-        "c": "The query decides how the weight is spread over several positions. Over how many here?",
+        "b": "In the second block the fourth position reads the results of the first block at positions 1 to 4. Do "
+        "these depend on later tokens?",
+        "c": "Which positions may the fourth one attend to? Do the two texts differ there?",
     }
-    expect.choice(answer, "b", hints)
+    expect.choice(answer, "a", hints)
 
 
 # %% ../../nbs/course/solutions/06_decoder.ipynb #bb43489d
@@ -48,32 +49,46 @@ def check_06b(expect: Cases, added: int) -> None:
 
 
 # %% ../../nbs/course/solutions/06_decoder.ipynb #67b51d4d
-@exercise(cases=4, minutes=10)
+def _heads(x: torch.Tensor, H: int) -> torch.Tensor:  # [n, D] -> [H, n, D / H]
+    return x.unflatten(-1, (H, -1)).transpose(0, 1)
+
+
+@exercise(cases=4, minutes=15)
 def check_06c(expect: Cases, attend) -> None:
-    "attend(q [T, K], k [J, K], v [J, K], allowed [T, J] bool) -> [T, K]."
-    for T, J, K in ((3, 3, 2), (5, 5, 8), (2, 6, 4), (4, 9, 16)):
-        q, k, v = torch.randn(T, K), torch.randn(J, K), torch.randn(J, K)
+    "attend(q [T, D], k [J, D], v [J, D], H, allowed [T, J] bool) -> [T, D]."
+    for T, J, K, H in ((3, 3, 2, 2), (5, 5, 8, 4), (2, 6, 4, 3), (4, 9, 16, 1)):
+        q, k, v = torch.randn(T, H * K), torch.randn(J, H * K), torch.randn(J, H * K)
         allowed = torch.ones(T, J, dtype=torch.bool).tril(J - T)
-        scores = q @ k.T / K**0.5
-        late = scores.softmax(-1) * allowed
+        apart = [_heads(x, H) for x in (q, k, v)]
+        scores = apart[0] @ apart[1].mT / K**0.5
+        join = lambda weights, v=apart[2]: (weights @ v).transpose(0, 1).flatten(1)
+        hide = lambda scores, allowed=allowed: scores.masked_fill(~allowed, -torch.inf)
         mistakes = {
-            "The mask is not used: all positions are seen.": scores.softmax(-1) @ v,
-            "Weights were set to zero after the softmax. Its sum still contains what should be hidden.": late @ v,
-            "Scores were set to 0 where attention is not allowed. A score of 0 has a weight: exp(0) is 1.": (
-                (scores * allowed).softmax(-1) @ v
+            "The mask is not used: all positions are seen.": join(scores.softmax(-1)),
+            "Weights were set to zero after the softmax. Its sum still contains what should be hidden.": join(
+                scores.softmax(-1) * allowed
             ),
-            "The mask is the wrong way round: allowed is True where a position may be seen.": (
-                scores.masked_fill(allowed, -torch.inf).softmax(-1) @ v
+            "The mask is the wrong way round: allowed is True where a position may be seen.": join(
+                scores.masked_fill(allowed, -torch.inf).softmax(-1)
             ),
-            "The scores are not divided by the square root of their width K.": (
-                (scores * K**0.5).masked_fill(~allowed, -torch.inf).softmax(-1) @ v
+            "The scores are divided by the root of D. The width of a head is K = D / H.": join(
+                hide(scores / H**0.5).softmax(-1)
             ),
-            "The softmax runs over the wrong axis: the weights of each row t must sum to 1.": (
-                scores.masked_fill(~allowed, -torch.inf).softmax(0).nan_to_num() @ v
+            "The scores are not divided by the square root of the width of a head.": join(
+                hide(scores * K**0.5).softmax(-1)
+            ),
+            "That is one head of width D. Cut q, k and v into H heads first.": (
+                hide(q @ k.T / (H * K) ** 0.5).softmax(-1) @ v
+            ),
+            "The heads are joined in the wrong order: position t needs its H results behind each other.": (
+                (hide(scores).softmax(-1) @ apart[2]).reshape(T, -1)
             ),
         }
-        hint = "Scores [T, J], divided by the root of K; minus infinity where not allowed; a softmax over j; times v."
-        expect(attend(q, k, v, allowed), scaled_dot_product_attention(q, k, v, allowed), hint, mistakes, picture=beside)
+        wanted = scaled_dot_product_attention(*apart, allowed).transpose(0, 1).flatten(1)
+        hint = "Cut into [H, n, K]; scores [H, T, J], divided by the root of K; minus infinity where not allowed; a "
+        hint += "softmax over j; times v; then the heads of each position behind each other."
+        values = {h: value for h, value in mistakes.items() if not torch.allclose(value, wanted, atol=1e-4)}
+        expect(attend(q, k, v, H, allowed), wanted, hint, values, picture=beside)
 
 
 # %% ../../nbs/course/solutions/06_decoder.ipynb #a103e263

@@ -15,12 +15,12 @@ from .exercises import Cases, beside, exercise
 
 
 # %% ../../nbs/course/solutions/07_fusion.ipynb #fea5c5c7
-@exercise(cases=1, minutes=1)
+@exercise(cases=1, minutes=2)
 def check_07a(expect: Cases, answer: str) -> None:
-    "LayerNorm of [0.2, 0, -0.2] and of [0.8, 0, -0.8]: 'a' equal, 'b' one four times the other, 'c' other directions."
+    "LayerNorm of [0.2, 0.5, 0.8] and of [-0.4, -0.1, 0.2]: 'a' equal, 'b' opposite signs, 'c' other directions."
     hints = {
-        "b": "A LayerNorm divides by the deviation of the numbers it is given. What does that do to a factor of 4?",
-        "c": "Both have mean 0, so nothing is subtracted. Dividing by a number cannot turn a vector.",
+        "b": "The signs of the inputs do not survive. What is subtracted first, and what is left of each vector then?",
+        "c": "Subtract its mean from each of the two, and compare what is left.",
     }
     expect.choice(answer, "a", hints)
 
@@ -61,24 +61,28 @@ def check_07b(expect: Cases, attend) -> None:
 
 
 # %% ../../nbs/course/solutions/07_fusion.ipynb #a3cdc12f
-@exercise(cases=3, minutes=5)
+@exercise(cases=3, minutes=10)
 def check_07c(expect: Cases, fuse) -> None:
-    "fuse(emb [S, T, D], enc [S, T, 3], span [S, T], weight [D, D + 3], bias [D]) -> [S, T, D]."
+    "fuse(emb [S, T, D], enc [S, T, 3], span [S, T], of_emb [D, D], of_enc [D, 3], bias [D]) -> [S, T, D]."
     for D in (2, 4, 8):
         layer = Fusion(D, start="random")
         emb, enc, span = torch.randn(2, 5, D), torch.randn(2, 5, 3), torch.arange(5).expand(2, 5) >= 2
         weight, bias = layer.linear.weight.detach(), layer.linear.bias.detach()
+        of_emb, of_enc = weight[:, :D], weight[:, D:]
         with torch.no_grad():
             wanted, everywhere = layer(emb, enc, span), layer.linear(torch.cat([emb, enc], -1))
-            turned = torch.where(span[..., None], layer.linear(torch.cat([enc, emb], -1)), emb)
+            added = emb + enc @ of_enc.T + bias
             mistakes = {
                 "All positions are fused. Where span is False, the embedding must stay as it is.": everywhere,
                 "The positions are exchanged: span is True where the explanation stands.": layer(emb, enc, ~span),
-                "The encoding belongs behind the embedding: the last three columns of weight are for it.": turned,
+                "The embedding itself was taken. It passes through its own part of the matrix.": torch.where(
+                    span[..., None], added, emb
+                ),
                 "The bias is missing.": torch.where(span[..., None], everywhere - bias, emb),
+                "The bias counts once, not once for each part.": torch.where(span[..., None], everywhere + bias, emb),
             }
-        hint = "Where span is True: weight times [embedding; encoding], plus bias. Elsewhere: the embedding."
-        expect(fuse(emb, enc, span, weight, bias), wanted, hint, mistakes)
+        hint = "Where span is True: of_emb times the embedding, plus of_enc times the encoding, plus bias. Elsewhere: "
+        expect(fuse(emb, enc, span, of_emb, of_enc, bias), wanted, hint + "the embedding.", mistakes)
 
 
 # %% ../../nbs/course/solutions/07_fusion.ipynb #e1c3a9b3

@@ -36,31 +36,33 @@ def _drawn(counts: float = 0.5) -> tuple[torch.Tensor, torch.Tensor, torch.Tenso
 
 
 @exercise(cases=4, minutes=10)
-def check_08b(expect: Cases, loss_of) -> None:
-    "loss_of(pred [S, T, 3], vad [S, T, 3], counted [S, T]) -> the mean squared error."
+def check_08b(expect: Cases, best_constant) -> None:
+    "best_constant(vad [S, T, 3], counted [S, T]) -> [3]: what a head that says one thing should say."
     for _ in range(4):
-        pred, vad, counted = _drawn()
-        wanted, n = vad_loss(pred, vad, counted)
-        mask, error = counted[:, 1:], (pred[:, :-1] - vad[:, 1:]).pow(2)
-        as_zero = (pred[:, :-1] - vad[:, 1:] * mask[..., None]).pow(2)
+        _, vad, counted = _drawn()
+        mask = counted[:, 1:]
+        per_text = [v[1:][c[1:]].mean(0) for v, c in zip(vad, counted)]
         mistakes = {
-            "The prediction at t is compared with the value at t. It is meant for the token after it.": (
-                (pred - vad)[counted].pow(2).mean()
+            "The first token of a text counts nowhere: no position comes before it, so nobody predicts it.": (
+                vad[counted].mean(0)
             ),
-            "Predictions and values are shifted, but the mask is not: it is the token at t + 1 that has to count.": (
-                error[counted[:, :-1]].mean()
+            "Words that do not count were taken for zeros. Leave them out.": (
+                (vad * counted[..., None])[:, 1:].mean((0, 1))
             ),
-            "The sum is divided by the number of targets. Each target has three numbers.": 3 * wanted,
-            "The sum is right, but it is not divided by anything: a mean is asked for.": 3 * n * wanted,
-            "The mean runs over all positions. It is a mean over those that count.": (error * mask[..., None]).mean(),
-            "Tokens that do not count are compared with zero. They are to be left out.": as_zero.mean(),
-            "All tokens are compared, whether they count or not. Where is `counted` used?": error.mean(),
-            "The last position is compared, too, with the value of the first token. It has no successor.": (
-                (pred - vad.roll(-1, 1))[counted.roll(-1, 1)].pow(2).mean()
+            "All words were counted. Where is `counted` used?": vad[:, 1:].mean((0, 1)),
+            "The mask stands one place too early: it is the token itself that has to count.": (
+                vad[:, 1:][counted[:, :-1]].mean(0)
+            ),
+            "That is the sum over the targets. The best constant is their mean.": vad[:, 1:][mask].sum(0),
+            "One number came out of all three. Each of the three has a mean of its own.": vad[:, 1:][mask].mean(),
+            "Each text was averaged first. Every target weighs the same, whichever text it is in.": (
+                torch.stack(per_text).mean(0)
             ),
         }
-        hint = "Square pred[s, t] - vad[s, t + 1] where token t + 1 counts; take the mean over targets and numbers."
-        expect(loss_of(pred, vad, counted), wanted, hint, mistakes)
+        wanted = vad[:, 1:][mask].mean(0)
+        values = {h: value for h, value in mistakes.items() if value.isfinite().all()}
+        hint = "Which tokens are targets? The loss is least at their mean, for each of the three numbers."
+        expect(best_constant(vad, counted), wanted, hint, values)
 
 
 # %% ../../nbs/course/solutions/08_vad_head.ipynb #9eda3f07

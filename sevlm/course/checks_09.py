@@ -54,41 +54,35 @@ def check_09b(expect: Cases, loss_of) -> None:
 
 
 # %% ../../nbs/course/solutions/09_contrast.ipynb #4c2252b0
-def _candidates(neg_perm: torch.Tensor) -> torch.Tensor:
-    "From the library's table: a head that gives the number of the explanation."
+def _borrowers(neg_perm: torch.Tensor) -> torch.Tensor:
+    "From the library's table: the row in which an explanation stands in column (b)."
     S = 2 * neg_perm.shape[1]
     numbers, nothing = torch.arange(float(S))[:, None], torch.zeros(S, 1)
-    return contrastive_scores(lambda g, e, x: x[:, 0], nothing[: S // 2], nothing, numbers, neg_perm).long()  # type: ignore[arg-type]
+    table = contrastive_scores(lambda g, e, x: x[:, 0], nothing[: S // 2], nothing, numbers, neg_perm)  # type: ignore[arg-type]
+    return table[:, 2].long().argsort()
 
 
 @exercise(cases=3, minutes=10)
-def check_09c(expect: Cases, candidates) -> None:
-    "candidates(neg_perm [2, B]) -> [2B, 3] numbers of sequences: the true one, (a), (b)."
+def check_09c(expect: Cases, borrowers) -> None:
+    "borrowers(neg_perm [2, B]) -> [2B]: the sequence that takes the explanation of s as its negative (b)."
     for B in (4, 5, 7):
         neg_perm = torch.stack([derangement(B), derangement(B)])
-        wanted, own = _candidates(neg_perm), torch.arange(2 * B)
-        column = lambda k, values: torch.stack([values if i == k else wanted[:, i] for i in range(3)], 1)
-        painting, side = own // 2, own % 2
+        wanted, own = _borrowers(neg_perm), torch.arange(2 * B)
+        lenders = wanted.argsort()
         mistakes = {
-            "Column (b) holds numbers of paintings. The texts of painting i are the sequences 2i and 2i + 1.": (
-                column(2, neg_perm[side, painting])
-            ),
-            "Column (b) changes sides: the first text of a painting borrows a first text, the second a second.": (
-                column(2, wanted[:, 2] ^ 1)
-            ),
-            "Both sides use the same derangement. neg_perm[1] is for the second texts.": (
-                column(2, 2 * neg_perm[0, painting] + side)
-            ),
-            "Column (b) always takes the first text of the other painting.": column(2, wanted[:, 2] - side),
-            "Column (a) takes the next sequence. For a second text that is another painting's.": (
-                column(1, (own + 1) % (2 * B))
-            ),
-            "Table and sequences are ordered differently: rows 2i and 2i + 1 belong to painting i.": (
-                torch.cat([wanted[::2], wanted[1::2]])
+            "These are the lenders: from whom s borrows. Asked for is who borrows from s.": lenders,
+            "These are numbers of paintings. The texts of painting i are the sequences 2i and 2i + 1.": wanted // 2,
+            "The sides are exchanged: a first text is borrowed by a first text, a second one by a second.": wanted ^ 1,
+            "Both sides use the same derangement. neg_perm[1] is for the second texts.": (_borrowers(neg_perm[[0, 0]])),
+            "That is negative (a), the other text of the same painting.": own ^ 1,
+            "All first texts stand before all second ones. Sequences 2i and 2i + 1 belong to painting i.": torch.cat(
+                [wanted[::2], wanted[1::2]]
             ),
         }
-        hint = "Row s: s itself, the other sequence of painting s // 2, and the lender's text on the same side."
-        expect(candidates(neg_perm), wanted, hint, mistakes, picture=beside)
+        hint = (
+            "Painting i borrows from painting neg_perm[side, i]. Turn this round, for each side, then number the texts."
+        )
+        expect(borrowers(neg_perm), wanted, hint, mistakes, picture=beside)
 
 
 # %% ../../nbs/course/solutions/09_contrast.ipynb #ef9a5c0f

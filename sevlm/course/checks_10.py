@@ -7,6 +7,8 @@ name."""
 __all__ = ["check_10a", "check_10b", "check_10c", "check_10d", "check_10e"]
 
 # %% ../../nbs/course/solutions/10_sevlm.ipynb #075dce33
+from typing import Any
+
 import torch
 from torch.nn.functional import cross_entropy
 
@@ -43,29 +45,32 @@ def check_10b(expect: Cases, parameters: int) -> None:
 
 
 # %% ../../nbs/course/solutions/10_sevlm.ipynb #d2645c52
-@exercise(cases=3, minutes=5)
-def check_10c(expect: Cases, next_word_loss) -> None:
-    "next_word_loss(logits [S, T, V], labels [S, T]) -> mean cross-entropy of the next token."
+@exercise(cases=3, minutes=10)
+def check_10c(expect: Cases, losses_of) -> None:
+    "losses_of(logits [S, T, V], labels [S, T]) -> [S]: the mean cross-entropy of the next token, text by text."
     for S, T, V in ((2, 5, 7), (3, 8, 11), (4, 6, 5)):
         logits, labels = torch.randn(S, T, V), torch.randint(V, (S, T))
         labels[:, 0] = -100
         labels[0, T - 2 :] = -100
-        mean = lambda x, y: cross_entropy(x.flatten(0, -2), y.flatten())
         costs = cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), reduction="none").view(S, T - 1)
         there = labels[:, 1:] != -100
+        wanted = costs.sum(1) / there.sum(1)
+        by_text = lambda x, y: torch.stack([cross_entropy(a, b) for a, b in zip(x, y)])
         mistakes = {
             "Nothing is shifted: position t is compared with its own token, which it has already read.": (
-                mean(logits, labels)
+                by_text(logits, labels)
             ),
-            "It is shifted the wrong way: position t predicts the token at t + 1.": mean(logits[:, 1:], labels[:, :-1]),
-            "Labels of -100 are counted in the mean as if they cost nothing.": costs.mean(),
-            "That is the sum. The loss is the mean over all targets.": costs.sum(),
-            "Each text is averaged first. The mean runs over all targets alike, whichever text they are in.": (
-                (costs.sum(1) / there.sum(1)).mean()
+            "It is shifted the wrong way: position t predicts the token at t + 1.": (
+                by_text(logits[:, 1:, :], labels[:, :-1])
+            ),
+            "Labels of -100 are counted in the mean as if they cost nothing.": costs.mean(1),
+            "These are sums. The loss of a text is the mean over its targets.": costs.sum(1),
+            "Each sum is divided by the targets of the whole batch. Divide by those of the text.": (
+                costs.sum(1) / there.sum()
             ),
         }
-        hint = "The logits at 0 to T-2 against the labels at 1 to T-1; cross_entropy leaves out -100 by itself."
-        expect(next_word_loss(logits, labels), mean(logits[:, :-1], labels[:, 1:]), hint, mistakes)
+        hint = "The logits at 0 to T-2 against the labels at 1 to T-1; for each text the mean over labels that count."
+        expect(losses_of(logits, labels), wanted, hint, {h: v for h, v in mistakes.items() if v.isfinite().all()})
 
 
 # %% ../../nbs/course/solutions/10_sevlm.ipynb #09427715
@@ -87,35 +92,47 @@ def _drawn_batch(config: SEVLMConfig, B: int, T: int = 10) -> Batch:
     )
 
 
-def _random_model() -> SEVLM:
-    return SEVLM(SEVLMConfig.preset("tiny", dropout=0.0, fusion_start="random")).eval()
+def _random_model(**changes: Any) -> SEVLM:
+    return SEVLM(SEVLMConfig.preset("tiny", dropout=0.0, fusion_start="random", **changes)).eval()
 
 
-@exercise(cases=3, minutes=10)
+@exercise(cases=4, minutes=10)
 def check_10d(expect: Cases, hidden_states) -> None:
-    "hidden_states(model, batch) -> hid [S, T, D]."
-    for B in (2, 3, 4):
-        model = _random_model()
+    "hidden_states(model, batch) -> hid [S, T, D], of a model with or without fusion, with or without an adapter."
+    for B, changes in (
+        (2, {}),
+        (3, dict(use_fusion=False)),
+        (2, dict(width=96)),
+        (4, dict(width=96, use_fusion=False)),
+    ):
+        model = _random_model(**changes)
         b = _drawn_batch(model.config, B)
-        decoder, own = model.decoder, b.grid[b.image_of]
+        b.grid = torch.randn(B, model.config.patches, _TOWER_WIDTH)
+        decoder = model.decoder
         with torch.no_grad():
-            emb, enc, wanted = decoder.embed(b.ids, b.segs), model.vad_encoder(b.vad), model(b).hid
-            fused = model.fusion(emb, enc, b.exp_span)
-            mistakes = {
-                "The embeddings are not fused with the encoding of the VAD.": decoder(emb, own),
-                "All positions are fused. The emotion is not: see exp_span.": (
-                    decoder(model.fusion(emb, enc, b.exp_span | True), own)
-                ),
-                "The VAD goes into the fusion as it is. The VAD encoder comes before.": (
-                    decoder(model.fusion(emb, b.vad, b.exp_span), own)
-                ),
-                "Texts meet the wrong paintings: the two texts of a painting stand next to each other. See image_of.": (
-                    decoder(fused, b.grid.repeat(2, 1, 1))
-                ),
-                "Those are the fused embeddings. The decoder has not run yet.": fused,
-            }
-        hint = "Embed ids and segs; encode the VAD; fuse at exp_span; run the decoder with the patches of each text."
+            own, emb, wanted = model.adapt(b.grid)[b.image_of], decoder.embed(b.ids, b.segs), model(b).hid
+            fused, mistakes = emb, {}
+            if model.config.use_fusion:
+                fused = model.fusion(emb, model.vad_encoder(b.vad), b.exp_span)
+                mistakes = {
+                    "The embeddings are not fused with the encoding of the VAD.": decoder(emb, own),
+                    "All positions are fused. The emotion is not: see exp_span.": (
+                        decoder(model.fusion(emb, model.vad_encoder(b.vad), b.exp_span | True), own)
+                    ),
+                    "The VAD goes into the fusion as it is. The VAD encoder comes before.": (
+                        decoder(model.fusion(emb, b.vad, b.exp_span), own)
+                    ),
+                }
+            mistakes[
+                "Texts meet the wrong paintings: the two texts of a painting stand next to each other. See image_of."
+            ] = decoder(fused, model.adapt(b.grid).repeat(2, 1, 1))
+            mistakes["Those are the embeddings. The decoder has not run yet."] = fused
+        hint = "Embed ids and segs; where there is a fusion, encode the VAD and fuse at exp_span; run the decoder with "
+        hint += "the patches of each text, adapted to its width."
         expect(hidden_states(model, b), wanted, hint, mistakes)
+
+
+_TOWER_WIDTH = 48  # of the preset tiny
 
 
 # %% ../../nbs/course/solutions/10_sevlm.ipynb #8c579efd

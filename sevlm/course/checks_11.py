@@ -10,6 +10,7 @@ __all__ = ["check_11a", "check_11b", "check_11c", "check_11d"]
 import copy
 from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch import nn
@@ -48,42 +49,57 @@ def _small(width: int, count: int) -> tuple[_Linear, list[Pair]]:
     return _Linear(width), [Pair(x, y) for x, y in zip(inputs, targets)]
 
 
-def _loop(model: nn.Module, batches: list, optimiser: torch.optim.Optimizer, *, order: str) -> list[float]:
-    "A pass over the batches; z forget, b backward, s step, in any order."
+def _loop(
+    model: nn.Module,
+    batches: list,
+    optimiser: torch.optim.Optimizer,
+    k: int,
+    *,
+    summed=False,
+    forgets="step",
+    every=False,
+) -> list[float]:
+    "A pass over the batches with a step every k of them; and likely misreadings."
     found = []
-    for batch in batches:
+    optimiser.zero_grad()
+    for n, batch in enumerate(batches, 1):
         loss = model(batch).losses["total"]
-        for what in order:
-            if what == "z":
+        if forgets == "batch":
+            optimiser.zero_grad()
+        (loss if summed else loss / k).backward()
+        if every or n % k == 0:
+            optimiser.step()
+            if forgets == "step":
                 optimiser.zero_grad()
-            elif what == "b":
-                loss.backward()
-            elif what == "s":
-                optimiser.step()
         found.append(loss.item())
     return found
 
 
-@exercise(cases=6, minutes=5)
+@exercise(cases=6, minutes=10)
 def check_11b(expect: Cases, loop) -> None:
-    "loop(model, batches, optimiser) -> the loss of each step; the model is trained."
-    mistakes = {
-        "bs": "The gradients of earlier steps are never forgotten: they add up.",
-        "zb": "The weights do not move: nobody takes the step.",
-        "bzs": "The gradients are set to zero between `backward` and `step`: nothing is left to move by.",
-        "zsb": "The step comes before the gradient of its own loss. First `backward`, then `step`.",
+    "loop(model, batches, optimiser, k) -> the loss of each batch; the model is trained, a step every k batches."
+    mistakes: dict[str, dict[str, Any]] = {
+        "The weights move at the sum of the gradients. Their mean is k times smaller: divide each loss by k.": dict(
+            summed=True
+        ),
+        "Gradients are forgotten at every batch: a step sees the last batch only. Forget them after a step.": dict(
+            forgets="batch"
+        ),
+        "The gradients of earlier steps are never forgotten: they add up.": dict(forgets="never"),
+        "The weights move after every batch. They should after every k batches.": dict(every=True),
     }
-    for width, count, kind in ((3, 5, torch.optim.SGD), (6, 8, torch.optim.Adam), (2, 4, torch.optim.SGD)):
+    for width, count, k in ((3, 6, 2), (4, 9, 3), (2, 8, 4)):
         start, batches = _small(width, count)
-        tried = copy.deepcopy(start)
-        found = loop(tried, batches, kind(tried.parameters(), lr=0.1))
-        right = copy.deepcopy(start)
-        wanted = _loop(right, batches, kind(right.parameters(), lr=0.1), order="zbs")
-        values = {}
-        for order, hint in mistakes.items():
+        optimiser = lambda model: torch.optim.SGD(model.parameters(), lr=0.1)
+        tried, right = copy.deepcopy(start), copy.deepcopy(start)
+        found = loop(tried, batches, optimiser(tried), k)
+        wanted = _loop(right, batches, optimiser(right), k)
+        values = {"The weights do not move: nobody takes the step.": [start(b).losses["total"].item() for b in batches]}
+        for hint, how in mistakes.items():
             wrong = copy.deepcopy(start)
-            values[hint] = _loop(wrong, batches, kind(wrong.parameters(), lr=0.1), order=order)
-        hint = "For each batch: the loss, `zero_grad`, `backward`, `step`, and the loss as a number into the list."
+            values[hint] = _loop(wrong, batches, optimiser(wrong), k, **how)
+        hint = "For each batch: the loss, `backward` of loss / k, the loss as a number into the list. After every k "
+        hint += "batches: `step`, then `zero_grad`."
         expect(found, wanted, hint, values, picture=beside)
         expect(
             torch.cat([p.flatten() for p in tried.parameters()]),

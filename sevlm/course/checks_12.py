@@ -26,12 +26,12 @@ def check_12a(expect: Cases, answer: str) -> None:
 
 
 # %% ../../nbs/course/solutions/12_generation.ipynb #4ae689f0
-def _toy(size: int, end: int, length: int) -> Callable[[list], torch.Tensor]:
-    "A language whose scores depend on the whole text; texts end at a length."
+def _toy(size: int, end: int, length: int, of_last: bool = False) -> Callable[[list], torch.Tensor]:
+    "A language whose scores depend on the whole text, or on its last token only; texts end at a length."
 
     def next_scores(ids: list) -> torch.Tensor:  # [V]
         ids = [int(i) for i in ids]
-        place = sum((n + 1) * (i + 1) for n, i in enumerate(ids))
+        place = sum((n + 1) * (i + 1) for n, i in enumerate(ids[-1:] if of_last else ids))
         scores = torch.randn(size, generator=torch.Generator().manual_seed(place))
         scores[end] = 9.0 if len(ids) >= length else -9.0
         return scores
@@ -39,76 +39,82 @@ def _toy(size: int, end: int, length: int) -> Callable[[list], torch.Tensor]:
     return next_scores
 
 
-def _greedy(next_scores: Callable, ids: list, end: int, steps: int, *, stop=True, once=False, last=False, least=False):
-    "The greedy loop, and its likely misreadings."
-    ids, begin = list(ids), list(ids)
+def _greedy(
+    next_scores: Callable,
+    ids: list,
+    end: int,
+    steps: int,
+    *,
+    stop=True,
+    once=False,
+    pairs=True,
+    words=False,
+    begin=True,
+):
+    "A greedy loop without repeated pairs, and its likely misreadings."
+    ids, first = list(ids), list(ids)
     for _ in range(steps):
-        scores = next_scores(begin if once else ids[-1:] if last else ids)
-        ids.append(int(scores.argmin() if least else scores.argmax()))
+        scores = next_scores(first if once else ids).clone()
+        seen = ids if begin else ids[len(first) :]
+        if words:
+            scores[seen] = -torch.inf
+        elif pairs:
+            scores[[b for a, b in zip(seen, seen[1:]) if a == ids[-1]]] = -torch.inf
+        ids.append(int(scores.argmax()))
         if stop and ids[-1] == end:
             break
     return ids
 
 
-@exercise(cases=4, minutes=5)
+@exercise(cases=4, minutes=10)
 def check_12b(expect: Cases, greedy) -> None:
-    "greedy(next_scores, ids, end, steps) -> the whole text, a list of tokens."
-    for size, end, length, steps in ((12, 3, 7, 20), (30, 0, 5, 12), (8, 7, 99, 6), (20, 5, 9, 9)):
-        toy, begin = _toy(size, end, length), [i for i in (1, 4, 2) if i != end]
+    "greedy(next_scores, ids, end, steps) -> the whole text, a list of tokens, no two neighbours of which come twice."
+    for size, end, length, steps in ((5, 3, 15, 30), (4, 0, 12, 20), (6, 5, 99, 24), (5, 4, 9, 9)):
+        toy, begin = _toy(size, end, length, of_last=True), [i for i in (1, 2, 1, 3) if i != end]
         wanted = _greedy(toy, begin, end, steps)
         mistakes = {
+            "A pair of neighbours comes twice. Which tokens have followed the last one before?": _greedy(
+                toy, begin, end, steps, pairs=False
+            ),
+            "No token comes twice. That is too strict: a *pair* of neighbours may not come twice.": _greedy(
+                toy, begin, end, steps, words=True
+            ),
+            "The pairs of the beginning count, too.": _greedy(toy, begin, end, steps, begin=False),
             "The text goes on after its end token.": _greedy(toy, begin, end, steps, stop=False),
             "The end token is missing: it belongs to the text.": [i for i in wanted if i != end],
             "Only the new tokens came back. The text begins with the ids that were given.": wanted[len(begin) :],
             "Every token was chosen from the scores of the beginning. Ask for scores again at each step.": _greedy(
                 toy, begin, end, steps, once=True
             ),
-            "The scores were asked for with the last token only. They depend on the whole text.": _greedy(
-                toy, begin, end, steps, last=True
-            ),
-            "The token with the lowest score was taken.": _greedy(toy, begin, end, steps, least=True),
         }
-        hint = "At each step: the scores of the text so far, the token with the highest one, appended. Stop at `end`."
+        hint = "At each step: the scores of the text so far, without the tokens that have followed its last token "
+        hint += "before; the token with the highest one, appended. Stop at `end`."
         expect(greedy(toy, list(begin), end, steps), wanted, hint, {h: v for h, v in mistakes.items() if v != wanted})
 
 
 # %% ../../nbs/course/solutions/12_generation.ipynb #d2940b11
-def _nucleus(p: torch.Tensor, top_p: float, *, inclusive=True, divide=True, above=False) -> torch.Tensor:
-    "The tokens that a draw is made from, and likely misreadings."
-    order = p.argsort(descending=True)
-    total = p[order].cumsum(0)
-    kept = order[(total - p[order] < top_p) if inclusive else (total <= top_p)]
-    if above:
-        kept = (p >= top_p).nonzero()[:, 0]
-    q = torch.zeros_like(p)
-    q[kept] = p[kept]
+def _min_p(p: torch.Tensor, least: float, *, divide=True, absolute=False, strict=False) -> torch.Tensor:
+    "Tokens whose probability is at least a share of the largest, and likely misreadings."
+    limit = least if absolute else least * float(p.max())
+    q = torch.where(p > limit if strict else p >= limit, p, torch.zeros_like(p))
     return q / q.sum() if divide else q
 
 
-@exercise(cases=5, minutes=10)
-def check_12c(expect: Cases, nucleus) -> None:
-    "nucleus(p [V], top_p) -> [V]."
-    for size, top_p in ((20, 0.9), (6, 0.7), (50, 0.5), (9, 0.05), (7, 1.0)):
+@exercise(cases=5, minutes=5)
+def check_12c(expect: Cases, min_p) -> None:
+    "min_p(p [V], least) -> [V]."
+    for size, least in ((20, 0.1), (6, 0.3), (50, 0.05), (9, 0.5), (7, 1.0)):
         p = (2 * torch.randn(size)).softmax(-1)
         mistakes = {
-            "The probabilities that are kept no longer sum to 1: divide by their sum.": dict(divide=False),
-            "The token that reaches top_p is missing: with it the sum is at least top_p, without it less.": dict(
-                inclusive=False
-            ),
-            "top_p is a limit for the sum of the most likely tokens, not for the probability of each.": dict(
-                above=True
-            ),
+            "The probabilities that are kept no longer sum to 1: divide by their sum.": _min_p(p, least, divide=False),
+            "`least` is a share of the largest probability, not a probability.": _min_p(p, least, absolute=True),
+            "A token with exactly the limit is kept, too.": _min_p(p, least, strict=True),
+            "What should be left out is kept.": torch.where(p < least * p.max(), p, 0.0) / (p < least * p.max()).sum(),
         }
-        values = {hint: _nucleus(p, top_p, **how) for hint, how in mistakes.items()}
-        order = p.argsort(descending=True)
-        values["The values are in the order of their probability: put each back at its token's place."] = _nucleus(
-            p, top_p
-        )[order]
-        hint = (
-            "Sort by probability, the largest first. A token is kept if all that are more likely together have less "
-            "than top_p. Divide what is kept by its sum."
-        )
-        expect(nucleus(p.clone(), top_p), _nucleus(p, top_p), hint, values, picture=beside)
+        wanted = _min_p(p, least)
+        values = {h: v for h, v in mistakes.items() if v.isfinite().all() and not torch.allclose(v, wanted, atol=1e-4)}
+        hint = "The limit is `least` times the largest probability. Keep what reaches it, and divide by the sum."
+        expect(min_p(p.clone(), least), wanted, hint, values, picture=beside)
 
 
 # %% ../../nbs/course/solutions/12_generation.ipynb #9d705868

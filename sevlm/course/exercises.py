@@ -125,7 +125,8 @@ class Cases:
     ) -> None:
         "Raises `WrongAttempt` if the two differ."
         self.ran += 1
-        if found is None and wanted is not None:
+        empty = isinstance(found, list | tuple) and len(found) > 0 and all(value is None for value in found)
+        if (found is None or empty) and wanted is not None:
             raise WrongAttempt(NOTHING)
         if same(found, wanted, tolerance):
             return

@@ -71,8 +71,9 @@ class Play(widgets.VBox):
             self.text.value = f"<i>{html.escape(str(e))}</i>"
             return
         figure, text = drawn if isinstance(drawn, tuple) else (None, drawn) if isinstance(drawn, str) else (drawn, "")
+        shown = b"" if figure is None else png_of(figure)  # before either is set: text and image change together
         self.text.value = text if isinstance(text, Html) else html.escape(text).replace("\n", "<br>")
-        self.image.value = b"" if figure is None else png_of(figure)
+        self.image.value = shown
 
 
 def png_of(figure: Figure, dpi: int = PLAY_DPI) -> bytes:
