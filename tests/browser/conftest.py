@@ -25,14 +25,13 @@ from pathlib import Path
 from secrets import token_hex
 
 import pytest
-from lab import Lab, Watch
+from lab import ROOT, Lab, Watch
 
-ROOT = Path(__file__).resolve().parents[2]
 PICTURES = ROOT / "build" / "browser"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 STARTED_WITHIN = 60  # seconds that a server may need before it answers: a busy machine
 ENDED_WITHIN = 15  # seconds between SIGTERM and SIGKILL
-VIEW = {"width": 1280, "height": 900}  # pixels of the window
+VIEW = {"width": 1280, "height": 1300}  # pixels of the window: narrow as a laptop, and high, so that a play fits
 COPIED = ("nbs", "figures", "docs", "tests/gpt2_bpe", "tests/golden")  # pages, and what they name by a relative path
 
 

@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+ROOT = Path(__file__).resolve().parents[2]
 OPENED = 60  # seconds until a notebook is shown and its kernel answers
 RAN = 240  # seconds until all cells of a page have run
 ANSWERED = 60  # seconds until a cell has run, or a control has been answered
+HIGHEST = 16_000  # pixels of a picture
 OWN = ("127.0.0.1", "localhost")  # hosts a page may ask
 
 # The notebook in front, and one of its code cells: [times it was run, is it idle, outputs]
+PANEL = ".jp-NotebookPanel:not(.lm-mod-hidden)"
 NOTEBOOK = "jupyterapp.shell.currentWidget"
 STATE = "c => [c.model.executionCount, c.model.executionState, c.model.outputs.toJSON()]"
 
@@ -86,7 +89,7 @@ class Lab:
         "Opens a notebook, by its path below the root, and waits until its kernel answers."
         with self.step("opens"):
             self.page.goto(f"{self.url}/lab/tree/{name}?token={self.token}&reset")
-            self.page.locator(".jp-NotebookPanel:not(.lm-mod-hidden)").wait_for(timeout=1000 * OPENED)
+            self.page.locator(PANEL).wait_for(timeout=1000 * OPENED)
             self.call(  # the indicator says "idle" before there is a session: ask the kernel itself
                 f"""const w = {NOTEBOOK};
                 await jupyterapp.restored; await w.context.ready; await w.sessionContext.ready;
@@ -124,7 +127,7 @@ class Notebook:
 
     def cell(self, number: int) -> Any:
         "The element of a cell."
-        return self.page.locator(".jp-NotebookPanel:not(.lm-mod-hidden) .jp-Notebook .jp-Cell").nth(number)
+        return self.page.locator(f"{PANEL} .jp-Notebook .jp-Cell").nth(number)
 
     def output(self, number: int) -> Any:
         "The element of what a cell shows."
@@ -139,6 +142,15 @@ class Notebook:
         assert all(count and state == "idle" for count, state, _ in code), "a cell has not run"
         for text in ("Error displaying widget", "Loading widget"):
             self.page.wait_for_function(f"!document.body.innerText.includes({text!r})", timeout=1000 * ANSWERED)
+
+    def shoot_whole(self) -> None:
+        "Keeps a picture of the notebook from top to bottom, as far as a picture may be high."
+        window, panel = self.page.viewport_size, self.page.locator(f"{PANEL} .jp-WindowedPanel-outer")
+        height = window["height"] + panel.evaluate("e => e.scrollHeight - e.clientHeight")
+        self.page.set_viewport_size({**window, "height": min(height, HIGHEST)})
+        panel.evaluate("e => { e.scrollTop = 0; return new Promise(r => requestIdleCallback(r, {timeout: 5000})) }")
+        self.lab.watch.shoot("whole", panel)
+        self.page.set_viewport_size(window)
 
     def type(self, number: int, text: str) -> str:
         "Replaces the text of a cell by the keyboard, runs it by Ctrl+Enter, and gives what it answers."
@@ -165,7 +177,7 @@ class Notebook:
         return self.page.evaluate(f"{NOTEBOOK}.content.widgets[{number}].model.executionCount") or 0
 
     def _answer(self, number: int, before: int) -> str:
-        "The text of a cell's outputs, once it has been run again."
+        "The text of a cell's outputs, in one line, once it has been run again."
         self.page.wait_for_function(
             f"""before => {{ const [n, state] = ({STATE})({NOTEBOOK}.content.widgets[{number}]);
             return n > before && state == 'idle' }}""",
@@ -175,7 +187,7 @@ class Notebook:
         _, _, outputs = self.page.evaluate(f"({STATE})({NOTEBOOK}.content.widgets[{number}])")
         assert not [o for o in outputs if o["output_type"] == "error"], json.dumps(outputs)[-2000:]
         texts = [o.get("text") or o.get("data", {}).get("text/plain", "") for o in outputs]
-        return "".join("".join(text) for text in texts)
+        return " ".join("".join("".join(text) for text in texts).split())
 
     def shown(self, number: int) -> dict:
         "What a cell shows beside its controls: `pictures` (a hash of each) and `text`."

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 
 import pytest
-from conftest import ROOT
+from lab import ROOT
 
 SOLUTIONS = ROOT / "nbs" / "course" / "solutions"
 if not SOLUTIONS.exists():  # e.g. when only the wheel and the tests are at hand: say so, do not pass
@@ -14,12 +14,19 @@ if not SOLUTIONS.exists():  # e.g. when only the wheel and the tests are at hand
 
 
 @dataclass(frozen=True)
-class Answers:
-    "To one exercise, as its solution has them: expressions to hand to the check."
+class Answer:
+    "What a student writes."
 
-    functions: str  # that the expressions use
-    right: str
-    wrong: str
+    functions: str
+    expression: str  # to hand to the check
+
+
+@dataclass(frozen=True)
+class Answers:
+    "To one exercise, as its solution has them."
+
+    right: Answer
+    wrong: Answer
     hint: str  # a part of what the check says to the wrong one
 
 
@@ -28,12 +35,21 @@ def answers_to(page: str, check: str) -> Answers:
     cells = json.loads((SOLUTIONS / f"{page}.ipynb").read_text(encoding="utf-8"))["cells"]
     (text,) = (t for c in cells if f"\nassert {check}(" in "\n" + (t := "".join(c["source"])))
     body = ast.parse(text).body
-    functions = [ast.get_source_segment(text, node) for node in body if isinstance(node, ast.FunctionDef)]
     asserted = [node.test for node in body if isinstance(node, ast.Assert) and f"{check}(" in ast.unparse(node)]
     right = next(t.value.args[0] for t in asserted if isinstance(t, ast.Attribute) and t.attr == "passed")
     compared = next(t for t in asserted if isinstance(t, ast.Compare))
     wrong = compared.comparators[0].value.args[0]
-    return Answers("\n\n\n".join(functions), ast.unparse(right), ast.unparse(wrong), compared.left.value)
+    return Answers(source_of(right, body, text), source_of(wrong, body, text), compared.left.value)
+
+
+def source_of(expression: ast.expr, body: list, text: str) -> Answer:
+    "An expression, and the functions that it needs, found by their names."
+    names, found = {n.id for n in ast.walk(expression) if isinstance(n, ast.Name)}, []
+    for node in reversed([n for n in body if isinstance(n, ast.FunctionDef)]):
+        if node.name in names:
+            names |= {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
+            found.insert(0, ast.get_source_segment(text, node) + "\n\n\n")
+    return Answer("".join(found), ast.get_source_segment(text, expression))
 
 
 def control(output, label):
@@ -46,7 +62,7 @@ def control(output, label):
 PLAYS = {
     "02_token_vad": [
         ("also a look-up that looks ahead", None, "known"),
-        ("tokens written", "Home", "1 tokens"),
+        ("tokens written", "Home", "tokens: 1;"),
     ],
     "07_fusion": [
         ("word that is moved", "ArrowLeft", "Orange"),
@@ -68,26 +84,29 @@ def test_course_page(name, lab, step):
     notebook, number = lab.open(f"nbs/course/{name}.ipynb"), name[:2]
     with step("runs from top to bottom"):
         notebook.run_all()
+    notebook.shoot_whole()
 
     # an exercise to choose, typed
-    cell, answers = notebook.find(f"check_{number}a(answer)"), answers_to(name, f"check_{number}a")
+    check = f"check_{number}a"
+    cell, answers = notebook.find(f"{check}(answer)"), answers_to(name, check)
     with step("a wrong answer, typed"):
-        said = notebook.type(cell, f"answer = {answers.wrong}\ncheck_{number}a(answer)")
+        said = notebook.type(cell, f"answer = {answers.wrong.expression}\n{check}(answer)")
     assert said.startswith("✗") and answers.hint in said
     lab.watch.shoot("wrong", notebook.cell(cell))
     with step("the right answer, typed"):
-        said = notebook.type(cell, f"answer = {answers.right}\ncheck_{number}a(answer)")
+        said = notebook.type(cell, f"answer = {answers.right.expression}\n{check}(answer)")
     assert said.startswith("✓") and "passed" in said
 
     # an exercise to complete
-    answers = answers_to(name, f"check_{number}b")
-    cell = notebook.find(f"check_{number}b({answers.right})")
+    check = f"check_{number}b"
+    answers = answers_to(name, check)
+    cell = notebook.find(f"{check}({answers.right.expression})")
     with step("a wrong function"):
-        said = notebook.paste(cell, f"{answers.functions}\n\n\ncheck_{number}b({answers.wrong})")
+        said = notebook.paste(cell, f"{answers.wrong.functions}{check}({answers.wrong.expression})")
     assert said.startswith("✗") and answers.hint in said
     lab.watch.shoot("wrong-function", notebook.cell(cell))
     with step("the right function"):
-        said = notebook.paste(cell, f"{answers.functions}\n\n\ncheck_{number}b({answers.right})")
+        said = notebook.paste(cell, f"{answers.right.functions}{check}({answers.right.expression})")
     assert said.startswith("✓") and "passed" in said
     lab.watch.shoot("right-function", notebook.cell(cell))
 

@@ -5,7 +5,7 @@ Controls are found by the labels that a reader sees, and nothing is asked of how
 import re
 
 import pytest
-from conftest import ROOT
+from lab import ROOT
 
 PAGE = "nbs/course/15_explorer.ipynb"
 if not (ROOT / PAGE).exists():  # e.g. when only the wheel and the tests are at hand: say so, do not pass
@@ -16,6 +16,7 @@ def test_explorer_page(lab, step, tmp_path):
     notebook = lab.open(PAGE)
     with step("runs from top to bottom"):
         notebook.run_all()
+    notebook.shoot_whole()
     cell = notebook.find("Explorer(explainer).show()")
     output, first = notebook.output(cell), notebook.shown(cell)
     assert first["pictures"]
