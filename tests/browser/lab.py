@@ -140,6 +140,8 @@ class Notebook:
         errors = [o for _, _, outputs in code for o in outputs if o["output_type"] == "error"]
         assert ok and not errors, [f"{e['ename']}: {e['evalue']}" for e in errors]
         assert all(count and state == "idle" for count, state, _ in code), "a cell has not run"
+        warned = [o["text"] for _, _, outputs in code for o in outputs if o.get("name") == "stderr"]
+        assert not warned, f"a reader sees warnings: {warned}"
         for text in ("Error displaying widget", "Loading widget"):
             self.page.wait_for_function(f"!document.body.innerText.includes({text!r})", timeout=1000 * ANSWERED)
 
