@@ -203,6 +203,7 @@ def lab_server(browser, tmp_path_factory):
         "JUPYTER_RUNTIME_DIR": str(home / "runtime"),
         "JUPYTERLAB_SETTINGS_DIR": str(home / "settings"),
         "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"),
+        "JUPYTER_PATH": "",
         "IPYTHONDIR": str(home / "ipython"),
         "SEVLM_FIGURES": "",
     }
