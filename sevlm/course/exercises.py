@@ -57,7 +57,7 @@ class Verdict:
         return found
 
 
-PICTURE_DPI = 72
+PICTURE_DPI = 96
 LINE_WIDTH = 100  # characters: JupyterLab breaks longer lines within a word
 
 
