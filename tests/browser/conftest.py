@@ -25,13 +25,15 @@ from pathlib import Path
 from secrets import token_hex
 
 import pytest
-from lab import ROOT, Lab, Watch
+from lab import ANSWERED, ROOT, Lab, Watch
 
 PICTURES = ROOT / "build" / "browser"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 STARTED_WITHIN = 60  # seconds that a server may need before it answers: a busy machine
 ENDED_WITHIN = 15  # seconds between SIGTERM and SIGKILL
 VIEW = {"width": 1280, "height": 1300}  # pixels of the window: narrow as a laptop, and high, so that a play fits
+ADDRESS = re.compile(r"http://(?:127\.0\.0\.1|localhost):\d+\S*")  # that a program prints
+LOCAL = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy between this machine and itself
 COPIED = ("nbs", "figures", "docs", "tests/gpt2_bpe", "tests/golden")  # pages, and what they name by a relative path
 
 
@@ -61,7 +63,10 @@ def browser():
         started = p.chromium.launch(
             executable_path=program,
             chromium_sandbox=False,  # it cannot be had by root or in many containers; only own pages are opened
-            args=["--disable-dev-shm-usage", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"],
+            args=[
+                "--disable-dev-shm-usage",
+                "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost",
+            ],
         )
         yield started
         started.close()
@@ -71,6 +76,7 @@ def browser():
 def watch(browser, request):
     "A page and all that went wrong in it; whatever did fails the test at its end."
     context = browser.new_context(viewport=VIEW)
+    context.set_default_timeout(1000 * ANSWERED)
     watch = Watch(context.new_page(), picture_of(request.node.name))
     yield watch
     if not watch.page.is_closed():
@@ -137,7 +143,7 @@ def wait_for(found, process: subprocess.Popen, log: Path):
 def answers(url: str) -> bool:
     "Whether a server answers at an address, with whatever status."
     try:
-        urllib.request.urlopen(url, timeout=5).close()
+        LOCAL.open(url, timeout=5).close()
     except urllib.error.HTTPError:
         return True
     except OSError:
@@ -172,10 +178,10 @@ def serve_command(tmp_path_factory):
     that address; the program is ended when the module's tests are done."""
     with ExitStack() as stack:
 
-        def serve(*command, folder: Path = ROOT, address: str = r"http://127\.0\.0\.1:\d+\S*", **env: str) -> str:
+        def serve(*command, folder: Path = ROOT, **env: str) -> str:
             log = tmp_path_factory.mktemp("served") / "log"
             process = stack.enter_context(running(list(command), folder, log, **env))
-            url = wait_for(lambda: re.search(address, log.read_text("utf-8", "replace")), process, log)[0]
+            url = wait_for(lambda: ADDRESS.search(log.read_text("utf-8", "replace")), process, log)[0]
             wait_for(lambda: answers(url), process, log)
             return url
 
@@ -234,7 +240,7 @@ def kernels(lab_server):
 
     def ask(path: str, method: str = "GET") -> bytes:
         request = urllib.request.Request(url + path, method=method, headers={"Authorization": f"token {token}"})
-        with urllib.request.urlopen(request, timeout=STARTED_WITHIN) as answer:
+        with LOCAL.open(request, timeout=STARTED_WITHIN) as answer:
             return answer.read()
 
     for session in json.loads(ask("/api/sessions")):

@@ -8,9 +8,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 ROOT = Path(__file__).resolve().parents[2]
-OPENED = 60  # seconds until a notebook is shown and its kernel answers
-RAN = 240  # seconds until all cells of a page have run
-ANSWERED = 60  # seconds until a cell has run, or a control has been answered
+OPENED = 180  # seconds until a notebook is shown and its kernel answers
+RAN = 600  # seconds until all cells of a page have run
+ANSWERED = 120  # seconds until a cell has run, or a control has been answered
 HIGHEST = 16_000  # pixels of a picture
 OWN = ("127.0.0.1", "localhost")  # hosts a page may ask
 
