@@ -9,7 +9,7 @@ IN_PLACE = SEVLM_CACHE="$(CURDIR)/build/cache" OMP_NUM_THREADS=$(THREADS)
 PYTEST = $(IN_PLACE) $(BIN)/python -m pytest -q -p no:cacheprovider
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup demo test lint check export format notebooks pytest portable figures lab hooks ledger ideas pool seeds shipped attributes labs labcontrast labmask bench fuzz remake clean
+.PHONY: help setup demo test lint check export format notebooks pytest browser portable figures lab hooks ledger ideas pool seeds shipped attributes labs labcontrast labmask bench fuzz remake clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -21,18 +21,18 @@ setup:  ## install everything into .venv (about 3 minutes, 7 GB with PyTorch); a
 demo: setup  ## make a synthetic data set, train on it, explain paintings (at most 7 minutes on 2 cores)
 	$(SEVLM) demo
 
-test: lint check notebooks pytest  ## all tests: style, contracts, types, export leaves no difference, notebooks run, pytest
+test: lint check notebooks pytest browser  ## all tests: style, contracts, types, export leaves no difference, notebooks run, pytest, pages in a browser
 	@echo "== all passed"
 
 lint: setup  ## style (ruff), contracts of the layers (import-linter), types (mypy)
-	@echo "== 1/4 style, contracts, types"
+	@echo "== 1/5 style, contracts, types"
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-logo --no-cache
 	$(BIN)/mypy
 
 check: setup  ## notebooks are clean, and the modules are what the notebooks export
-	@echo "== 2/4 notebooks are clean, modules equal their notebooks"
+	@echo "== 2/5 notebooks are clean, modules equal their notebooks"
 	$(BIN)/python tests/check_exported.py
 
 export: setup  ## write the modules in sevlm/ from the notebooks
@@ -44,21 +44,26 @@ format: setup  ## put notebooks, tests and tools into the one style, then export
 	$(BIN)/python tools/export.py
 
 notebooks: setup
-	@echo "== 3/4 notebooks run, two side by side, OMP_NUM_THREADS=$(THREADS)"
+	@echo "== 3/5 notebooks run, two side by side, OMP_NUM_THREADS=$(THREADS)"
 	$(IN_PLACE) $(BIN)/nbdev_test --do_print --timing $(if $(PAGES),--path 'nbs/$(dir $(PAGES))' --file_glob '$(notdir $(PAGES))')
 
 pytest: setup
 ifdef TESTS
-	@echo "== 4/4 pytest, some tests, OMP_NUM_THREADS=$(THREADS)"
+	@echo "== 4/5 pytest, some tests, OMP_NUM_THREADS=$(THREADS)"
 	$(PYTEST) $(TESTS)
 else
-	@echo "== 4/4 pytest, in two halves side by side, OMP_NUM_THREADS=$(THREADS)"
+	@echo "== 4/5 pytest, in two halves side by side, OMP_NUM_THREADS=$(THREADS)"
 	@mkdir -p build; \
 	$(PYTEST) tests/test_[a-k]*.py > build/pytest-a-k.log 2>&1 & first=$$!; \
 	trap "kill $$first" INT TERM; \
 	$(PYTEST) tests/test_[!a-k]*.py; second=$$?; \
 	wait $$first; first=$$?; cat build/pytest-a-k.log; test $$first -eq 0 -a $$second -eq 0
 endif
+
+# In tests/browser, and not among tests/test_*: one browser and one JupyterLab serve all of them, so they are not halved.
+browser: setup  ## course pages and the explorer in JupyterLab, in a real browser (skipped without one; pictures in build/browser)
+	@echo "== 5/5 pages in a browser, OMP_NUM_THREADS=$(THREADS)"
+	$(PYTEST) -rs tests/browser
 
 portable: setup  ## all pages and tests as other processors compute them (an hour on 2 cores; goes on where it was broken off)
 	$(BIN)/python tools/portable.py $(PORTABLE)

@@ -75,6 +75,12 @@ def test_a_page_shows_where_it_stands_and_has_something_to_play_with(page):
 
 
 @pytest.mark.parametrize("page", [page for page in SOLVED if page != EXPLORER])
+def test_run_all_meets_no_cell_that_was_not_run_here(page):
+    "JupyterLab knows nothing of nbdev's marks: a cell that `make notebooks` leaves out would stop a reader's Run All."
+    assert not re.search(r"^#\|\s*(eval: *false|slow|cuda|net)\b", text(COURSE / page, "code"), re.M)
+
+
+@pytest.mark.parametrize("page", [page for page in SOLVED if page != EXPLORER])
 def test_a_play_answers_every_control(page):
     "Each control, moved to another value, changes what is shown."
     widgets = pytest.importorskip("ipywidgets")

@@ -6,12 +6,12 @@ solution, never with a traceback."""
 # %% auto #0
 __all__ = [
     "PICTURE_DPI",
+    "LINE_WIDTH",
     "ATTEMPT_TOLERANCE",
     "NOTHING",
     "CASES_SEED",
     "NOT_YET",
     "LONGEST_ERROR",
-    "TITLE_WIDTH",
     "Verdict",
     "WrongAttempt",
     "same",
@@ -50,14 +50,15 @@ class Verdict:
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
         "Text, and the picture if there is one."
-        found: dict[str, Any] = {"text/plain": repr(self)}
+        found: dict[str, Any] = {"text/plain": textwrap.fill(repr(self), LINE_WIDTH, subsequent_indent="  ")}
         if self.figure is not None:
             self.figure.savefig(buffer := io.BytesIO(), format="png", dpi=PICTURE_DPI)
             found["image/png"] = buffer.getvalue()
         return found
 
 
-PICTURE_DPI = 72
+PICTURE_DPI = 96
+LINE_WIDTH = 100  # characters: JupyterLab breaks longer lines within a word
 
 
 # %% ../../nbs/library/exercises.ipynb #5e86ef64
@@ -227,12 +228,9 @@ LONGEST_ERROR = 200  # characters of an error that are quoted
 def _titled(verdict: Verdict) -> Verdict:
     "The hint as the title of its picture."
     if verdict.figure is not None:
-        verdict.figure.suptitle("\n".join(textwrap.wrap(repr(verdict), TITLE_WIDTH)), fontsize=9, ha="left", x=0.01)
+        verdict.figure.suptitle("\n".join(textwrap.wrap(repr(verdict), LINE_WIDTH)), fontsize=9, ha="left", x=0.01)
         plt.close(verdict.figure)
     return verdict
-
-
-TITLE_WIDTH = 100  # characters
 
 
 # %% ../../nbs/library/exercises.ipynb #986c3682
@@ -252,5 +250,7 @@ def beside(
         else:
             limits = {} if title == "difference" else dict(vmin=low, vmax=high)
             fig.colorbar(ax.imshow(values, cmap="cividis", aspect="auto", **limits), ax=ax)
+            ax.yaxis.get_major_locator().set_params(integer=True)
+        ax.xaxis.get_major_locator().set_params(integer=True)
         ax.set_title(title, fontsize=9)
     return fig

@@ -7,6 +7,7 @@ __all__ = ["LOOKUPS", "look_ups", "draw_look_ups", "play_02"]
 
 # %% ../../nbs/course/play/02_token_vad.ipynb #9dc22ae9
 from functools import cache
+from typing import Any
 
 import matplotlib.pyplot as plt
 import torch
@@ -78,15 +79,22 @@ def draw_look_ups(sentence: str, written: int, ahead: bool) -> Drawn:
         token_row([p.strip() for p in pieces], values, ax=ax)
         ax.set_title(name, loc="left", fontsize=9)
     counts = {name: sum(v == v for v in values) for name, values in rows.items()}
-    said = f"{len(pieces)} tokens; known: " + ", ".join(f"{n} by {name}" for name, n in counts.items())
+    said = f"tokens: {len(pieces)}; known: " + ", ".join(f"{n} by {name}" for name, n in counts.items())
     return fig, f"{said}. Blue: pleasant, yellow: neutral, red: unpleasant, white: unknown."
 
 
 def play_02() -> Play:
     "A sentence, how much of it is written, and whether to look ahead."
-    controls = dict(
-        sentence=typed("sentence", "the sacred storm, hatred and a stumbling stranger"),
-        written=slider("tokens written", _LONGEST, 1, _LONGEST, 1),
-        ahead=switch("also a look-up that looks ahead", True),
-    )
+    sentence = typed("sentence", "the sacred storm, hatred and a stumbling stranger")
+    written = slider("tokens written", _LONGEST, 1, _LONGEST, 1)
+
+    def fit(change: Any = None) -> None:
+        "The slider ends where the sentence does."
+        if sentence.value.strip():
+            pieces, _ = look_ups(sentence.value, _LONGEST, ahead=False)
+            written.max = written.value = max(len(pieces), 2)
+
+    fit()
+    sentence.observe(fit, names="value")
+    controls = dict(sentence=sentence, written=written, ahead=switch("also a look-up that looks ahead", True))
     return Play(draw_look_ups, controls, "What does each look-up know?")

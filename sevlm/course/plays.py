@@ -34,7 +34,7 @@ from ..models.explainer import Explainer, load
 
 # %% ../../nbs/library/plays.ipynb #2e589f36
 Drawn = Figure | str | tuple[Figure, str]  # what a drawing function gives
-PLAY_DPI = 80
+PLAY_DPI = 110  # a drawing of 8 inches is as wide as a cell of JupyterLab
 
 
 class Html(str):
@@ -51,7 +51,7 @@ class Play(widgets.VBox):
         title: str = "",
     ):
         self.draw, self.controls = draw, controls
-        self.image = widgets.Image(format="png", layout=widgets.Layout(max_width="100%"))
+        self.image = widgets.Image(format="png", layout=widgets.Layout(max_width="100%", align_self="flex-start"))
         self.text = widgets.HTML()
         rows = [widgets.HTML(f"<b>{html.escape(title)}</b>")] if title else []
         super().__init__([*rows, *controls.values(), self.text, self.image])
