@@ -127,7 +127,7 @@ def _draw_part(ax, part: Part, lit: bool) -> None:
     )
     ax.add_patch(FancyBboxPatch(corner, BOX_WIDTH, BOX_HEIGHT, boxstyle="round,pad=0,rounding_size=0.1", **looks))
     colour = INK if lit else UNLIT_INK
-    ax.text(part.x, part.y + 0.13, part.name, ha="center", va="center", fontsize=9, color=colour, weight="bold")
+    ax.text(part.x, part.y + 0.13, part.name, ha="center", va="center", fontsize=8.4, color=colour, weight="bold")
     ax.text(part.x, part.y - 0.17, part.below, ha="center", va="center", fontsize=7.5, color=colour)
     if part.idea:
         place = part.x + BOX_WIDTH / 2 - 0.02, part.y + BOX_HEIGHT / 2 - 0.02
