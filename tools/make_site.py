@@ -23,10 +23,11 @@ import tarfile
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from site_api import Module, Reference, names_of, read_package, toctree
-from site_check import check_site
-from site_pages import Notebook, Site, SiteError, docname, markdown_page, notebook_page
+from site_check import Report, check_site
+from site_pages import Notebook, Site, SiteError, docname, link_code, markdown_page, notebook_page
 
 MATHJAX = "https://registry.npmjs.org/mathjax/-/mathjax-3.2.2.tgz"
 MATHJAX_FILE = "package/es5/tex-svg.js"
@@ -76,7 +77,7 @@ def fetch_mathjax(cache: Path) -> Path:
     return path
 
 
-def tracked(root: Path) -> list[str]:
+def sources(root: Path) -> list[str]:
     "Files of the repository that may become pages."
     found = [*root.glob("nbs/**/*.ipynb"), *root.glob("*.md"), *root.glob("docs/*.md"), *root.glob("docs/facts/*.md")]
     return sorted(p.relative_to(root).as_posix() for p in found if ".ipynb_checkpoints" not in p.parts)
@@ -94,17 +95,16 @@ def list_page(title: str, about: str, notebooks: Sequence[Notebook], folder: str
     return "\n".join([f"# {title}", "", about, "", "| page | promise |", "| --- | --- |", *rows, "", toctree(names)])
 
 
-def sidebar(course: Sequence[str]) -> str:
-    "The first level of the sidebar; the road first."
-    beside = ["course/play/index", "course/solutions/index"]
-    more = [f"{folder}/index" for folder in SECTIONS if not folder.startswith("course/")]
+def sidebar(course: Sequence[str], folders: Sequence[str]) -> str:
+    "The first level of the sidebar; the road first, what stands beside it below it."
+    beside = [f"{folder}/index" for folder in folders if folder.startswith("course/")]
+    more = [f"{folder}/index" for folder in folders if not folder.startswith("course/")]
+    reference = ["docs/index", "docs/facts/index", "api/index", "contributing", "changelog"]
     return "\n".join(
         [
             toctree([*course, *beside], ":caption: Course"),
             toctree(more, ":caption: More notebooks"),
-            toctree(
-                ["docs/index", "docs/facts/index", "api/index", "contributing", "changelog"], ":caption: Reference"
-            ),
+            toctree(reference, ":caption: Reference"),
         ]
     )
 
@@ -131,51 +131,68 @@ class Source:
         return bool(others)
 
 
-def write_source(root: Path, out: Source) -> None:
-    "All pages, as Sphinx reads them. Raises `SiteError` for a page that cannot be shown as it should."
+class Repository(NamedTuple):
+    "All that the pages are made of."
+
+    site: Site
+    modules: list[Module]
+    notebooks: list[Notebook]
+
+
+def read_repository(root: Path) -> Repository:
+    "Read modules and notebooks. Raises `SiteError` for a notebook without a title."
     settings = configparser.ConfigParser()
     settings.read(root / "settings.ini", encoding="utf-8")
     about = settings["DEFAULT"]
     modules = read_package(root, about["lib_name"])
-    pages = {source: page for source in tracked(root) if (page := docname(source))}
+    pages = {source: page for source in sources(root) if (page := docname(source))}
     site = Site(root, pages, names_of(modules), about["git_url"], about["branch"])
-    notebooks = [Notebook(source, root) for source in pages if source.endswith(".ipynb")]
-    write_notebooks(notebooks, modules, site, out)
-    folders = {
-        folder: [n for n in notebooks if n.page.rpartition("/")[0] == folder] for folder in ["course", *SECTIONS]
-    }
+    return Repository(site, modules, [Notebook(source, root) for source in pages if source.endswith(".ipynb")])
+
+
+def write_source(repository: Repository, out: Source) -> None:
+    "All pages, as Sphinx reads them. Raises `SiteError` for a page that cannot be shown as it should."
+    site, root = repository.site, repository.site.root
+    folders: dict[str, list[Notebook]] = {}
+    for notebook in repository.notebooks:
+        folders.setdefault(notebook.page.rpartition("/")[0], []).append(notebook)
     for folder, (title, sentence) in SECTIONS.items():
-        out.write(f"{folder}/index.md", list_page(title, sentence, folders[folder], folder))
+        if folder in folders:
+            out.write(f"{folder}/index.md", list_page(title, sentence, folders[folder], folder))
     guides, facts = ([p.stem for p in root.glob(f"{d}/*.md") if p.stem != "README"] for d in ("docs", "docs/facts"))
     below = {
-        "index": sidebar([n.page for n in folders["course"]]),
+        "index": sidebar([n.page for n in folders["course"]], [folder for folder in SECTIONS if folder in folders]),
         "docs/index": toctree(in_order(guides, GUIDES)),
         "docs/facts/index": toctree(in_order(facts, FACTS)),
     }
-    for source, page in pages.items():
+    for source, page in site.pages.items():
         if source.endswith(".md"):
             out.write(f"{page}.md", f"{markdown_page(source, site)}\n\n{below.get(page, '')}")
-    write_reference(notebooks, modules, site, out)
+    write_notebooks(repository, out)
+    write_reference(repository, out)
     for figure in (root / "figures").iterdir():
         out.write(f"figures/{figure.name}", figure.read_bytes())
 
 
-def write_notebooks(notebooks: Sequence[Notebook], modules: Sequence[Module], site: Site, out: Source) -> None:
+def write_notebooks(repository: Repository, out: Source) -> None:
+    "The notebooks, each with the names that its cells define."
     defined: dict[tuple[str, str], list[str]] = {}
-    for module in modules:
+    for module in repository.modules:
         for entry in module.entries:
             if entry.cell:
                 defined.setdefault(entry.cell, []).append(f"{module.name}.{entry.name}")
-    made = {module.page: module.name for module in modules}
-    for notebook in notebooks:
-        page = notebook_page(notebook, site, defined, made.get(notebook.page))
+    made = {module.page: module.name for module in repository.modules}
+    for notebook in repository.notebooks:
+        page = notebook_page(notebook, repository.site, defined, made.get(notebook.page))
         out.write(f"{notebook.page}.ipynb", json.dumps(page, ensure_ascii=False))
 
 
-def write_reference(notebooks: Sequence[Notebook], modules: Sequence[Module], site: Site, out: Source) -> None:
+def write_reference(repository: Repository, out: Source) -> None:
+    "The pages of the API reference."
+    site, notebooks = repository.site, repository.notebooks
     titles = {n.page: n.title for n in notebooks}
     sections = {(n.page, ident): f"{n.title} › {heading}" for n in notebooks for ident, heading in n.headings()}
-    reference = Reference(modules, f"{site.url}/blob/{site.branch}", titles, sections)
+    reference = Reference(repository.modules, f"{site.url}/blob/{site.branch}", titles, sections)
     for name, text in reference.files(API_FRONT.format(front=front_door(site))).items():
         out.write(f"api/{name}.md", text)
 
@@ -191,37 +208,49 @@ def front_door(site: Site) -> str:
     return ", ".join(f"{{py:obj}}`{n} <{site.names[n].full}>`" for n in names)
 
 
-def build(root: Path, out: Path) -> int:
-    "Make the site in `out`/html, then check it; the number of faults."
-    source, html = out / "source", out / "html"
-    write_source(root, pages := Source(source))
-    if pages.remove_others():  # pages that are no more
+def run_sphinx(settings: Path, source: Path, html: Path, doctrees: Path) -> None:
+    "Make HTML. Raises `SiteError` if Sphinx warns; it has then said of what."
+    words = ["-W", "--keep-going", "-q", "-b", "html", "-j", "auto", "-c", settings, "-d", doctrees]
+    if subprocess.run([sys.executable, "-m", "sphinx", *words, source, html]).returncode:
+        shutil.rmtree(doctrees, ignore_errors=True)  # else the next call would pass over pages that were warned of
+        raise SiteError("Sphinx has warned (above); a site is published without warnings only.")
+
+
+def build(root: Path, out: Path) -> Report:
+    "Make the site in `out`/html, then look at all of it. Raises `SiteError`."
+    source, html = Source(out / "source"), out / "html"
+    repository = read_repository(root)
+    write_source(repository, source)
+    if source.remove_others():  # pages that are no more
         shutil.rmtree(html, ignore_errors=True)
     script = fetch_mathjax(root / "build" / "cache")
-    words = ["-W", "--keep-going", "-q", "-b", "html", "-j", "auto", "-c", str(root / "docs" / "site")]
-    command = [sys.executable, "-m", "sphinx", *words, "-d", str(out / "doctrees"), str(source), str(html)]
-    if subprocess.run(command).returncode:
-        print("Sphinx has warned (above); a site is published without a warning only.")
-        return 1
+    run_sphinx(root / "docs" / "site", source.folder, html, out / "doctrees")
     (html / "_static" / "mathjax").mkdir(exist_ok=True)
     shutil.copy(script, html / "_static" / "mathjax" / "tex-svg.js")
-    report = check_site(html)
-    (out / "external.txt").write_text("\n".join(report.external) + "\n", encoding="utf-8")
-    print("\n".join(report.faults))
-    print(
-        f"{report.pages} pages, {len(report.faults)} faults; {len(report.external)} addresses elsewhere are listed in"
-    )
-    print(f"{out / 'external.txt'}. Open {html / 'index.html'}.")
-    return len(report.faults)
+    for notebook in repository.notebooks:
+        page = html / f"{notebook.page}.html"
+        linked = link_code(
+            page.read_text(encoding="utf-8"), notebook.library_names(repository.site.names), notebook.page
+        )
+        page.write_text(linked, encoding="utf-8")
+    return check_site(html)
 
 
 def main() -> int:
     root = Path(__file__).resolve().parents[1]
+    out = root / "build" / "site"
     try:
-        return 1 if build(root, root / "build" / "site") else 0
+        report = build(root, out)
     except SiteError as e:
         print(e)
         return 1
+    (out / "external.txt").write_text("\n".join(report.external) + "\n", encoding="utf-8")
+    print(*report.faults, sep="\n")
+    print(
+        f"{report.pages} pages, {len(report.faults)} faults. Addresses elsewhere are listed in {out / 'external.txt'}."
+    )
+    print(f"Open {out / 'html' / 'index.html'}.")
+    return int(bool(report.faults))
 
 
 if __name__ == "__main__":

@@ -245,10 +245,10 @@ def names_of(modules: Sequence[Module]) -> dict[str, Target]:
     return {name: target for name, target in names.items() if name not in twice}
 
 
-# What is not to be touched (blocks of code and of formulas, headings, links), and code between single backticks.
+# What is not to be touched (blocks of code and of formulas, headings, links, roles), and code between single backticks.
 PROSE = re.compile(
     r"^[ ]*(?P<fence>`{3,}|~{3,}).*?^[ ]*(?P=fence)`*[ \t]*$|\$\$.*?\$\$|^#{1,6} [^\n]*$"
-    r"|!?\[(?:[^\[\]]|\[[^\]]*\])*\]\([^)]*\)|``.*?``|`(?P<code>[^`\n]+)`",
+    r"|!?\[(?:[^\[\]]|\[[^\]]*\])*\]\([^)]*\)|\{[\w:]+\}`[^`]*`|``.*?``|`(?P<code>[^`\n]+)`",
     re.M | re.S,
 )
 

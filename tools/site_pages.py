@@ -142,6 +142,16 @@ class Notebook:
                 heading = found[-1] if found else heading
             yield c["id"], heading
 
+    def library_names(self, names: Mapping[str, Target]) -> dict[str, Target]:
+        "Names in the code of this page that are the library's: those that its cells import or export."
+        code = "\n".join(c["source"] for c in self.cells if c["cell_type"] == "code")
+        blocks = re.findall(r"^[ ]*from sevlm[\w.]* import (\([^)]*\)|[^\n#]*)", code, re.M)
+        known = {w for block in blocks for w in re.findall(r"\w+", re.sub(r"#[^\n]*", "", block))}
+        for c in self.cells:
+            if exported(c["source"]):
+                known |= set(re.findall(r"^(?:def |class )(\w+)", c["source"], re.M))
+        return {w: names[w] for w in known & set(names)}
+
     def own_names(self) -> set[str]:
         "Names that cells which are not exported define: they are not those of the library."
         own: set[str] = set()
@@ -208,6 +218,23 @@ def code_cell(cell: dict, alt: str) -> dict | None:
     pictures = any(set(PICTURE_TYPES) & set(o.get("data", ())) for o in outputs)
     metadata = {"tags": tags, **({"mystnb": {"image": {"alt": alt}}} if pictures else {})}
     return {**cell, "source": code, "outputs": outputs, "metadata": metadata}
+
+
+WORD = re.compile(r'(?<!class="api">)<span class="(?:n|nc|nf|ne)">(\w+)</span>')  # a name in highlighted code
+
+
+def link_code(html: str, names: Mapping[str, Target], page: str) -> str:
+    "A built page in whose code cells the library's names lead to their entries."
+    up = "../" * page.count("/")
+
+    def link(match: re.Match) -> str:
+        target = names.get(match[1])
+        if target is None:
+            return match[0]
+        return f'<a href="{up}api/{target.module}.html#{target.full}" class="api">{match[0]}</a>'
+
+    blocks = re.split(r'(<div class="highlight-ipython3.*?</pre>)', html, flags=re.S)
+    return "".join(WORD.sub(link, b) if i % 2 else b for i, b in enumerate(blocks))
 
 
 def markdown_cell(ident: str, text: str) -> dict:
