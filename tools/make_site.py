@@ -16,12 +16,13 @@ import configparser
 import hashlib
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
 import tarfile
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -83,7 +84,7 @@ def sources(root: Path) -> list[str]:
     return sorted(p.relative_to(root).as_posix() for p in found if ".ipynb_checkpoints" not in p.parts)
 
 
-def in_order(names: Sequence[str], first: Sequence[str]) -> list[str]:
+def in_order(names: Iterable[str], first: Sequence[str]) -> list[str]:
     "Names in a given order; what is not in it comes last, by name."
     return sorted(names, key=lambda n: (first.index(n) if n in first else len(first), n))
 
@@ -153,8 +154,10 @@ def read_repository(root: Path) -> Repository:
 def write_source(repository: Repository, out: Source) -> None:
     "All pages, as Sphinx reads them. Raises `SiteError` for a page that cannot be shown as it should."
     site, root = repository.site, repository.site.root
+    listed = re.findall(r"nbs/([\w/]+)\.ipynb", (root / "docs" / "notebooks.md").read_text(encoding="utf-8"))
+    by_page = {n.page: n for n in repository.notebooks}
     folders: dict[str, list[Notebook]] = {}
-    for notebook in repository.notebooks:
+    for notebook in map(by_page.get, in_order(by_page, listed)):
         folders.setdefault(notebook.page.rpartition("/")[0], []).append(notebook)
     for folder, (title, sentence) in SECTIONS.items():
         if folder in folders:

@@ -112,13 +112,24 @@ def arguments_of(source: Source, function: Function, bound: bool) -> tuple[Argum
     return tuple(found)
 
 
+def default_of(source: Source, value: ast.expr | None) -> str:
+    "The default of a field; what `dataclasses.field` makes is written as its call."
+    if not (isinstance(value, ast.Call) and source.written(value.func) == "field"):
+        return source.written(value)
+    given = {k.arg: k.value for k in value.keywords}
+    if "default" in given:
+        return source.written(given["default"])
+    factory = given.get("default_factory")
+    return "..." if factory is None or isinstance(factory, ast.Lambda) else f"{source.written(factory)}()"
+
+
 def fields_of(source: Source, node: ast.ClassDef) -> tuple[Argument, ...]:
     "Annotated fields of a class, such as those of a dataclass."
     return tuple(
         Argument(
             field.target.id,
             source.written(field.annotation),
-            source.written(field.value),
+            default_of(source, field.value),
             source.comments.get(field.end_lineno, ""),
         )
         for field in node.body
