@@ -188,8 +188,17 @@ def test_cells_are_shown_as_they_should(written):
     assert before.startswith("(def-course-00-tour-aaaa1111)=") and "{py:obj}`LOUD <sevlm.greet.LOUD>`" in before
     assert "make lab" in cells[-1]["source"] and "nbs/course/00_tour.ipynb" in cells[-1]["source"]
     alt = code[2]["metadata"]["mystnb"]["image"]["alt"]
-    assert "“Said twice”" in alt and "a bar; metres" in alt and alt.endswith("It is flat, as expected.")
-    assert alternative("#| fig-alt: Two bars\nplt.show()", "x", "", "") == "Two bars"
+    assert alt == (
+        "Figure in the section “Said twice”. Written in it: a bar; metres. Before it: With $x$ and Tone. "
+        "After it: It is flat, as expected. So be it."
+    )
+    assert alternative("#| fig-alt: Two bars\nplt.show()", "x", "", "", {}) == "Two bars"
+    stored = alternative(
+        'save_figure(fig, "bars")', "x", "## Not prose", "One. " * 99, {"bars": "Two bars, one higher"}
+    )
+    assert (
+        stored.startswith("Two bars, one higher. Figure in the section “x”. After it: One. One.") and len(stored) < 260
+    )
 
 
 def test_what_cannot_be_shown_is_refused(tiny):

@@ -49,6 +49,7 @@ GUIDES = (  # in the order of the sidebar; others follow by name
     "install python command_line data training evaluation models results speed published teaching glossary notebooks"
 ).split()
 FACTS = "method data protocol findings".split()
+SHOWN = re.compile(r"!\[(?P<alt>[^\]]+)\]\([./]*figures/(?P<name>[\w-]+)\.\w+\)")  # a stored figure on a page
 API_FRONT = """# API reference
 
 > Every public name of the library: arguments with their types and what they are, where it is defined, and its source.
@@ -147,7 +148,9 @@ def read_repository(root: Path) -> Repository:
     about = settings["DEFAULT"]
     modules = read_package(root, about["lib_name"])
     pages = {source: page for source in sources(root) if (page := docname(source))}
-    site = Site(root, pages, names_of(modules), about["git_url"], about["branch"])
+    texts = [(root / source).read_text(encoding="utf-8") for source in pages if source.endswith(".md")]
+    shown = {m["name"]: m["alt"] for text in texts for m in SHOWN.finditer(text)}
+    site = Site(root, pages, names_of(modules), shown, about["git_url"], about["branch"])
     return Repository(site, modules, [Notebook(source, root) for source in pages if source.endswith(".ipynb")])
 
 

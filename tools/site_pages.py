@@ -25,7 +25,8 @@ TITLE = re.compile(r"\A# (?P<title>.*)\n+(?P<promise>(?:> .*\n?)*)")
 DIRECTIVE = re.compile(r"^#\|[ ]*(?P<name>[\w-]+)(?P<value>.*)\n?", re.M)  # a line for nbdev or Quarto
 PICTURE_TYPES = ("image/png", "image/jpeg", "image/svg+xml")
 WIDE = 700  # pixels; wider pictures scroll inside their box on a phone
-LONGEST_ALT = 400  # characters
+LONGEST_BESIDE = 160  # characters of the text beside a figure that its alternative repeats
+SAVED = re.compile(r"""save_figure\([^"']*["'](?P<name>[\w-]+)""")  # a cell that stores its figure
 DRAWN = {"title", "label", "xlabel", "ylabel"}  # arguments of Matplotlib whose texts can be read in a figure
 PLAY = re.compile(r"^(?:play_\d\d\(\)|.*\bExplorer\(.*\)\.show\(\))$", re.M)  # a cell whose controls need a kernel
 
@@ -66,6 +67,7 @@ class Site(NamedTuple):
     root: Path  # of the repository
     pages: Mapping[str, str]  # file of the repository -> page of the site
     names: Mapping[str, Target]  # public names of the library
+    alternatives: Mapping[str, str]  # figure that is stored in figures/ -> what the Markdown files say that it shows
     url: str  # of the repository on the web
     branch: str
 
@@ -183,31 +185,46 @@ def drawn_words(code: str) -> list[str]:
     return list(dict.fromkeys(texts))
 
 
-def first_sentence(markdown: str) -> str:
-    "The first sentence of a text's first paragraph of prose, without marks; empty if it has none."
-    for paragraph in re.split(r"\n\s*\n", markdown.strip()):
-        if re.match(r"[#|>!`$-]|\d+\.", paragraph):
-            return ""
-        plain = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", paragraph.replace("\n", " "))
-        plain = re.sub(r"(?<!\w)[*_]+|[*_]+(?!\w)|`", "", plain)
-        return re.split(r"(?<=[.?!:])\s", plain)[0].rstrip(":")
-    return ""
+def plain(markdown: str) -> str:
+    "A paragraph of prose without its marks; empty for a heading, a table, a picture, code or a formula."
+    if re.match(r"[#|>!`]|\$\$", markdown):
+        return ""
+    text = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", " ".join(markdown.split()))
+    parts = re.split(r"(\$[^$]+\$)", text)  # formulas stay as they are written
+    return "".join(p if i % 2 else re.sub(r"(?<!\w)[*_]+|[*_]+(?!\w)|`", "", p) for i, p in enumerate(parts))
 
 
-def alternative(code: str, heading: str, before: str, after: str) -> str:
-    """What a figure shows, for readers who do not see it: the cell's `#| fig-alt: ...`, or where it stands, what is
-    written in it, and the sentence of the page that follows it or leads to it."""
+def alternative(code: str, heading: str, before: str, after: str, known: Mapping[str, str]) -> str:
+    """What a figure shows, for readers who do not see it.
+
+    The cell may say it (`#| fig-alt: ...`), or a page that shows the stored figure. Else it is put together: where it
+    stands, what is written in it, the paragraph that leads to it (`before`), the one that follows it (`after`)."""
     if said := directives(code).get("fig-alt"):
         return said
-    words = drawn_words(code)
-    parts = [f"Figure in the section “{heading}”", f"with the words: {'; '.join(words)}" if words else ""]
-    alt = ", ".join(p for p in parts if p) + "."
-    if beside := first_sentence(after) or first_sentence(before):
-        alt += f" The text beside it: {beside}"
-    return " ".join(alt.split())[:LONGEST_ALT]
+    stored = SAVED.search(code)
+    parts = [known.get(stored["name"], "") if stored else "", f"Figure in the section “{heading}”"]
+    if words := drawn_words(code):
+        parts.append(f"Written in it: {'; '.join(words)}")
+    if lead := plain(re.split(r"\n\s*\n", before.strip())[-1]):
+        parts.append(f"Before it: {shortened(lead, from_end=True)}")
+    if comment := plain(re.split(r"\n\s*\n", after.strip())[0]):
+        parts.append(f"After it: {shortened(comment)}")
+    whole = " ".join(p if p.endswith((".", "?", "!")) else f"{p.rstrip(':')}." for p in parts if p)
+    return " ".join(whole.split())
 
 
-def code_cell(cell: dict, alt: str) -> dict | None:
+def shortened(text: str, from_end: bool = False) -> str:
+    "Whole sentences from the beginning (or the end) of a text, at least one, no more than a reader listens to."
+    sentences = re.split(r"(?<=[.?!])\s+(?=[A-Z0-9(“])", text)
+    taken: list[str] = []
+    for sentence in reversed(sentences) if from_end else sentences:
+        if taken and len(" ".join([*taken, sentence])) > LONGEST_BESIDE:
+            break
+        taken.insert(0, sentence) if from_end else taken.append(sentence)
+    return " ".join(taken)
+
+
+def code_cell(cell: dict) -> dict | None:
     "A code cell as it is shown; None: it is hidden."
     said = directives(cell["source"])
     code = DIRECTIVE.sub("", cell["source"]).strip("\n")
@@ -215,9 +232,12 @@ def code_cell(cell: dict, alt: str) -> dict | None:
         return None
     tags = [tag for name, tag in (("hide_input", "remove-input"), ("hide_output", "remove-output")) if name in said]
     outputs = [o for o in cell["outputs"] if o["output_type"] != "error"]
-    pictures = any(set(PICTURE_TYPES) & set(o.get("data", ())) for o in outputs)
-    metadata = {"tags": tags, **({"mystnb": {"image": {"alt": alt}}} if pictures else {})}
-    return {**cell, "source": code, "outputs": outputs, "metadata": metadata}
+    return {**cell, "source": code, "outputs": outputs, "metadata": {"tags": tags}}
+
+
+def draws(cell: dict) -> bool:
+    "Does a code cell store a picture?"
+    return any(set(PICTURE_TYPES) & set(o.get("data", ())) for o in cell["outputs"])
 
 
 WORD = re.compile(r'(?<!class="api">)<span class="(?:n|nc|nf|ne)">(\w+)</span>')  # a name in highlighted code
@@ -262,10 +282,14 @@ def notebook_page(
                 text = f"# {notebook.title}\n\n{opening['promise']}\n{line}{text[opening.end() :]}"
             cells.append(markdown_cell(c["id"], link_names(rewritten(text, source, site), site.names, own)))
             continue
-        before, after = (texts[i - 1] if i else ""), (texts[i + 1] if i + 1 < len(texts) else "")
-        shown = code_cell(c, alternative(c["source"], headings[c["id"]], before, after))
+        shown = code_cell(c)
         if shown is None:
             continue
+        if draws(shown):
+            before = next(filter(None, reversed(texts[:i])), "")
+            after = next(filter(None, texts[i + 1 :]), "")
+            alt = alternative(c["source"], headings[c["id"]], before, after, site.alternatives)
+            shown["metadata"]["mystnb"] = {"image": {"alt": alt}}
         key = (notebook.page, c["id"])
         if names := defined.get(key):
             links = ", ".join(f"{{py:obj}}`{full.rsplit('.', 1)[1]} <{full}>`" for full in names)
