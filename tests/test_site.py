@@ -19,7 +19,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 import make_site  # noqa: E402
 from site_api import Reference, link_names, read_module  # noqa: E402
 from site_check import check_site  # noqa: E402
-from site_pages import SiteError, alternative, link_code, rewritten  # noqa: E402
+from site_pages import SiteError, alternative, demoted, link_code, rewritten  # noqa: E402
 
 MODULE = '''"""How to greet, in `Tone`s."""
 
@@ -199,6 +199,18 @@ def test_cells_are_shown_as_they_should(written):
     assert (
         stored.startswith("Two bars, one higher. Figure in the section “x”. After it: One. One.") and len(stored) < 260
     )
+
+
+def test_a_page_has_one_title(tiny):
+    assert demoted("# A\n\n```\n# no\n```\n## B") == "## A\n\n```\n# no\n```\n### B"
+    parts = notebook("# Page\n\n> Two parts.", "# One\n\n## Begin", "# Two")
+    (tiny / "nbs" / "library" / "more.ipynb").write_text(parts, encoding="utf-8")
+    (tiny / "nbs" / "course" / "00_tour.ipynb").write_text(notebook("# Tour\n\n> Short.\n\n## End"), encoding="utf-8")
+    make_site.write_source(make_site.read_repository(tiny), make_site.Source(tiny / "out"))
+    expected = {"library/more": "# Page,## One,### Begin,## Two", "course/00_tour": "# 00 Tour,## End"}
+    for page, headings in expected.items():
+        cells = json.loads((tiny / "out" / f"{page}.ipynb").read_text(encoding="utf-8"))["cells"]
+        assert [line for c in cells for line in c["source"].splitlines() if line.startswith("#")] == headings.split(",")
 
 
 def test_what_cannot_be_shown_is_refused(tiny):

@@ -387,7 +387,7 @@ class Reference:
             groups.setdefault(".".join(module.name.split(".")[:2]), []).append(module)
         packages = {name: found for name, found in groups.items() if name != found[0].name}
         ground = [found[0] for name, found in groups.items() if name not in packages]
-        index = [front, "## Ground modules\n", self.list_of(ground)]
+        index = [front, "## Modules of their own\n", self.list_of(ground)]
         for name, found in packages.items():
             index += [f"## {name}\n", self.list_of(found)]
         pages = {m.name: self.module_page(m) for m in self.modules}

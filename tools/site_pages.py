@@ -28,6 +28,7 @@ WIDE = 700  # pixels; wider pictures scroll inside their box on a phone
 LONGEST_BESIDE = 160  # characters of the text beside a figure that its alternative repeats
 SAVED = re.compile(r"""save_figure\([^"']*["'](?P<name>[\w-]+)""")  # a cell that stores its figure
 DRAWN = {"title", "label", "xlabel", "ylabel"}  # arguments of Matplotlib whose texts can be read in a figure
+PART = re.compile(r"^# ", re.M)  # a heading of the first level
 PLAY = re.compile(r"^(?:play_\d\d\(\)|.*\bExplorer\(.*\)\.show\(\))$", re.M)  # a cell whose controls need a kernel
 
 HOW_TO_PLAY = (
@@ -257,6 +258,11 @@ def link_code(html: str, names: Mapping[str, Target], page: str) -> str:
     return "".join(WORD.sub(link, b) if i % 2 else b for i, b in enumerate(blocks))
 
 
+def demoted(text: str) -> str:
+    "Headings one level lower: a page that consists of several parts has one title all the same."
+    return re.sub(rf"(?P<code>{CODE.pattern})|^(?=#+ )", lambda m: m["code"] or "#", text, flags=re.M | re.S)
+
+
 def markdown_cell(ident: str, text: str) -> dict:
     return {"cell_type": "markdown", "id": ident, "metadata": {}, "source": text}
 
@@ -272,9 +278,10 @@ def notebook_page(
     headings = dict(notebook.headings())
     texts = [c["source"] if c["cell_type"] == "markdown" else "" for c in notebook.cells]
     first = next(i for i, text in enumerate(texts) if text)
+    parts = any(PART.search(CODE.sub("", text)) for text in texts[first + 1 :])
     for i, c in enumerate(notebook.cells):
         if c["cell_type"] == "markdown":
-            text = c["source"]
+            text = demoted(c["source"]) if parts and i > first else c["source"]
             if i == first:
                 made = f" · makes the module {{py:mod}}`{module}`" if module else ""
                 line = f"{{.where}}\nnotebook [{source}]({site.on_host(source)}){made}\n\n"
