@@ -239,7 +239,9 @@ def build(root: Path, out: Path) -> Report:
             page.read_text(encoding="utf-8"), notebook.library_names(repository.site.names), notebook.page
         )
         page.write_text(linked, encoding="utf-8")
-    return check_site(html)
+    report = check_site(html)
+    elsewhere = [a for a in report.external if not a.startswith(f"{repository.site.url}/")]  # our own files are there
+    return report._replace(external=elsewhere)
 
 
 def main() -> int:

@@ -278,10 +278,10 @@ def notebook_page(
     headings = dict(notebook.headings())
     texts = [c["source"] if c["cell_type"] == "markdown" else "" for c in notebook.cells]
     first = next(i for i, text in enumerate(texts) if text)
-    parts = any(PART.search(CODE.sub("", text)) for text in texts[first + 1 :])
+    part = next((i for i, text in enumerate(texts) if i > first and PART.search(CODE.sub("", text))), len(texts))
     for i, c in enumerate(notebook.cells):
         if c["cell_type"] == "markdown":
-            text = demoted(c["source"]) if parts and i > first else c["source"]
+            text = demoted(c["source"]) if i >= part else c["source"]
             if i == first:
                 made = f" · makes the module {{py:mod}}`{module}`" if module else ""
                 line = f"{{.where}}\nnotebook [{source}]({site.on_host(source)}){made}\n\n"
