@@ -1,6 +1,7 @@
 """The site: pages with working links and linked names, pictures with alternatives, a reference read from the source."""
 
 import json
+import re
 import shutil
 import sys
 import tempfile
@@ -317,6 +318,11 @@ def test_every_page_of_the_repository_can_be_shown(tmp_path):
         "api/sevlm.models.fusion.md",
         *(f"{n.page}.ipynb" for n in repository.notebooks),
     }
+    road = re.findall(r"^course/\d\d_\w+$", (tmp_path / "index.md").read_text(encoding="utf-8"), re.M)
+    assert road == sorted(road) and len(road) == 16
+    studies = re.findall(r"\(/(studies/\w+)\.ipynb\)", (tmp_path / "studies" / "index.md").read_text(encoding="utf-8"))
+    listed = re.findall(r"^\| .*?nbs/(studies/\w+)", (ROOT / "docs" / "notebooks.md").read_text(encoding="utf-8"), re.M)
+    assert studies == listed
     texts = [(tmp_path / f"{n.page}.ipynb").read_text(encoding="utf-8") for n in repository.notebooks]
     cells = [c for text in texts for c in json.loads(text)["cells"]]
     alternatives = [c["metadata"]["mystnb"]["image"]["alt"] for c in cells if "mystnb" in c["metadata"]]

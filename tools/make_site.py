@@ -50,6 +50,7 @@ GUIDES = (  # in the order of the sidebar; others follow by name
 ).split()
 FACTS = "method data protocol findings".split()
 SHOWN = re.compile(r"!\[(?P<alt>[^\]]+)\]\([./]*figures/(?P<name>[\w-]+)\.\w+\)")  # a stored figure on a page
+LISTED = re.compile(r"^\| \[[^\]]+\]\(\.\./nbs/([\w/]+)\.ipynb\)", re.M)  # a row of docs/notebooks.md
 API_FRONT = """# API reference
 
 > Every public name of the library: arguments with their types and what they are, where it is defined, and its source.
@@ -157,7 +158,7 @@ def read_repository(root: Path) -> Repository:
 def write_source(repository: Repository, out: Source) -> None:
     "All pages, as Sphinx reads them. Raises `SiteError` for a page that cannot be shown as it should."
     site, root = repository.site, repository.site.root
-    listed = re.findall(r"nbs/([\w/]+)\.ipynb", (root / "docs" / "notebooks.md").read_text(encoding="utf-8"))
+    listed = LISTED.findall((root / "docs" / "notebooks.md").read_text(encoding="utf-8"))
     by_page = {n.page: n for n in repository.notebooks}
     folders: dict[str, list[Notebook]] = {}
     for notebook in map(by_page.get, in_order(by_page, listed)):
