@@ -113,7 +113,7 @@ def sidebar(course: Sequence[str], folders: Sequence[str]) -> str:
 
 
 class Source:
-    "The folder that Sphinx reads. A file that does not change keeps its time: only changed pages are made anew."
+    "The folder that Sphinx reads. A file that does not change keeps its time: only changed pages are read anew."
 
     def __init__(self, folder: Path):
         self.folder, self.files = folder, set()
@@ -126,12 +126,11 @@ class Source:
             path.write_bytes(content)
         self.files.add(path)
 
-    def remove_others(self) -> bool:
-        "Remove what an earlier build has left; whether there was something."
-        others = [path for path in self.folder.rglob("*") if path.is_file() and path not in self.files]
-        for path in others:
-            path.unlink()
-        return bool(others)
+    def remove_others(self) -> None:
+        "Remove what an earlier build has left."
+        for path in self.folder.rglob("*"):
+            if path.is_file() and path not in self.files:
+                path.unlink()
 
 
 class Repository(NamedTuple):
@@ -228,8 +227,8 @@ def build(root: Path, out: Path) -> Report:
     source, html = Source(out / "source"), out / "html"
     repository = read_repository(root)
     write_source(repository, source)
-    if source.remove_others():  # pages that are no more
-        shutil.rmtree(html, ignore_errors=True)
+    source.remove_others()
+    shutil.rmtree(html, ignore_errors=True)  # all pages are written anew: each has the whole sidebar
     script = fetch_mathjax(root / "build" / "cache")
     run_sphinx(root / "docs" / "site", source.folder, html, out / "doctrees")
     (html / "_static" / "mathjax").mkdir(exist_ok=True)

@@ -241,7 +241,7 @@ def draws(cell: dict) -> bool:
     return any(set(PICTURE_TYPES) & set(o.get("data", ())) for o in cell["outputs"])
 
 
-WORD = re.compile(r'(?<!class="api">)<span class="(?:n|nc|nf|ne)">(\w+)</span>')  # a name in highlighted code
+WORD = re.compile(r'<span class="(?:n|nc|nf|ne)">(\w+)</span>')  # a name in highlighted code
 
 
 def link_code(html: str, names: Mapping[str, Target], page: str) -> str:
