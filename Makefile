@@ -69,7 +69,7 @@ figures: setup  ## draw the pictures in figures/ anew: every page that draws, an
 		$(IN_PLACE) SEVLM_FIGURES="$(CURDIR)/figures" $(BIN)/nbdev_test --do_print --path $$page || exit 1; \
 	done
 
-docs: setup  ## the site: course, studies, library and API reference as pages in build/site/html (about a minute; MathJax is fetched once)
+docs: setup  ## the site: course, studies, library and API reference as pages in build/site/html (about two minutes; MathJax is fetched once)
 	$(BIN)/python tools/make_site.py
 
 lab: setup  ## open the notebooks in JupyterLab
