@@ -9,7 +9,7 @@ IN_PLACE = SEVLM_CACHE="$(CURDIR)/build/cache" OMP_NUM_THREADS=$(THREADS)
 PYTEST = $(IN_PLACE) $(BIN)/python -m pytest -q -p no:cacheprovider
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup demo test lint check export format notebooks pytest browser portable figures lab hooks ledger ideas pool seeds shipped attributes labs labcontrast labmask bench fuzz remake clean
+.PHONY: help setup demo test lint check export format notebooks pytest browser portable docs figures lab hooks ledger ideas pool seeds shipped attributes labs labcontrast labmask bench fuzz remake clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -73,6 +73,9 @@ figures: setup  ## draw the pictures in figures/ anew: every page that draws, an
 	for page in $$(grep -l 'save_figure(\|figures_folder()' nbs/*/*.ipynb nbs/course/play/*.ipynb); do \
 		$(IN_PLACE) SEVLM_FIGURES="$(CURDIR)/figures" $(BIN)/nbdev_test --do_print --path $$page || exit 1; \
 	done
+
+docs: setup  ## the site: course, studies, library and API reference as pages in build/site/html (about two minutes; MathJax is fetched once)
+	$(BIN)/python tools/make_site.py
 
 lab: setup  ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab nbs
