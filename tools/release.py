@@ -64,7 +64,9 @@ def package_files(root: Path = ROOT) -> set[str]:
 def check_files(files: dict[str, bytes], wanted: set[str], others: str) -> list[str]:  # what is wrong
     "Is everything of the package in an archive, and nothing but what the pattern `others` allows?"
     found = [f"{name} is missing" for name in sorted(wanted - set(files))]
-    return found + [f"{name} does not belong there" for name in sorted(set(files) - wanted) if not re.match(others, name)]
+    return found + [
+        f"{name} does not belong there" for name in sorted(set(files) - wanted) if not re.match(others, name)
+    ]
 
 
 def check_privacy(files: dict[str, bytes], places: list[str]) -> list[str]:  # what is wrong
@@ -152,7 +154,9 @@ def try_out(archive: Path, python: str, versions: str, version: str) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--python", nargs="+", default=[sys.executable], help="versions or paths; this one unless given")
+    parser.add_argument(
+        "--python", nargs="+", default=[sys.executable], help="versions or paths; this one unless given"
+    )
     parser.add_argument("--versions", nargs="+", default=["tested"], choices=VERSIONS, help="of the requirements")
     parser.add_argument("--only-build", action="store_true", help="build and look, install nothing")
     args = parser.parse_args(argv)
