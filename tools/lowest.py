@@ -51,7 +51,7 @@ def unreachable(python: str) -> list[str]:
 
 
 def make_lowest(folder: Path, python: str) -> Path:  # its Python
-    "An environment with every requirement of a user at its lower bound, and the tools of the tests; prints what is in it."
+    "An environment with every requirement of a user at its lower bound, and the tools of the tests; says what it has."
     own = new_environment(folder, python)
     uv("pip", "install", "--quiet", "--python", own, *LOWEST, "--editable", ".[notebooks]", *test_tools())
     versions = installed(own)

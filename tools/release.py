@@ -1,7 +1,7 @@
 """Build the wheel and the sdist, look at what is in them, and use both where nothing else of the project is.
 
     python tools/release.py                                     # with this Python, at the tested versions
-    python tools/release.py --python 3.12 --versions newest     # with others: versions or paths of Pythons, several allowed
+    python tools/release.py --python 3.12 --versions newest     # with others; a Python by its version or its path
 
 Each installation is an environment of its own in a folder with a space in its name, with the requirements of the core
 only: at the versions of constraints.txt ('tested'), at the lowest that settings.ini allows ('lowest'), or at the
@@ -31,6 +31,7 @@ VERSIONS = {
     "newest": (),
 }
 LARGEST = 20_000_000  # bytes of the wheel or the sdist: an index takes more, a user's line may not
+BESIDE = r"(PKG-INFO|MANIFEST\.in|setup\.(py|cfg)|pyproject\.toml|settings\.ini|LICENSE|\w+\.(md|cff)|sevlm\.egg-info/)"
 PAINTINGS = 20  # of the synthetic set that is used for the trial
 
 IN_PYTHON = """
@@ -96,8 +97,7 @@ def check_archives(wheel: Path, sdist: Path, root: Path = ROOT) -> list[str]:  #
     "Everything that can be said of the two files without installing them."
     settings, wanted, wrong = read_settings(root), package_files(root), []
     info = f"{settings['lib_name']}-{settings['version']}.dist-info"
-    kept = r"(PKG-INFO|MANIFEST\.in|setup\.(py|cfg)|pyproject\.toml|settings\.ini|LICENSE|\w+\.(md|cff)|sevlm\.egg-info/.*)$"
-    for path, others in ((wheel, re.escape(info) + "/"), (sdist, kept)):
+    for path, others in ((wheel, re.escape(info) + "/"), (sdist, BESIDE)):
         files = read_archive(path)
         metadata = files.get(f"{info}/METADATA") or files.get("PKG-INFO", b"")
         found = check_files(files, wanted, others)
@@ -152,6 +152,23 @@ def try_out(archive: Path, python: str, versions: str, version: str) -> None:
     print(f"  {name}: {said}", flush=True)
 
 
+def build() -> None:
+    "The sdist, and the wheel made from it, in an empty dist/."
+    print("== wheel and sdist, the wheel made from the sdist", flush=True)
+    shutil.rmtree(DIST, ignore_errors=True)
+    uv("build", "--quiet", "--out-dir", DIST, "--build-constraints", "constraints.txt")
+
+
+def built(version: str) -> tuple[Path, Path]:  # wheel, sdist
+    "What is in dist/. Raises `ReleaseError` if that is not one of each, of this version."
+    found = sorted(path.name for path in DIST.glob("*")) if DIST.is_dir() else []
+    names = [name for name in found if not name.startswith(".")]  # uv leaves a .gitignore
+    wanted = [f"sevlm-{version}-py3-none-any.whl", f"sevlm-{version}.tar.gz"]
+    if names != wanted:
+        raise ReleaseError(f"dist/ holds {', '.join(names) or 'nothing'}; expected {' and '.join(wanted)}")
+    return DIST / wanted[0], DIST / wanted[1]
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
@@ -159,12 +176,12 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--versions", nargs="+", default=["tested"], choices=VERSIONS, help="of the requirements")
     parser.add_argument("--only-build", action="store_true", help="build and look, install nothing")
+    parser.add_argument("--no-build", action="store_true", help="use what is in dist/")
     args = parser.parse_args(argv)
     version = read_settings()["version"]
-    shutil.rmtree(DIST, ignore_errors=True)
-    print("== wheel and sdist, the wheel made from the sdist", flush=True)
-    uv("build", "--quiet", "--out-dir", DIST, "--build-constraints", "constraints.txt")
-    (wheel,), (sdist,) = DIST.glob("*.whl"), DIST.glob("*.tar.gz")
+    if not args.no_build:
+        build()
+    wheel, sdist = built(version)
     if wrong := check_archives(wheel, sdist):
         raise ReleaseError("\n".join(wrong))
     uv("tool", "run", "--constraints", "constraints.txt", "twine", "check", "--strict", wheel, sdist)
