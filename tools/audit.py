@@ -40,11 +40,11 @@ def judge(report: dict) -> tuple[list[str], list[str], int]:  # faults, versions
     skipped = [
         f"{entry['name']} ({entry['skip_reason']})" for entry in report["dependencies"] if "skip_reason" in entry
     ]
-    faults = [
-        f"{entry['name']} {entry['version']}: {fault['id']}, mended in {', '.join(fault['fix_versions']) or 'no version yet'}"
-        for entry in known
-        for fault in entry["vulns"]
-    ]
+    faults = []
+    for entry in known:
+        for fault in entry["vulns"]:
+            mended = ", ".join(fault["fix_versions"]) or "no version yet"
+            faults.append(f"{entry['name']} {entry['version']}: {fault['id']}, mended in {mended}")
     return faults, skipped, len(known)
 
 

@@ -99,7 +99,7 @@ def requirements(settings: dict[str, str]) -> dict[str, dict[str, str]]:  # extr
     return found
 
 
-def test_tools(root: Path = ROOT) -> list[str]:
+def tools_of_tests(root: Path = ROOT) -> list[str]:
     "What tests and pages are run with, at the versions that constraints.txt has."
     tested = pins_of((root / "constraints.txt").read_text(encoding="utf-8").splitlines())
     names = [re.split(r"[<>=]", need)[0] for need in read_settings(root)["dev_requirements"].split()]

@@ -23,7 +23,7 @@ from environments import (
     pins_of,
     read_settings,
     requirements,
-    test_tools,
+    tools_of_tests,
     uv,
 )
 
@@ -53,7 +53,7 @@ def unreachable(python: str) -> list[str]:
 def make_lowest(folder: Path, python: str) -> Path:  # its Python
     "An environment with every requirement of a user at its lower bound, and the tools of the tests; says what it has."
     own = new_environment(folder, python)
-    uv("pip", "install", "--quiet", "--python", own, *LOWEST, "--editable", ".[notebooks]", *test_tools())
+    uv("pip", "install", "--quiet", "--python", own, *LOWEST, "--editable", ".[notebooks]", *tools_of_tests())
     versions = installed(own)
     for bounds in requirements(read_settings()).values():
         for name, bound in bounds.items():

@@ -28,7 +28,7 @@ def page_words(pattern: str) -> list[str]:
     return [str(Path(sys.executable).parent / "nbdev_test"), "--do_print", "--n_workers", "1", *some]
 
 
-def test_words(files: list[str]) -> list[str]:
+def pytest_words(files: list[str]) -> list[str]:
     "pytest; no files takes all."
     return ["-m", "pytest", "-q", "-p", "no:cacheprovider", *files]
 
@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
     FOLDER.mkdir(parents=True, exist_ok=True)
     codes = []
     if everything or args.tests is not None:
-        codes.append(coverage("run", SETTINGS, *test_words(args.tests or [])))
+        codes.append(coverage("run", SETTINGS, *pytest_words(args.tests or [])))
     if everything or args.pages is not None:
         codes.append(coverage("run", SETTINGS, *page_words(args.pages or "")))
     coverage("combine", SETTINGS, "--quiet", "--append")
