@@ -1,6 +1,6 @@
 """Are there known faults in the versions that this project is tested with?
 
-    python tools/audit.py                   # every version in constraints.txt
+    python tools/audit.py                   # all that a clone is set up with
     python tools/audit.py pillow==13.0.0    # these
 
 pip-audit asks the package index for the advisories of each version. It runs in an environment of its own, and installs
@@ -14,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from environments import ROOT, ReleaseError, find_uv, pins_of
+from environments import ROOT, ReleaseError, find_uv, pins_of, uv
 
 SHOWN = 5  # names in a message
 
@@ -48,9 +48,15 @@ def judge(report: dict) -> tuple[list[str], list[str], int]:  # faults, versions
     return faults, skipped, len(known)
 
 
+def tested_pins() -> list[str]:
+    "What `make setup` installs: the requirements at the versions of constraints.txt, and all that they bring."
+    words = ["--quiet", "--extra", "dev", "--constraint", "constraints.txt", "setup.py"]
+    found = pins_of(uv("pip", "compile", *words, capture=True).splitlines())
+    return [f"{name}=={version}" for name, version in found.items()]
+
+
 def main(pins: list[str]) -> int:  # exit code: 0 none known, 1 faults, 2 not all versions were audited
-    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
-    faults, skipped, audited = judge(ask(pins or [f"{name}=={version}" for name, version in pins_of(lines).items()]))
+    faults, skipped, audited = judge(ask(pins or tested_pins()))
     for fault in faults:
         print(fault)
     print(f"audit: {audited} versions audited, {len(faults)} known faults in them")
