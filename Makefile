@@ -9,7 +9,7 @@ IN_PLACE = SEVLM_CACHE="$(CURDIR)/build/cache" OMP_NUM_THREADS=$(THREADS)
 PYTEST = $(IN_PLACE) $(BIN)/python -m pytest -q -p no:cacheprovider
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup demo test lint check export format notebooks pytest browser portable docs figures lab hooks ledger ideas pool seeds shipped attributes labs labcontrast labmask bench fuzz remake clean
+.PHONY: help setup demo test lint check export format notebooks pytest browser portable docs figures lab hooks ledger ideas pool seeds shipped attributes labs labcontrast labmask bench fuzz release lowest coverage audit remake clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -161,8 +161,20 @@ bench: setup  ## measure speed against the published way of working, on a quiet 
 fuzz: setup  ## 17,000 generated inputs, damaged or hostile: only own errors, in time, within memory (about 3 minutes; FUZZ='--kinds csv --seed 1')
 	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/campaign.py $(FUZZ)
 
+release: setup  ## wheel and sdist: build them, look into them, use them in clean environments (RELEASE='--python 3.12 --versions newest')
+	$(BIN)/python tools/release.py $(RELEASE)
+
+lowest: setup  ## all tests with every requirement at its lower bound (20 minutes or more; LOWEST='-- tests/test_vad.py')
+	$(BIN)/python tools/lowest.py $(LOWEST)
+
+coverage: setup  ## which lines of sevlm/ pages and tests run, by module (an hour or more on 2 cores; COVERAGE='--tests tests/test_vad.py')
+	$(BIN)/python tools/measure.py $(COVERAGE)
+
+audit: setup  ## known faults of the tested versions (needs a network)
+	$(BIN)/python tools/audit.py
+
 remake: setup  ## make the shipped tokenizer, tower and small model anew (about an hour)
 	$(SEVLM) mini --remake
 
 clean:  ## remove what runs and set-up have made
-	rm -rf .venv data runs build *.egg-info
+	rm -rf .venv data runs build dist *.egg-info

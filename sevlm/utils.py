@@ -203,7 +203,7 @@ def working_in(
 
     new = not Path(folder).exists()
     folder = check_writable(folder)
-    lock = FileLock(folder / ".lock", is_singleton=True)
+    lock = FileLock(folder.resolve() / ".lock", is_singleton=True)  # one for all spellings of the path
     try:
         lock.acquire(timeout=0)
     except Timeout:

@@ -558,8 +558,7 @@ def test_interrupted_and_resumed_equals_unbroken(base, tmp_path, monkeypatch, se
 def test_ctrl_c_in_a_real_process(base, tmp_path, sevlm_):
     argv = ["train", base.data, "--out", tmp_path / "run", "--quiet", "--set", *base.fast]
     p = process(*argv, "epochs=500", "patience=500")
-    until = time.time() + 60
-    while not (tmp_path / "run" / "state" / "state.pt").is_file() and p.poll() is None and time.time() < until:
+    while not (tmp_path / "run" / "state" / "state.pt").is_file() and p.poll() is None:  # a busy machine takes minutes
         time.sleep(0.1)
     p.send_signal(signal.SIGINT)
     out, err = p.communicate(timeout=60)

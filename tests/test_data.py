@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import PIL
 import pytest
 import torch
 from hypothesis import given, settings
@@ -38,6 +39,7 @@ from sevlm.synthetic.truth import bayes_ceiling
 
 HERE = Path(__file__).parent
 CONFIG = SEVLMConfig.preset("tiny")
+READS_YCBCR_TIFF = 13  # the first Pillow that does
 
 
 def write(path, rows, header=COLUMNS, **kw):
@@ -164,6 +166,8 @@ def test_file_names(tmp_path):
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "F", "YCbCr"])
 def test_every_mode(tmp_path, mode):
+    if mode == "YCbCr" and int(PIL.__version__.split(".")[0]) < READS_YCBCR_TIFF:
+        pytest.skip("this Pillow cannot read the uncompressed YCbCr TIFF that it writes")
     Image.new(mode, (6, 4)).save(tmp_path / ("x.tif" if mode in ("CMYK", "F", "YCbCr") else "x.png"))
     im = open_image(next(tmp_path.iterdir()))
     assert im.mode == "RGB" and im.size == (6, 4)

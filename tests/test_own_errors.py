@@ -391,8 +391,9 @@ def test_two_commands_in_one_folder(seeds, evaluated, tmp_path):
     assert quietly(evaluate(seeds, out))[0] == 0 and (out / "metrics.json").is_file()
 
 
-def test_a_folder_is_locked_once_and_freed(tmp_path):
-    with working_in(tmp_path), working_in(tmp_path):
+def test_a_folder_is_locked_once_and_freed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path.parent)
+    with working_in(tmp_path), working_in(str(tmp_path)), working_in(tmp_path.name):
         pass
     with pytest.raises(KeyError), working_in(tmp_path):
         raise KeyError

@@ -1,4 +1,5 @@
-"""Every number in a result table of README.md and docs/results.md is one that is stored; so are those of the prose."""
+"""Every number in a result table of README.md, docs/results.md and docs/model_card.md is one that is stored; so are
+those of the prose."""
 
 import importlib.util
 import json
@@ -6,6 +7,8 @@ import re
 from pathlib import Path
 
 import pytest
+
+from sevlm import load
 
 ROOT = Path(__file__).resolve().parents[1]
 if not (ROOT / "tools" / "results.py").exists():  # e.g. when only the wheel and the tests are at hand
@@ -29,7 +32,7 @@ def result_tables(text):
 
 
 def test_there_are_three_seeds_or_more():
-    seeds, shipped, _ = STORED
+    seeds, shipped = STORED.seeds, STORED.shipped
     assert len(seeds) >= results.FEWEST_SEEDS and len({row["seed"] for row in seeds}) == len(seeds)
     assert all(results.ACCURACY in row and results.CEILING in row for row in (*seeds, shipped))
 
@@ -61,6 +64,18 @@ def test_prose_states_what_is_stored(page):
         assert sentence in plain, sentence
 
 
+def test_the_card_says_what_the_shipped_files_hold():
+    "Sizes are read from the files themselves, and no other sentence may stand in their place."
+    text = text_of("docs/model_card.md")
+    assert results.SIZES.search(text)[0] == STORED.sizes
+    model = load().model
+    assert f"{model.config.layers} blocks of width {model.config.width}" in STORED.sizes
+    frozen = sum(p.numel() for p in model.encoder.parameters())
+    trained = sum(p.numel() for p in model.parameters()) - frozen
+    assert f"{trained:,} that were trained, and {frozen:,} of the" in STORED.sizes
+    assert results.renewed(text.replace(f"{trained:,}", "7"), STORED) == text
+
+
 def test_a_score_that_is_not_stored_has_no_row():
     text = "| score (x 100) | mean ± deviation, 3 seeds |\n| --- | --- |\n| luck | 1.0 ± 0.1 |\n"
     with pytest.raises(KeyError, match="luck"):
@@ -81,7 +96,10 @@ def test_runs_are_collected(tmp_path):
     (tmp_path / "root" / results.SEEDS.parent).mkdir(parents=True)
     (tmp_path / "root" / results.SHIPPED.parent).mkdir(parents=True)
     for file in (results.SHIPPED, results.SAMPLED):
-        (tmp_path / "root" / file).write_text(json.dumps({"scores": {}}), encoding="utf-8")
+        (tmp_path / "root" / file).write_text(json.dumps({"scores": {}, "tables": {"recall": {}}}), encoding="utf-8")
+    for place in (results.MODEL, results.REMAKE.parent):
+        (tmp_path / "root" / place.parent).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "root" / place).symlink_to(ROOT / place)
     results.collect([tmp_path / str(seed) for seed in range(3)], tmp_path / "root" / results.SEEDS)
     seeds = results.read_stored(tmp_path / "root").seeds
     assert [row["share of the ceiling"] for row in seeds] == [0.9] * 3

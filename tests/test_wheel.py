@@ -29,6 +29,8 @@ def test_wheel_works_outside_the_checkout(tmp_path):
     site = tmp_path / "site" / "sevlm"
     files = {p.relative_to(ROOT / "sevlm") for p in (ROOT / "sevlm").rglob("*.py")} | {Path("py.typed")}
     assert files <= {p.relative_to(site) for p in site.rglob("*")}
+    held = {name.partition("/")[0] for name in zipfile.ZipFile(wheel).namelist()}
+    assert held == {"sevlm", wheel.name.removesuffix("-py3-none-any.whl") + ".dist-info"}  # no tests, no notebooks
     code = "import sevlm, sevlm.utils as c; print(sevlm.__file__); print(c.asset('mini/model.safetensors'))"
     env = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
     out = subprocess.run(
