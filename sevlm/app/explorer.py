@@ -272,6 +272,7 @@ _STYLE = """
 .sevlm-explorer dl { margin: 0; } .sevlm-explorer dt { font-weight: 600; } .sevlm-explorer dd { margin: 0 0 6px; }
 .sevlm-explorer .sevlm-error { border-left: 4px solid #b00020; padding: 4px 8px; }
 .sevlm-explorer .sevlm-hint { border-left: 4px solid #0173b2; padding: 4px 8px; }
+.sevlm-explorer .sevlm-paste { margin: 4px 0; }
 .sevlm-explorer .sevlm-paste > div { border: 2px dashed #767676; border-radius: 6px; padding: 12px 8px;
   text-align: center; cursor: pointer; }
 .sevlm-explorer summary { cursor: pointer; padding: 4px 0; }
@@ -302,7 +303,7 @@ class PasteBox(anywidget.AnyWidget):
 # %% ../../nbs/library/explorer_page.ipynb #d794fd25
 MOST_PIXELS = 4_000_000  # of a picture that is kept; a larger one is reduced after it was encoded
 OWN, UPLOADED, NONE, CHOICE = "painted by you", "your uploaded picture", "(none)", "the model's choice"
-ALL = "all, averaged"  # layers, or heads
+ALL = -1  # layers, or heads: their mean
 
 
 @dataclass(frozen=True, eq=False)
@@ -369,12 +370,13 @@ class View:
         kinds = "said bars picture candidates vad plane table occlusion emotions ways file".split()
         self.panels = {kind: Panel(kind=f"sevlm-show-{kind}", live=kind == "said") for kind in kinds}
         config = explainer.model.config
-        layers = [(ALL, None), *((f"{i + 1}", i) for i in range(config.layers))]
-        heads = [(ALL, None), *((f"{i + 1}", i) for i in range(config.heads))]
+        layers, heads = (
+            [("all, averaged", ALL), *((f"{i + 1} of {n}", i) for i in range(n))] for n in (config.layers, config.heads)
+        )
         P = config.patches
         self.controls = {
             "layer": _control(widgets.Dropdown, "layer", "layer", options=layers, value=config.layers - 1),
-            "head": _control(widgets.Dropdown, "head", "head", options=heads, value=None),
+            "head": _control(widgets.Dropdown, "head", "head", options=heads),
             "patches": _control(widgets.BoundedIntText, "patches", "patches", value=max(1, P // 8), min=1, max=P),
             "occlude": _button("Cover the brightest patches, and as many by lot", "occlude"),
             "emotions": _button("Write under each emotion", "emotions"),
@@ -394,14 +396,10 @@ class View:
 
     def _layout(self, titled: bool) -> widgets.Widget:
         p, c = self.panels, self.controls
+        seen = _box(_heading("Where it looked"), p["picture"], c["layer"], c["head"])
+        bars = _box(_heading("Probabilities"), p["bars"])
         words = _box(_heading("The word you chose"), p["candidates"], p["vad"])
-        attention = _box(_heading("Where it looked"), p["picture"], c["layer"], c["head"])
-        parts = (
-            _box(_heading("Probabilities"), p["bars"]),
-            attention,
-            words,
-            _box(_heading("Path of the sentence"), p["plane"]),
-        )
+        plane = _box(_heading("Path of the sentence"), p["plane"])
         check = _box(_heading("Hint or cause?"), c["patches"], c["occlude"], p["occlusion"])
         other = _box(_heading("The nine emotions"), c["emotions"], p["emotions"])
         ways = _box(_heading("Greedy, searched, drawn"), c["ways"], p["ways"])
@@ -409,9 +407,9 @@ class View:
         return _box(
             *([_heading(panels.html.escape(self.name), 2)] if titled else []),
             p["said"],
-            _box(*parts, css="parts"),
+            _box(_box(seen, bars), _box(words, plane), css="parts"),
             p["table"],
-            _box(check, other, ways, files, css="parts"),
+            _box(_box(check, files), _box(other, ways), css="parts"),
             css="view",
         )
 
@@ -497,8 +495,13 @@ class View:
         text = words[i].text if words else ""
         self.panels["picture"].value = panels.picture_panel(self.small, self.shown.about, text, weights)
 
+    def _part(self, name: str) -> int | None:
+        "The chosen layer or head; None: the mean over all."
+        chosen = self.controls[name].value
+        return None if chosen == ALL else chosen
+
     def _looked(self, word: int) -> Any:
-        return self.reading.looked(word, self.controls["layer"].value, self.controls["head"].value)
+        return self.reading.looked(word, self._part("layer"), self._part("head"))
 
     def _ask(self, steps: Callable[[], Iterator[None]], _: Any = None) -> None:
         "A button was pressed: answer when the sentence is there."
@@ -542,8 +545,7 @@ class View:
 
     def record(self) -> dict[str, Any]:
         "All numbers of this view, as plain data."
-        c = self.controls
-        of = lambda name: ALL if c[name].value is None else c[name].value + 1
+        of = lambda name: "mean" if (part := self._part(name)) is None else part + 1
         settings = {"layer": of("layer"), "head": of("head"), "word": self.word + 1}
         shown = self.shown
         return record_of(self.explainer, self.reading, shown.scene, shown.canvas, settings, **self.extras)
@@ -555,8 +557,8 @@ class View:
         if kind == "json":
             content, media = json.dumps(self.record(), indent=1).encode(), "application/json"
         else:
-            c = self.controls
-            figure = panels.explorer_figure(self.reading, self.word, self.odds, c["layer"].value, c["head"].value)
+            attention = self._part("layer"), self._part("head")
+            figure = panels.explorer_figure(self.reading, self.word, self.odds, *attention)
             content, media = panels.figure_bytes(figure, kind), {"png": "image/png", "svg": "image/svg+xml"}[kind]
         panel.value = panels.download_panel(f"sevlm-explorer.{kind}", content, media)
 

@@ -259,6 +259,9 @@ def plane_panel(
         f'<polyline points="{path}" fill="none" stroke="{PRIMARY}" stroke-opacity="0.5" stroke-width="1.5"/>'
     )
     taken = [(x - 6, y - 6, x + 6, y + 6) for x, y in points]
+    if chosen is not None and chosen < len(words) and (predicted := words[chosen].predicted) is not None:
+        x, y = (f(max(-1, min(1, value))) for f, value in zip((x_of, y_of), predicted))
+        taken.append((x - 6, y - 6, x + 6, y + 6))
     said = []
     for number, ((i, word), (x, y)) in enumerate(zip(known, points), 1):
         strokes.append(_disc(x, y, 7 if i == chosen else 5, SECONDARY if i == chosen else PRIMARY))

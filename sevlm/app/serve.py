@@ -7,6 +7,8 @@ __all__ = [
     "HOST",
     "PORT",
     "LARGEST_UPLOAD",
+    "PING",
+    "EXTENSIONS",
     "TITLE",
     "Page",
     "model_name",
@@ -33,9 +35,13 @@ from typing import Any
 
 from ..errors import ConfigError, SevlmError, require
 
-# %% ../../nbs/library/serve.ipynb #25bafdf2
+# %% ../../nbs/library/serve.ipynb #ad16b41c
 HOST, PORT = "127.0.0.1", 8866  # this machine alone; the port that Voila takes by default
 LARGEST_UPLOAD = 300_000_000  # bytes of a message: a JPEG of 100 million pixels has some tens of millions
+
+PING = 30_000  # milliseconds after which a browser that does not answer is given up
+# what the page needs of the extensions that are installed
+EXTENSIONS = ("@jupyter-widgets/jupyterlab-manager", "@voila-dashboards/widgets-manager8", "anywidget")
 
 
 @dataclass(frozen=True)
@@ -87,11 +93,13 @@ _TEMPLATE = """{%- extends 'voila/templates/lab/index.html.j2' -%}
 {{ super() | replace('rel="stylesheet" href="https://', 'rel="left-out" data-href="https://') }}
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <style>
-  html, body { overflow-x: hidden; }
-  body.jp-Notebook { padding: 8px; }
+  html, body.jp-Notebook { height: auto; min-height: 100%; overflow: visible; }
+  body.jp-Notebook { padding: 8px; box-sizing: border-box; }
+  #main, #jp-main-content-panel, #rendered_cells { position: static !important; width: auto !important;
+    height: auto !important; min-height: 0 !important; overflow: visible !important; contain: none !important; }
   #rendered_cells .jp-Cell, #rendered_cells .jp-OutputArea-child, #rendered_cells .jp-OutputArea-output { padding: 0; }
+  #rendered_cells .jp-OutputArea-child, #rendered_cells .jp-OutputArea-output { display: block; overflow: visible; }
   #rendered_cells .jp-OutputPrompt, #rendered_cells .jp-InputPrompt { display: none; }
-  #rendered_cells .jp-OutputArea-output, #rendered_cells .jp-OutputArea { overflow: visible; }
 </style>
 {%- endblock notebook_css -%}
 """
@@ -106,7 +114,7 @@ def write_folder(
     cell = {"cell_type": "code", "id": "page", "metadata": {}, "source": code, "outputs": [], "execution_count": None}
     kernel = {"name": "sevlm", "display_name": TITLE, "language": "python"}
     notebook = {"cells": [cell], "metadata": {"kernelspec": kernel, "title": TITLE}, "nbformat": 4, "nbformat_minor": 5}
-    command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--log-level=40"]
     files = {
         "page/sevlm-explorer.ipynb": json.dumps(notebook),
         "share/kernels/sevlm/kernel.json": json.dumps({"argv": command, "display_name": TITLE, "language": "python"}),
@@ -132,8 +140,8 @@ def free_port(
             probe.bind((HOST, port))
         except OSError as e:
             raise ConfigError(
-                f"port {port} of this machine cannot be used ({e.strerror or e}). Is another explorer open? Give another "
-                "one by --port, or --port 0 for any free one."
+                f"port {port} of this machine cannot be used ({e.strerror or e}). Is another explorer open? Give "
+                "another one by --port, or --port 0 for any free one."
             ) from e
         return probe.getsockname()[1]
 
@@ -187,9 +195,9 @@ def serve(
                 open_browser=False,
                 config_file_paths=[],
                 connection_dir_root=made,
-                log_level="WARNING",
-                tornado_settings={"websocket_max_message_size": LARGEST_UPLOAD},
+                log_level="ERROR",
+                tornado_settings={"websocket_max_message_size": LARGEST_UPLOAD, "ws_ping_timeout": PING},
             )
-            app.initialize(["--template=sevlm", "--VoilaConfiguration.show_tracebacks=True"])
+            app.initialize(["--template=sevlm", *(f"--VoilaConfiguration.extension_allowlist={e}" for e in EXTENSIONS)])
             IOLoop.current().add_callback(ready)
             app.start()
