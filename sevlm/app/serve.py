@@ -13,6 +13,7 @@ __all__ = [
     "Page",
     "model_name",
     "load_models",
+    "check_page",
     "show_page",
     "write_folder",
     "free_port",
@@ -67,6 +68,14 @@ def load_models(page: Page) -> list[Any]:  # one or two `Explainer`s
     return [load(source, page.lexicon if source is not None else None, page.device) for source in sources]
 
 
+def check_page(page: Page) -> None:
+    "Whether its models can be loaded and its packages are there, before anything is served. Raises what is wrong."
+    for module in ("voila", "ipywidgets", "anywidget"):
+        require(module, extra="explore")
+    if page.checkpoint is not None or page.compare is not None:
+        load_models(page)
+
+
 def show_page(settings: str) -> Any:  # a widget
     "The page, from the JSON of a `Page`; what cannot be loaded is said in its place."
     import ipywidgets as widgets
@@ -97,7 +106,8 @@ _TEMPLATE = """{%- extends 'voila/templates/lab/index.html.j2' -%}
   body.jp-Notebook { padding: 8px; box-sizing: border-box; }
   #main, #jp-main-content-panel, #rendered_cells { position: static !important; width: auto !important;
     height: auto !important; min-height: 0 !important; overflow: visible !important; contain: none !important; }
-  #rendered_cells .jp-Cell, #rendered_cells .jp-OutputArea-child, #rendered_cells .jp-OutputArea-output { padding: 0; }
+  #rendered_cells .jp-Cell, #rendered_cells .jp-OutputArea, #rendered_cells .jp-OutputArea-child,
+  #rendered_cells .jp-OutputArea-output { padding: 0; margin: 0; overflow: visible; }
   #rendered_cells .jp-OutputArea-child, #rendered_cells .jp-OutputArea-output { display: block; overflow: visible; }
   #rendered_cells .jp-OutputPrompt, #rendered_cells .jp-InputPrompt { display: none; }
 </style>
@@ -168,10 +178,10 @@ def serve(
     browser: bool = True,  # open it
     announce: Callable[[str], None] = print,  # is told the address, once the server listens
 ) -> None:
-    "Serve the explorer until Ctrl-C. Raises `ConfigError` for a missing package or a port that cannot be used."
-    for module in ("voila", "ipywidgets", "anywidget"):
-        require(module, extra="explore")
+    """Serve the explorer until Ctrl-C. Raises `ConfigError` for a missing package or a port that cannot be used, and
+    what `load` raises for a checkpoint that is none."""
     port, token = free_port(port), secrets.token_urlsafe(24)
+    check_page(page)
     address = f"http://{HOST}:{port}/?token={token}"
     # imported here, since it takes a second
     from tornado.ioloop import IOLoop
