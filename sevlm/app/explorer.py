@@ -6,6 +6,7 @@ controls wins."""
 # %% auto #0
 __all__ = [
     "PAUSE",
+    "GLANCE",
     "Steps",
     "MOST_PIXELS",
     "OWN",
@@ -15,6 +16,7 @@ __all__ = [
     "ALL",
     "open_upload",
     "upload_notices",
+    "in_thread",
     "Latest",
     "Panel",
     "PasteBox",
@@ -23,21 +25,23 @@ __all__ = [
     "Explorer",
 ]
 
-# %% ../../nbs/library/explorer_page.ipynb #34e5db6d
+# %% ../../nbs/library/explorer_page.ipynb #bde75d41
 import asyncio
 import contextlib
 import json
 import logging
+import math
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import anywidget
 import ipywidgets as widgets
 import traitlets
-from PIL import Image, ImageOps
+from PIL import Image
 
 from sevlm.app.reading import (
     Alternative,
@@ -90,10 +94,25 @@ def upload_notices(
     return tuple(f"{_name_of(content)} {what}" for what in said if what is not None)
 
 
-# %% ../../nbs/library/explorer_page.ipynb #a81b8b28
+# %% ../../nbs/library/explorer_page.ipynb #bbbc99cd
 _log = logging.getLogger(__name__)
 PAUSE = 0.005  # seconds between two steps, in which the page listens
+GLANCE = 0.02  # seconds between two looks at work in a thread
 Steps = Iterator[None]
+
+
+def in_thread(work: Callable[[], Any]) -> Generator[None, None, Any]:  # returns what `work` gives
+    "Steps that wait for work which has no steps of its own, such as decoding a large file."
+    pool = ThreadPoolExecutor(1)
+    future = pool.submit(work)
+    pool.shutdown(wait=False)
+    while True:
+        try:
+            return future.result(timeout=GLANCE)
+        except TimeoutError:
+            if future.done():  # the work itself has raised it
+                raise
+            yield
 
 
 class Latest:
@@ -269,7 +288,6 @@ _STYLE = """
 .sevlm-explorer th, .sevlm-explorer td { text-align: left; vertical-align: top; padding: 3px 8px 3px 0;
   font-weight: 400; border-bottom: 1px solid rgba(128, 128, 128, 0.35); }
 .sevlm-explorer th { font-weight: 600; }
-.sevlm-explorer dl { margin: 0; } .sevlm-explorer dt { font-weight: 600; } .sevlm-explorer dd { margin: 0 0 6px; }
 .sevlm-explorer .sevlm-error { border-left: 4px solid #b00020; padding: 4px 8px; }
 .sevlm-explorer .sevlm-hint { border-left: 4px solid #0173b2; padding: 4px 8px; }
 .sevlm-explorer .sevlm-paste { margin: 4px 0; }
@@ -438,16 +456,15 @@ class View:
         return act
 
     def forget(self) -> None:
-        "The picture or the question has changed: what was asked of the last one goes."
-        self.latest.start(lambda: iter(()))
-        self.extras = {}
+        "The picture or the question has changed: the reading goes, and what was asked of it."
+        self.reading, self.extras = None, {}
         for kind in ("occlusion", "emotions", "ways", "file"):
             self.panels[kind].value = ""
 
     def show(self, shown: Shown) -> Iterator[None]:
         "Look at a picture: the bars and the picture itself."
         self.look = look_at(self.explainer, shown.image)
-        self.shown, self.small, self.reading = shown, panels.small_copy(shown.image), None
+        self.shown, self.small = shown, panels.small_copy(shown.image)
         yield
         self.panels["bars"].value = panels.bars_panel(self.look.probabilities, self.odds)
         self.panels["picture"].value = panels.picture_panel(self.small, shown.about)
@@ -509,8 +526,11 @@ class View:
         def patiently() -> Iterator[None]:
             while self.waiting():
                 yield
-            if self.reading is not None:
-                yield from steps()
+            reading = self.reading
+            for _ in steps() if reading is not None else ():
+                yield
+                if self.reading is not reading:  # it is asked of another one now
+                    return
 
         self.latest.start(patiently)
 
@@ -592,6 +612,7 @@ class Explorer:
         self.shown: Shown | None = None
         self.uploaded: Shown | None = None
         self._pending: tuple[str, bytes] | None = None  # an upload that is not opened yet
+        self._unchecked: bytes | None = None  # an upload that is not looked through for damage yet
         self._uploads, self._quiet, self._asked = 0, False, None
         changed = {"picture": self._chosen, "upload": self._received, "emotion": lambda: None}
         for name, control in self.controls.items():
@@ -674,7 +695,7 @@ class Explorer:
 
     def remove_upload(self) -> None:
         "Forget the uploaded picture."
-        self.uploaded, self._pending = None, None
+        self.uploaded = self._pending = self._unchecked = None
         if self.controls["picture"].value == UPLOADED:
             self._fail(ImageError("the upload was cleared. Upload a picture, or choose a painting."))
 
@@ -706,13 +727,25 @@ class Explorer:
         self._say(f"Reading {name or 'the picture'} ({len(content) / 1e6:.1f} MB) ...")
         yield
         try:
-            image = open_upload(content)
-            self._uploads += 1
-            self.uploaded = Shown(("upload", self._uploads), image, notices=upload_notices(content, image))
-            with self._silently() as c:
-                c["picture"].value = UPLOADED
-        finally:
+            image = yield from in_thread(lambda: open_upload(content))
+        except ImageError:
             self._pending = None
+            raise
+        self._pending, self._uploads = None, self._uploads + 1
+        self.uploaded, self._unchecked = Shown(("upload", self._uploads), image), content
+        with self._silently() as c:
+            c["picture"].value = UPLOADED
+
+    def _check(self) -> Iterator[None]:
+        "What is to be said of an upload: found after the answer, since it may take seconds."
+        if self.shown is None or self.shown is not self.uploaded:
+            return
+        if self._unchecked is not None:
+            content, image = self._unchecked, self.shown.image
+            notices = yield from in_thread(lambda: upload_notices(content, image))
+            self._unchecked = None
+            self.shown = self.uploaded = replace(self.shown, notices=notices)
+        self._say(*(f"{notice}." for notice in self.shown.notices))
 
     def _update(self) -> Iterator[None]:
         "From the controls to the page: whatever is not there yet is computed."
@@ -726,24 +759,21 @@ class Explorer:
                 view.forget()
                 yield from view.show(wanted)
             wanted = self._settle(wanted)
-        self._say(*(f"{notice}." for notice in wanted.notices))
+        self._say()
         for view in self.views:
             if new or view.reading is None or view.reading.asked != emotion:
                 view.forget()
-                view.reading = None
                 yield from view.write(emotion, wanted.image)
                 yield
+        yield from self._check()
 
     def _settle(self, shown: Shown) -> Shown:
         "The picture is encoded: a very large one is kept reduced."
-        w, h = shown.image.size
-        if w * h > MOST_PIXELS:
-            share = (MOST_PIXELS / (w * h)) ** 0.5
-            small = ImageOps.contain(shown.image, (max(1, int(w * share)), max(1, int(h * share))))
-            shown = Shown(shown.key, small, shown.scene, shown.canvas, shown.notices)
+        if math.prod(shown.image.size) > MOST_PIXELS:
+            whole, shown = shown, replace(shown, image=panels.small_copy(shown.image, math.isqrt(MOST_PIXELS)))
             for view in self.views:
                 view.shown = shown
-            if self.uploaded is not None and self.uploaded.key == shown.key:
+            if self.uploaded is whole:
                 self.uploaded = shown
         self.shown = shown
         return shown

@@ -282,6 +282,15 @@ def plane_panel(
     return svg(_HIGH, strokes, alternative) + f'<p class="sevlm-note">{note}</p>'
 
 
+def _table(about: str, names: Sequence[str], rows: str) -> str:
+    "A table with the names of its columns, in a box that scrolls where it is too wide."
+    head = "".join(f'<th scope="col">{name}</th>' for name in names)
+    return (
+        f'<div class="sevlm-scroll" tabindex="0" role="region" aria-label="table: {about}">'
+        f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
+    )
+
+
 def table_panel(words: Sequence[Word]) -> str:
     "Every number of every word, in a table that opens."
     three = lambda vad: "".join(f"<td>{value:+.2f}</td>" for value in vad) if vad else "<td>–</td>" * 3
@@ -292,26 +301,9 @@ def table_panel(words: Sequence[Word]) -> str:
             f'<tr><td>{i}</td><th scope="row">{html.escape(word.text)}</th><td>{percent(word.probability)}</td>'
             f"{three(word.vad if word.known else None)}{three(word.predicted)}<td>{others}</td></tr>"
         )
-    head = "".join(
-        f'<th scope="col">{name}</th>'
-        for name in (
-            "",
-            "word",
-            "probability",
-            "V",
-            "A",
-            "D",
-            "V predicted",
-            "A predicted",
-            "D predicted",
-            "candidates",
-        )
-    )
-    return (
-        '<details class="sevlm-more"><summary>All numbers of all words</summary>'
-        '<div class="sevlm-scroll" tabindex="0" role="region" aria-label="table of all words">'
-        f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div></details>"
-    )
+    named = ("", "word", "probability", "V", "A", "D", "V predicted", "A predicted", "D predicted", "candidates")
+    table = _table("all words", named, "".join(rows))
+    return f'<details class="sevlm-more"><summary>All numbers of all words</summary>{table}</details>'
 
 
 # %% ../../nbs/library/panels.ipynb #3d1f60c5
@@ -321,6 +313,8 @@ QUALITY = 85  # of its JPEG
 
 def small_copy(image: Image.Image, side: int = SIDE) -> Image.Image:  # RGB
     "A picture no larger than it is shown."
+    if (times := max(image.size) // (2 * side)) > 1:
+        image = image.reduce(times)  # quick, where resampling all pixels would take seconds
     return ImageOps.contain(image, (side, side)) if max(image.size) > side else image
 
 
@@ -425,9 +419,7 @@ def occlusion_panel(
     return (
         f"<p>{verdict(found)}</p>{svg(48, strokes, alternative)}"
         f'<p class="sevlm-note">◆ brightest patches; ○ as many drawn by lot</p><div class="sevlm-pair">{pictures}</div>'
-        '<div class="sevlm-scroll" tabindex="0" role="region" aria-label="table of the occlusion check"><table>'
-        '<thead><tr><th scope="col">covered</th><th scope="col">moved</th><th scope="col">words kept</th>'
-        f'<th scope="col">the model says</th></tr></thead><tbody>{rows}</tbody></table></div>'
+        + _table("the occlusion check", ("covered", "moved", "words kept", "the model says"), rows)
     )
 
 
@@ -437,12 +429,12 @@ def emotions_panel(
     probabilities: Mapping[str, float],
 ) -> str:
     "The sentence under each emotion."
-    items = "".join(
-        f"<dt>{html.escape(emotion)} <small>{percent(probabilities[emotion])}</small></dt>"
-        f"<dd>{html.escape(text) or '(nothing was written)'}</dd>"
+    rows = "".join(
+        f'<tr><th scope="row">{html.escape(emotion)}</th><td>{percent(probabilities[emotion])}</td>'
+        f"<td>{html.escape(text) or '(nothing was written)'}</td></tr>"
         for emotion, text in texts.items()
     )
-    return f'<dl class="sevlm-emotions">{items}</dl>'
+    return _table("the sentence under each emotion", ("asked for", "probability", "because"), rows)
 
 
 def ways_panel(ways: Sequence[Alternative]) -> str:
@@ -452,11 +444,7 @@ def ways_panel(ways: Sequence[Alternative]) -> str:
         f"<td>{html.escape(str(a.answer))}</td></tr>"
         for a in ways
     )
-    return (
-        '<div class="sevlm-scroll" tabindex="0" role="region" aria-label="table of ways to write"><table><thead><tr>'
-        '<th scope="col">written</th><th scope="col">log-probability</th><th scope="col">the model says</th></tr>'
-        f"</thead><tbody>{rows}</tbody></table></div>"
-    )
+    return _table("sentences written in several ways", ("written", "log-probability", "the model says"), rows)
 
 
 def message_panel(
@@ -560,5 +548,7 @@ def figure_bytes(
 
     metadata = {"Software": None} if kind == "png" else {"Date": None}
     with plt.rc_context({"svg.hashsalt": "sevlm"}):
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # positions are settled; computed anew at each drawing they would differ
         figure.savefig(buffer := io.BytesIO(), format=kind, dpi=110, metadata=metadata)
     return buffer.getvalue()

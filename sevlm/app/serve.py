@@ -7,7 +7,9 @@ __all__ = [
     "HOST",
     "PORT",
     "LARGEST_UPLOAD",
+    "CULL",
     "PING",
+    "SETTINGS",
     "EXTENSIONS",
     "TITLE",
     "Page",
@@ -40,7 +42,9 @@ from ..errors import ConfigError, SevlmError, require
 HOST, PORT = "127.0.0.1", 8866  # this machine alone; the port that Voila takes by default
 LARGEST_UPLOAD = 300_000_000  # bytes of a message: a JPEG of 100 million pixels has some tens of millions
 
-PING = 30_000  # milliseconds after which a browser that does not answer is given up
+CULL = {"idle_timeout": 600, "interval": 60}  # seconds: a kernel whose browser has gone without a word is ended
+PING = 90_000  # milliseconds after which a browser that does not answer is given up
+SETTINGS = {"websocket_max_message_size": LARGEST_UPLOAD, "ws_ping_interval": PING, "ws_ping_timeout": PING}
 # what the page needs of the extensions that are installed
 EXTENSIONS = ("@jupyter-widgets/jupyterlab-manager", "@voila-dashboards/widgets-manager8", "anywidget")
 
@@ -206,8 +210,10 @@ def serve(
                 config_file_paths=[],
                 connection_dir_root=made,
                 log_level="ERROR",
-                tornado_settings={"websocket_max_message_size": LARGEST_UPLOAD, "ws_ping_timeout": PING},
+                tornado_settings=SETTINGS,
             )
-            app.initialize(["--template=sevlm", *(f"--VoilaConfiguration.extension_allowlist={e}" for e in EXTENSIONS)])
+            options = [f"--VoilaConfiguration.extension_allowlist={name}" for name in EXTENSIONS]
+            options += [f"--MappingKernelManager.cull_{name}={seconds}" for name, seconds in CULL.items()]
+            app.initialize(["--template=sevlm", *options])
             IOLoop.current().add_callback(ready)
             app.start()
