@@ -100,14 +100,16 @@ def computing(rounds: int) -> dict[str, list[float]]:
     return found
 
 
-# control -> selector of the control, selector of what changes first, selector of what changes last
+SOME = 4  # options of a menu that are tried
+SAID = (".sevlm-show-said", '.sevlm-word[aria-pressed="true"]')  # the sentence is complete when a word is chosen
+# control -> selector of the control, of the panel that changes first, of the panel that changes last, of what ends it
 MENUS = {
-    "painting": (".sevlm-painting select", ".sevlm-show-bars", ".sevlm-show-table"),
-    "weather": (".sevlm-weather select", ".sevlm-show-bars", ".sevlm-show-table"),
-    "brushwork": (".sevlm-brushwork select", ".sevlm-show-bars", ".sevlm-show-table"),
-    "emotion": (".sevlm-emotion select", ".sevlm-show-said", ".sevlm-show-table"),
-    "layer": (".sevlm-layer select", ".sevlm-show-picture", ".sevlm-show-picture"),
-    "head": (".sevlm-head select", ".sevlm-show-picture", ".sevlm-show-picture"),
+    "painting": (".sevlm-painting select", ".sevlm-show-bars", *SAID),
+    "weather": (".sevlm-weather select", ".sevlm-show-bars", *SAID),
+    "brushwork": (".sevlm-brushwork select", ".sevlm-show-bars", *SAID),
+    "emotion": (".sevlm-emotion select", ".sevlm-show-said", *SAID),
+    "layer": (".sevlm-layer select", ".sevlm-show-picture", ".sevlm-show-picture", "img"),
+    "head": (".sevlm-head select", ".sevlm-show-picture", ".sevlm-show-picture", "img"),
 }
 BUTTONS = {"cover patches": "occlusion", "nine emotions": "emotions", "other ways": "ways", "PNG": "file"}
 PRESSED = {"cover patches": "occlude", "nine emotions": "emotions", "other ways": "ways", "PNG": "png"}
@@ -145,14 +147,14 @@ def in_browser(browser: str, rounds: int) -> dict[str, list[tuple[float, float]]
                 page.wait_for_timeout(200)
                 return tuple(page.evaluate("[window.watched.first, window.watched.last].map((ms) => ms / 1000)"))
 
-            for name, (control, first, last) in MENUS.items():
+            for name, (control, first, last, done) in MENUS.items():
                 menu, n = page.locator(control), page.locator(f"{control} option").count()
-                turn = lambda i: menu.select_option(index=(i + 1) % min(n, 4))
-                found[name] = [watched(first, last, "*", lambda: turn(i)) for i in range(rounds)]
+                turn = lambda: menu.select_option(index=(menu.evaluate("e => e.selectedIndex") + 1) % min(n, SOME))
+                found[name] = [watched(first, last, done, turn) for _ in range(rounds)]
             for i in range(rounds):
-                words = page.locator(".sevlm-word")
-                act = words.nth((i + 1) % words.count()).click
-                found.setdefault("word", []).append(watched(".sevlm-show-said", ".sevlm-show-picture", "*", act))
+                words = page.locator('.sevlm-word[aria-pressed="false"]')
+                act = words.nth(i % words.count()).click
+                found.setdefault("word", []).append(watched(".sevlm-show-said", ".sevlm-show-picture", "img", act))
             for name, panel in BUTTONS.items():
                 show, done = f".sevlm-show-{panel}", "a[download]" if name == "PNG" else "table"
                 press = page.locator(f"button.sevlm-{PRESSED[name]}").click
