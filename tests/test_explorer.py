@@ -17,7 +17,7 @@ pytest.importorskip("ipywidgets")
 pytest.importorskip("anywidget")
 
 from sevlm.app import panels
-from sevlm.app.explorer import CHOICE, MOST_PIXELS, NONE, OWN, UPLOADED, Explorer, Latest, open_upload
+from sevlm.app.explorer import CHOICE, KEPT_PIXELS, NONE, OWN, UPLOADED, Explorer, Latest, open_upload
 from sevlm.app.panels import STRIP, explorer_figure, figure_bytes, percent, place_of, small_copy
 from sevlm.app.reading import (
     CANDIDATES,
@@ -29,9 +29,9 @@ from sevlm.app.reading import (
     cover,
     describe_model,
     draft_words,
+    encode_picture,
     first_felt,
     known_odds,
-    look_at,
     occlude,
     other_ways,
     paint_canvas,
@@ -135,15 +135,15 @@ def test_odds_are_known_of_synthetic_scenes_and_the_nine_emotions_only():
 @pytest.mark.parametrize("emotion", [None, "fear", "something else"])
 def test_words_as_they_are_written_are_those_of_the_answer(shipped, emotion):
     image = sample_paintings(1)[0].image
-    look = look_at(shipped, image)
-    drafts = list(write_words(shipped, look.grid, emotion))
+    encoded = encode_picture(shipped, image)
+    drafts = list(write_words(shipped, encoded.grid, emotion))
     named, found = draft_words(drafts[-1])
     assert f"{named} because {' '.join(w.text for w in found)}" == str(shipped(image, emotion))
     assert all(len(w.candidates) == CANDIDATES for w in found)
     assert all(w.candidates == tuple(sorted(w.candidates, key=lambda c: -c.probability)) for w in found)
     assert all(len(b.texts) == len(a.texts) + 1 for a, b in zip(drafts, drafts[1:]))
     with pytest.raises(DataError, match="fear"):
-        next(write_words(shipped, look.grid, "feer"))
+        next(write_words(shipped, encoded.grid, "feer"))
 
 
 def test_a_reading_holds_what_the_model_knew(shipped, reading):
@@ -166,13 +166,13 @@ def test_attention_of_a_word_is_the_row_that_chose_it(shipped, reading):
     ids = torch.tensor([encode(shipped.tokenizer, reading.answer.emotion, reading.answer.explanation, 64).ids])
     special = special_ids(shipped.tokenizer)
     emb = shipped.model.embed(ids, segments(ids, special), shipped.table(ids)[0], span_masks(ids, special)[1])
-    rows = cross_attention(shipped.model.decoder, emb, reading.look.grid)[0].numpy()  # [L, H, T, P]
+    rows = cross_attention(shipped.model.decoder, emb, reading.encoded.grid)[0].numpy()  # [L, H, T, P]
     at = ids[0].tolist().index(special.because)
     for i, word in enumerate(reading.words):
         assert np.allclose(word.attention, rows[:, :, at], atol=1e-5), word.text
-        assert np.allclose(reading.looked(i, 0, 1), rows[0, 1, at], atol=1e-5)
-        assert np.allclose(reading.looked(i), rows[:, :, at].mean((0, 1)), atol=1e-5)
-        assert np.allclose(reading.looked(i, head=1), rows[:, 1, at].mean(0), atol=1e-5)
+        assert np.allclose(reading.attention_of(i, 0, 1), rows[0, 1, at], atol=1e-5)
+        assert np.allclose(reading.attention_of(i), rows[:, :, at].mean((0, 1)), atol=1e-5)
+        assert np.allclose(reading.attention_of(i, head=1), rows[:, 1, at].mean(0), atol=1e-5)
         at += len(shipped.tokenizer(" " + word.text).input_ids)
 
 
@@ -185,11 +185,11 @@ def test_tokens_make_words():
 
 
 def test_covering_covers_what_is_named_and_nothing_else(shipped, reading):
-    pixels, side = reading.look.pixels, reading.look.pixels.shape[-1] // 8
+    pixels, side = reading.encoded.pixels, reading.encoded.pixels.shape[-1] // 8
     covered = cover(pixels, [0, 63], 64)
     assert not covered[:, :side, :side].any() and not covered[:, -side:, -side:].any()
     assert torch.equal(covered[:, side:-side], pixels[:, side:-side]) and torch.equal(cover(pixels, [], 64), pixels)
-    weights = reading.looked(0)
+    weights = reading.attention_of(0)
     found = occlude(shipped, reading, weights, k=5, draws=4)
     assert set(found.brightest.patches) == set(np.argsort(-weights, kind="stable")[:5].tolist())
     assert len(found.drawn) == 4 and all(len(set(s.patches)) == 5 for s in found.drawn)
@@ -207,18 +207,18 @@ def test_covering_covers_what_is_named_and_nothing_else(shipped, reading):
 
 def test_covering_nothing_that_matters_moves_nothing(shipped, reading):
     "All patches covered are the same for every draw, and the same as for the brightest."
-    found = occlude(shipped, reading, reading.looked(0), k=64, draws=2)
+    found = occlude(shipped, reading, reading.attention_of(0), k=64, draws=2)
     assert found.further == 2 or found.brightest.moved == pytest.approx(found.drawn[0].moved, abs=1e-4)
 
 
 def test_other_sentences(shipped, reading):
-    texts = under_each_emotion(shipped, reading.look.grid)
+    texts = under_each_emotion(shipped, reading.encoded.grid)
     assert list(texts) == list(EMOTIONS) and all(texts.values()) and len(set(texts.values())) > 1
-    ways = list(other_ways(shipped, reading.look.grid))
+    ways = list(other_ways(shipped, reading.encoded.grid))
     assert str(ways[0].answer) == str(reading.answer) and len({a.way for a in ways}) == len(ways) == 5
-    again = list(other_ways(shipped, reading.look.grid))
+    again = list(other_ways(shipped, reading.encoded.grid))
     assert [str(a.answer) for a in again] == [str(a.answer) for a in ways]
-    asked = next(other_ways(shipped, reading.look.grid, "fear"))
+    asked = next(other_ways(shipped, reading.encoded.grid, "fear"))
     assert asked.answer.emotion == "fear" and asked.log_probability > -100
     tokens = asked.answer.tokens
     assert asked.log_probability > sum(t.log_probability for t in tokens)  # what was given does not count
@@ -226,7 +226,7 @@ def test_other_sentences(shipped, reading):
 
 def test_a_record_is_plain_data_and_says_that_scenes_are_synthetic(shipped, reading):
     scene = sample_scenes(1)[0][1]
-    record = record_of(shipped, reading, scene, 0, {"layer": 4}, occlude(shipped, reading, reading.looked(0), 3))
+    record = record_of(shipped, reading, scene, 0, {"layer": 4}, occlude(shipped, reading, reading.attention_of(0), 3))
     assert json.loads(json.dumps(record)) == record and "synthetic" in record["statement"]
     assert record["picture"]["scene"] == scene.to_dict() and record["known odds"].keys() == set(EMOTIONS)
     assert len(record["occlusion"]["drawn by lot"]) == DRAWS and record["settings"]["layer"] == 4
@@ -304,10 +304,12 @@ def test_spotlight_darkens_where_nobody_looks():
 
 
 def test_the_check_is_told_as_it_came_out(shipped, reading):
-    found = occlude(shipped, reading, reading.looked(0), 4)
+    found = occlude(shipped, reading, reading.attention_of(0), 4)
     still = found._replace(brightest=found.brightest._replace(moved=-1.0))
     far = found._replace(brightest=found.brightest._replace(moved=1.0))
-    assert "the place mattered" in panels.verdict(far) and "hint, not a cause" in panels.verdict(still)
+    assert "the place mattered" in panels.occlusion_verdict(far) and "hint, not a cause" in panels.occlusion_verdict(
+        still
+    )
     value = panels.occlusion_panel(found, small_copy(reading.image), 64)
     (drawn,) = drawings(value)
     assert len(drawn.findall("{*}circle")) == DRAWS and len(drawn.findall("{*}polygon")) == 1
@@ -319,11 +321,11 @@ def test_the_check_is_told_as_it_came_out(shipped, reading):
     [("awe", ""), ("", ""), ("$x_{ $", "$\\frac \ufffd $ <b>"), ("awe", " ".join(["whistleable"] * 40))],
 )
 def test_whatever_a_bad_model_writes_is_drawn(tiny, emotion, explanation):
-    look = look_at(tiny, image := Image.new("RGB", (90, 40)))
+    encoded = encode_picture(tiny, image := Image.new("RGB", (90, 40)))
     config = tiny.model.config
     attention = np.full((config.layers, config.heads, config.patches), 1 / config.patches)
     made = words(explanation, attention=attention)
-    odd = Reading(image, None, Answer(emotion, explanation, look.probabilities), made, look)
+    odd = Reading(image, None, Answer(emotion, explanation, encoded.probabilities), made, encoded)
     assert figure_bytes(explorer_figure(odd), "png").startswith(b"\x89PNG")
     value = panels.words_panel(emotion, made, 0) + panels.plane_panel(made, 0) + panels.table_panel(made)
     assert drawings(value) and "<b>" not in value
@@ -393,7 +395,7 @@ def test_a_picture_is_encoded_once(page, monkeypatch):
     from sevlm.app import explorer
 
     looked = []
-    monkeypatch.setattr(explorer, "look_at", lambda *args: looked.append(1) or look_at(*args))
+    monkeypatch.setattr(explorer, "encode_picture", lambda *args: looked.append(1) or encode_picture(*args))
     page.controls["emotion"].value = "fear"
     page.views[0].controls["layer"].index = 0
     page.views[0].controls["occlude"].click()
@@ -506,7 +508,7 @@ def test_an_upload_can_be_removed(page):
 def test_a_very_large_picture_is_kept_reduced(page):
     upload(page, png(size=(2500, 2000), kind="JPEG"))
     w, h = page.reading.image.size
-    assert w * h <= MOST_PIXELS and w / h == pytest.approx(1.25, abs=0.01) and not page.message.value
+    assert w * h <= KEPT_PIXELS and w / h == pytest.approx(1.25, abs=0.01) and not page.message.value
     assert page.uploaded.image is page.reading.image
 
 
@@ -527,7 +529,7 @@ def test_errors_are_text_on_the_page_and_go_away(page):
 @pytest.mark.parametrize(
     "where, act",
     [
-        ("look_at", lambda page: page.controls["canvas"].set_trait("value", 77)),
+        ("encode_picture", lambda page: page.controls["canvas"].set_trait("value", 77)),
         ("finish", lambda page: page.controls["emotion"].set_trait("value", "anger")),
     ],
 )

@@ -237,7 +237,7 @@ def test_words_are_those_of_the_model_and_look_where_the_explorer_says():
         words = Q.seen_words(answer)
         assert " ".join(w.text for w in words) == answer.explanation and len(words) > 2
         reading = read_painting(explainer, sample.image)
-        again = [reading.looked(i, reading.depth[0] - 1) for i in range(len(reading.words))]
+        again = [reading.attention_of(i, reading.depth[0] - 1) for i in range(len(reading.words))]
         assert np.allclose(np.stack([w.attention for w in words]), again, atol=1e-5)
         sharp = Q.sharpest(words, 3)
         assert len({w.text for w in sharp}) == len(sharp) == min(3, len({w.text for w in words}))

@@ -8,7 +8,7 @@ __all__ = [
     "PAUSE",
     "GLANCE",
     "Steps",
-    "MOST_PIXELS",
+    "KEPT_PIXELS",
     "OWN",
     "UPLOADED",
     "NONE",
@@ -46,14 +46,14 @@ from PIL import Image
 from sevlm.app.reading import (
     Alternative,
     Draft,
-    Look,
+    EncodedPicture,
     Occlusion,
     Reading,
     draft_words,
+    encode_picture,
     finish,
     first_felt,
     known_odds,
-    look_at,
     occlude,
     other_ways,
     paint_canvas,
@@ -190,6 +190,7 @@ function render({ model, el }) {
     el.querySelectorAll("details").forEach((d, i) => { d.open = Boolean(open[i]); });
     if (kept !== undefined) el.querySelector(`[data-choose="${kept}"]`)?.focus();
   };
+  const wait = () => el.setAttribute("aria-busy", model.get("busy"));
   const pressed = (event) => {
     const button = event.target.closest("[data-choose]");
     if (!button) return;
@@ -205,10 +206,15 @@ function render({ model, el }) {
     all[(at + step + all.length) % all.length].focus();
   };
   model.on("change:value", draw);
+  model.on("change:busy", wait);
   el.addEventListener("click", pressed);
   el.addEventListener("keydown", moved);
+  wait();
   draw();
-  return () => model.off("change:value", draw);
+  return () => {
+    model.off("change:value", draw);
+    model.off("change:busy", wait);
+  };
 }
 export default { render };
 """
@@ -305,6 +311,7 @@ class Panel(anywidget.AnyWidget):
     value = traitlets.Unicode("").tag(sync=True)  # HTML
     kind = traitlets.Unicode("").tag(sync=True)  # its CSS classes
     live = traitlets.Bool(False).tag(sync=True)  # a screen reader reads it aloud when it changes
+    busy = traitlets.Bool(False).tag(sync=True)  # it still changes: a screen reader waits
     chosen = traitlets.Int(-1).tag(sync=True)  # `data-choose` of the button pressed last
 
 
@@ -319,7 +326,7 @@ class PasteBox(anywidget.AnyWidget):
 
 
 # %% ../../nbs/library/explorer_page.ipynb #d794fd25
-MOST_PIXELS = 4_000_000  # of a picture that is kept; a larger one is reduced after it was encoded
+KEPT_PIXELS = 4_000_000  # of a picture that is kept; a larger one is reduced after it was encoded
 OWN, UPLOADED, NONE, CHOICE = "painted by you", "your uploaded picture", "(none)", "the model's choice"
 ALL = -1  # layers, or heads: their mean
 
@@ -379,7 +386,7 @@ class View:
     ):
         self.explainer, self.name, self.waiting = explainer, name, waiting
         self.shown: Shown | None = None
-        self.look: Look | None = None
+        self.encoded: EncodedPicture | None = None
         self.reading: Reading | None = None
         self.small: Image.Image | None = None
         self.extras: dict[str, Any] = {}  # what was asked for: 'occlusion', 'emotions', 'ways'
@@ -463,29 +470,28 @@ class View:
 
     def show(self, shown: Shown) -> Iterator[None]:
         "Look at a picture: the bars and the picture itself."
-        self.look = look_at(self.explainer, shown.image)
+        self.encoded = encode_picture(self.explainer, shown.image)
         self.shown, self.small = shown, panels.small_copy(shown.image)
         yield
-        self.panels["bars"].value = panels.bars_panel(self.look.probabilities, self.odds)
+        self.panels["bars"].value = panels.bars_panel(self.encoded.probabilities, self.odds)
         self.panels["picture"].value = panels.picture_panel(self.small, shown.about)
         yield
 
     def write(self, emotion: str | None, image: Image.Image) -> Iterator[None]:
         "Write the sentence, word by word; then all that is known of its words."
-        assert self.look is not None
+        assert self.encoded is not None
         draft, asked, said = Draft((), ()), emotion is not None, self.panels["said"]
-        shown = ""
-        for draft in write_words(self.explainer, self.look.grid, emotion):
+        shown, said.busy = "", True
+        for draft in write_words(self.explainer, self.encoded.grid, emotion):
             value = panels.words_panel(*draft_words(draft), asked=asked, writing=True)
             if value != shown:
                 said.value = shown = value
                 yield
-        reading = finish(self.explainer, image, self.look, draft, emotion)
+        reading = finish(self.explainer, image, self.encoded, draft, emotion)
         yield
-        self.reading = reading
-        with said.hold_trait_notifications():
-            said.chosen = first_felt(reading)
-        self.panels["bars"].value = panels.bars_panel(self.look.probabilities, self.odds, reading.answer.emotion)
+        said.chosen = first_felt(reading)
+        self.reading, said.busy = reading, False
+        self.panels["bars"].value = panels.bars_panel(self.encoded.probabilities, self.odds, reading.answer.emotion)
         self.panels["table"].value = panels.table_panel(reading.words)
         self.draw_word()
 
@@ -508,7 +514,7 @@ class View:
         if self.reading is None or self.shown is None or self.small is None:
             return
         words, i = self.reading.words, self.word
-        weights = self._looked(i) if words else None
+        weights = self._attention(i) if words else None
         text = words[i].text if words else ""
         self.panels["picture"].value = panels.picture_panel(self.small, self.shown.about, text, weights)
 
@@ -517,8 +523,8 @@ class View:
         chosen = self.controls[name].value
         return None if chosen == ALL else chosen
 
-    def _looked(self, word: int) -> Any:
-        return self.reading.looked(word, self._part("layer"), self._part("head"))
+    def _attention(self, word: int) -> Any:
+        return self.reading.attention_of(word, self._part("layer"), self._part("head"))
 
     def _ask(self, steps: Callable[[], Iterator[None]], _: Any = None) -> None:
         "A button was pressed: answer when the sentence is there."
@@ -526,8 +532,9 @@ class View:
         def patiently() -> Iterator[None]:
             while self.waiting():
                 yield
-            reading = self.reading
-            for _ in steps() if reading is not None else ():
+            if (reading := self.reading) is None:
+                raise ImageError("there is no answer yet. Choose a painting, or upload a picture.")
+            for _ in steps():
                 yield
                 if self.reading is not reading:  # it is asked of another one now
                     return
@@ -541,7 +548,7 @@ class View:
             return
         panel.value = panels.message_panel(["Covering patches ..."])
         yield
-        weights = self._looked(self.word)
+        weights = self._attention(self.word)
         found = occlude(self.explainer, reading, weights, self.controls["patches"].value)
         self.extras["occlusion"] = found
         panel.value = panels.occlusion_panel(found, self.small, len(weights))
@@ -550,14 +557,14 @@ class View:
         panel = self.panels["emotions"]
         panel.value = panels.message_panel(["Writing ..."])
         yield
-        self.extras["emotions"] = texts = under_each_emotion(self.explainer, self.look.grid)
-        panel.value = panels.emotions_panel(texts, self.look.probabilities)
+        self.extras["emotions"] = texts = under_each_emotion(self.explainer, self.encoded.grid)
+        panel.value = panels.emotions_panel(texts, self.encoded.probabilities)
 
     def _ways(self) -> Iterator[None]:
         panel, found = self.panels["ways"], []
         panel.value = panels.message_panel(["Writing ..."])
         yield
-        for way in other_ways(self.explainer, self.look.grid, self.reading.asked):
+        for way in other_ways(self.explainer, self.encoded.grid, self.reading.asked):
             found.append(way)
             panel.value = panels.ways_panel(found)
             yield
@@ -769,8 +776,8 @@ class Explorer:
 
     def _settle(self, shown: Shown) -> Shown:
         "The picture is encoded: a very large one is kept reduced."
-        if math.prod(shown.image.size) > MOST_PIXELS:
-            whole, shown = shown, replace(shown, image=panels.small_copy(shown.image, math.isqrt(MOST_PIXELS)))
+        if math.prod(shown.image.size) > KEPT_PIXELS:
+            whole, shown = shown, replace(shown, image=panels.small_copy(shown.image, math.isqrt(KEPT_PIXELS)))
             for view in self.views:
                 view.shown = shown
             if self.uploaded is whole:

@@ -5,7 +5,7 @@ numbers."""
 
 # %% auto #0
 __all__ = [
-    "WIDE",
+    "PANEL_WIDTH",
     "SIDE",
     "QUALITY",
     "COVER",
@@ -24,7 +24,7 @@ __all__ = [
     "place_of",
     "picture_panel",
     "covered_copy",
-    "verdict",
+    "occlusion_verdict",
     "occlusion_panel",
     "emotions_panel",
     "ways_panel",
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # %% ../../nbs/library/panels.ipynb #9f4c8beb
-WIDE = 360  # units of a drawing, and pixels at most
+PANEL_WIDTH = 360  # units of a drawing, and pixels at most
 
 
 def percent(share: float) -> str:
@@ -104,8 +104,9 @@ def svg(
 ) -> str:
     "A drawing with its text alternative."
     return (
-        f'<svg class="sevlm-svg" role="img" aria-label="{html.escape(alternative)}" viewBox="0 0 {WIDE} {height:.0f}" '
-        f'xmlns="http://www.w3.org/2000/svg" style="width:100%;max-width:{WIDE}px;height:auto">'
+        f'<svg class="sevlm-svg" role="img" aria-label="{html.escape(alternative)}" '
+        f'viewBox="0 0 {PANEL_WIDTH} {height:.0f}" '
+        f'xmlns="http://www.w3.org/2000/svg" style="width:100%;max-width:{PANEL_WIDTH}px;height:auto">'
         f"{''.join(strokes)}</svg>"
     )
 
@@ -132,7 +133,7 @@ def bars_panel(
         if odds is not None:
             strokes.append(_diamond(_LABELS + _BARS * odds[emotion] / longest, middle))
             number += f" ◆ {percent(odds[emotion])}"
-        strokes.append(_text(WIDE, middle + 4, number, "end", size=12))
+        strokes.append(_text(PANEL_WIDTH, middle + 4, number, "end", size=12))
     said = "; ".join(
         f"{e} {percent(p)}" + (f", known odds {percent(odds[e])}" if odds else "") for e, p in probabilities.items()
     )
@@ -179,7 +180,7 @@ def candidates_panel(word: Word) -> str:
         strokes += [
             _text(_LABELS - 8, middle + 4, text, "end", i == 0),
             f'<rect x="{_LABELS}" y="{middle - 6}" width="{max(_BARS * p, 0.5):.1f}" height="12" {fill}/>',
-            _text(WIDE, middle + 4, percent(p) + (" written" if i == 0 else ""), "end", size=12),
+            _text(PANEL_WIDTH, middle + 4, percent(p) + (" written" if i == 0 else ""), "end", size=12),
         ]
     said = "; ".join(f"{text} {percent(p)}" for text, p in word.candidates)
     alternative = f"Candidates in the place of {word.text}, the first was written: {said}."
@@ -209,7 +210,7 @@ def vad_panel(word: Word) -> str:
             strokes.append(_square(at(max(-1, min(1, word.predicted[i]))), y))
             numbers.append(f"□ {word.predicted[i]:+.2f}")
             spoken.append(f"predicted {word.predicted[i]:+.2f}")
-        strokes.append(_text(WIDE, y + 4, " ".join(numbers), "end", size=11))
+        strokes.append(_text(PANEL_WIDTH, y + 4, " ".join(numbers), "end", size=11))
         said.append(f"{name}: {', '.join(spoken) or 'not known'}")
     legend = ["● dictionary" if word.known else "not in the lexicon"]
     legend.append("□ predicted by the VAD head before the word was written" if word.predicted else "no VAD head")
@@ -230,7 +231,7 @@ def _place_label(
     width, height = 6.6 * len(text), 13
     for left, base in ((x + 8, y + 4), (x - 8 - width, y + 4), (x - width / 2, y - 9), (x - width / 2, y + 18)):
         box = (left, base - height + 2, left + width, base + 2)
-        inside = box[0] >= 0 and box[2] <= WIDE and box[1] >= 0 and box[3] <= _HIGH
+        inside = box[0] >= 0 and box[2] <= PANEL_WIDTH and box[1] >= 0 and box[3] <= _HIGH
         if inside and not any(box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3] for b in taken):
             taken.append(box)
             return left, base
@@ -242,13 +243,13 @@ def plane_panel(
     chosen: int | None = None,
 ) -> str:
     "The path of the sentence through valence and arousal; the chosen word with its predicted place, too."
-    x_of = lambda v: WIDE / 2 + v * (WIDE / 2 - 14)
+    x_of = lambda v: PANEL_WIDTH / 2 + v * (PANEL_WIDTH / 2 - 14)
     y_of = lambda a: (_HIGH - 18) / 2 - a * ((_HIGH - 18) / 2 - 10)
     known = [(i, word) for i, word in enumerate(words) if word.known]
     strokes = [
-        _line(8, y_of(0), WIDE - 8, y_of(0)),
+        _line(8, y_of(0), PANEL_WIDTH - 8, y_of(0)),
         _line(x_of(0), 6, x_of(0), _HIGH - 22),
-        _text(WIDE - 2, y_of(0) - 4, "pleasant", "end", size=10),
+        _text(PANEL_WIDTH - 2, y_of(0) - 4, "pleasant", "end", size=10),
         _text(2, y_of(0) - 4, "unpleasant", size=10),
         _text(x_of(0) + 4, 12, "agitated", size=10),
         _text(x_of(0) + 4, _HIGH - 22, "calm", size=10),
@@ -377,7 +378,7 @@ def covered_copy(image: Image.Image, patches: Sequence[int], P: int, side: int =
     return small
 
 
-def verdict(found: Occlusion) -> str:
+def occlusion_verdict(found: Occlusion) -> str:
     "What an occlusion check says, in a sentence or two."
     k, draws = len(found.brightest.patches), len(found.drawn)
     mean = sum(shift.moved for shift in found.drawn) / draws
@@ -397,10 +398,10 @@ def occlusion_panel(
 ) -> str:
     "The check as a drawing, in words, and as a table with the sentences."
     longest = max(0.1, *(shift.moved for shift in (found.brightest, *found.drawn)))
-    at = lambda moved: 20 + (WIDE - 40) * moved / longest
+    at = lambda moved: 20 + (PANEL_WIDTH - 40) * moved / longest
     strokes = [_line(at(0), 20, at(longest), 20), _text(at(0), 42, "0", "middle", size=11)]
     strokes += [_text(at(longest), 42, f"{longest:.2f}", "middle", size=11)]
-    strokes += [_text(WIDE / 2, 42, "how far the probabilities move", "middle", size=11)]
+    strokes += [_text(PANEL_WIDTH / 2, 42, "how far the probabilities move", "middle", size=11)]
     strokes += [_ring(at(shift.moved), 20) for shift in found.drawn] + [_diamond(at(found.brightest.moved), 20, 8)]
     numbers = ", ".join(f"{shift.moved:.2f}" for shift in found.drawn)
     alternative = f"Moves of the probabilities: brightest patches {found.brightest.moved:.2f}; draws {numbers}."
@@ -417,7 +418,7 @@ def occlusion_panel(
         )
     )
     return (
-        f"<p>{verdict(found)}</p>{svg(48, strokes, alternative)}"
+        f"<p>{occlusion_verdict(found)}</p>{svg(48, strokes, alternative)}"
         f'<p class="sevlm-note">◆ brightest patches; ○ as many drawn by lot</p><div class="sevlm-pair">{pictures}</div>'
         + _table("the occlusion check", ("covered", "moved", "words kept", "the model says"), rows)
     )
@@ -530,9 +531,9 @@ def explorer_figure(
         shares.plot([odds[e] for e in p], range(len(p)), "D", color=SECONDARY, mec="k", mew=0.6, ms=6)
     shares.set_title("asked for: " + reading.asked if reading.asked else "the model's choice", fontsize=10)
     _draw_words(plane, reading.words, reading.words[word] if word < len(reading.words) else None)
-    _draw_strip(low.subplots(1, STRIP), reading, word, lambda i: reading.looked(i, layer, head))
+    _draw_strip(low.subplots(1, STRIP), reading, word, lambda i: reading.attention_of(i, layer, head))
     top.suptitle(textwrap.fill(said, 100), x=0.01, ha="left", fontsize=13, fontweight="bold", parse_math=False)
-    P = reading.look.grid.shape[1]
+    P = reading.encoded.grid.shape[1]
     low.suptitle(
         f"attention for each word: share of the brightest patch (even: {1 / P:.1%})", x=0.01, ha="left", fontsize=10
     )

@@ -8,17 +8,17 @@ __all__ = [
     "CANDIDATES",
     "DRAWS",
     "BEAMS",
-    "SEEDS",
-    "DIGITS",
+    "DRAW_SEEDS",
+    "RECORD_DIGITS",
     "STATEMENT",
     "Sample",
     "paint_canvas",
     "sample_scenes",
     "sample_paintings",
     "known_odds",
-    "Look",
+    "EncodedPicture",
     "encode_pixels",
-    "look_at",
+    "encode_picture",
     "Candidate",
     "Word",
     "Draft",
@@ -98,8 +98,8 @@ def known_odds(
     return dict(zip(EMOTIONS, map(float, emotion_odds(scene))))
 
 
-# %% ../../nbs/library/reading.ipynb #137d7dd0
-class Look(NamedTuple):
+# %% ../../nbs/library/reading.ipynb #ff8cd6b3
+class EncodedPicture(NamedTuple):
     "What a model has of a picture before it writes."
 
     pixels: torch.Tensor  # [3, side, side], normalised
@@ -116,15 +116,15 @@ def encode_pixels(
     return explainer.model.adapt(explainer.model.encoder(pixels.to(explainer.device))[0])
 
 
-def look_at(
+def encode_picture(
     explainer: Explainer,
     image: Image.Image,  # RGB, any size
-) -> Look:
-    "Encode a picture, and ask for the probabilities."
+) -> EncodedPicture:
+    "Patch tokens and probabilities of a picture."
     pixels = explainer.model.encoder.preprocess(image)
     grid = encode_pixels(explainer, pixels[None])
     (odds,) = emotion_probabilities(explainer.model, grid, explainer.tokenizer, explainer.table).tolist()
-    return Look(pixels, grid, dict(zip(explainer.emotions, odds)))
+    return EncodedPicture(pixels, grid, dict(zip(explainer.emotions, odds)))
 
 
 # %% ../../nbs/library/reading.ipynb #ad3d16eb
@@ -214,9 +214,9 @@ class Reading:
     asked: str | None  # the emotion asked for; None: the model's choice
     answer: Answer  # with tokens and attention
     words: tuple[Word, ...]  # of the explanation
-    look: Look  # what it was written from
+    encoded: EncodedPicture  # what it was written from
 
-    def looked(
+    def attention_of(
         self,
         word: int,  # its number
         layer: int | None = None,  # from 0; None: the mean over all
@@ -239,14 +239,14 @@ class Reading:
 def finish(
     explainer: Explainer,
     image: Image.Image,  # to be shown with the reading
-    look: Look,  # at it
+    encoded: EncodedPicture,  # the same picture, as the model has it
     draft: Draft,  # complete
     emotion: str | None = None,  # as it was asked for
 ) -> Reading:
     "A complete draft with all that the model knew at each word."
-    (answer,) = explainer.explain_patches(look.grid, emotion, attention=True, probabilities=False)
-    answer = Answer(answer.emotion, answer.explanation, look.probabilities, answer.tokens, answer.attention)
-    return Reading(image, emotion, answer, tuple(_words(answer, draft)), look)
+    (answer,) = explainer.explain_patches(encoded.grid, emotion, attention=True, probabilities=False)
+    answer = Answer(answer.emotion, answer.explanation, encoded.probabilities, answer.tokens, answer.attention)
+    return Reading(image, emotion, answer, tuple(_words(answer, draft)), encoded)
 
 
 def _words(answer: Answer, draft: Draft) -> Iterator[Word]:
@@ -272,9 +272,9 @@ def read_painting(
     emotion: str | None = None,  # ask for this emotion; None: the model names one
 ) -> Reading:
     "All steps at once."
-    look = look_at(explainer, image)
-    *_, draft = [Draft((), ()), *write_words(explainer, look.grid, emotion)]
-    return finish(explainer, image, look, draft, emotion)
+    encoded = encode_picture(explainer, image)
+    *_, draft = [Draft((), ()), *write_words(explainer, encoded.grid, emotion)]
+    return finish(explainer, image, encoded, draft, emotion)
 
 
 def first_felt(reading: Reading) -> int:
@@ -334,7 +334,7 @@ def occlude(
         raise ConfigError(f"{k} patches are to be covered; expected 1 to {P}.")
     rng = np.random.default_rng(seed)
     chosen = [np.argsort(-attention, kind="stable")[:k], *(rng.choice(P, k, replace=False) for _ in range(draws))]
-    grid = encode_pixels(explainer, torch.stack([cover(reading.look.pixels, patches, P) for patches in chosen]))
+    grid = encode_pixels(explainer, torch.stack([cover(reading.encoded.pixels, patches, P) for patches in chosen]))
     answers = explainer.explain_patches(grid, reading.asked, tokens=False)
     before, words = reading.answer.probabilities, reading.answer.explanation.split()
     shifts = [
@@ -371,7 +371,7 @@ def under_each_emotion(
     return {e: found[e] for e in explainer.emotions}
 
 
-BEAMS, SEEDS = 4, (1, 2, 3)  # of the search; of the draws
+BEAMS, DRAW_SEEDS = 4, (1, 2, 3)  # of the search; of the draws
 
 
 class Alternative(NamedTuple):
@@ -389,7 +389,7 @@ def other_ways(
 ) -> Iterator[Alternative]:  # one by one
     "Greedy, by beam search, and drawn."
     ways = {"greedy": Generation(), f"beam search, {BEAMS} beams": Generation(beams=BEAMS)}
-    ways |= {f"drawn, seed {seed}": Generation(sample=True, seed=seed) for seed in SEEDS}
+    ways |= {f"drawn, seed {seed}": Generation(sample=True, seed=seed) for seed in DRAW_SEEDS}
     for way, generation in ways.items():
         (answer,) = explainer.explain_patches(grid, emotion, probabilities=False, generation=generation)
         written = answer.tokens if emotion is None else answer.tokens[_given(explainer, emotion) :]
@@ -403,7 +403,7 @@ def _given(explainer: Explainer, emotion: str) -> int:
 
 
 # %% ../../nbs/library/reading.ipynb #b47f0e98
-DIGITS = 5  # of numbers in a record
+RECORD_DIGITS = 5  # of numbers in a record
 
 STATEMENT = (
     "Scenes of the explorer are synthetic paintings; their known odds are those of synthetic annotators. "
@@ -427,7 +427,7 @@ def describe_model(explainer: Explainer) -> dict[str, Any]:
 def _short(thing: Any) -> Any:
     "Numbers rounded, arrays and tuples as lists."
     if isinstance(thing, float | np.floating):
-        return round(float(thing), DIGITS)
+        return round(float(thing), RECORD_DIGITS)
     if isinstance(thing, np.ndarray):
         return _short(thing.tolist())
     if isinstance(thing, dict):

@@ -9,7 +9,7 @@ __all__ = [
     "LARGEST_UPLOAD",
     "CULL",
     "PING",
-    "SETTINGS",
+    "TORNADO_SETTINGS",
     "EXTENSIONS",
     "TITLE",
     "Page",
@@ -44,7 +44,7 @@ LARGEST_UPLOAD = 300_000_000  # bytes of a message: a JPEG of 100 million pixels
 
 CULL = {"idle_timeout": 600, "interval": 60}  # seconds: a kernel whose browser has gone without a word is ended
 PING = 90_000  # milliseconds after which a browser that does not answer is given up
-SETTINGS = {"websocket_max_message_size": LARGEST_UPLOAD, "ws_ping_interval": PING, "ws_ping_timeout": PING}
+TORNADO_SETTINGS = {"websocket_max_message_size": LARGEST_UPLOAD, "ws_ping_interval": PING, "ws_ping_timeout": PING}
 # what the page needs of the extensions that are installed
 EXTENSIONS = ("@jupyter-widgets/jupyterlab-manager", "@voila-dashboards/widgets-manager8", "anywidget")
 
@@ -210,7 +210,7 @@ def serve(
                 config_file_paths=[],
                 connection_dir_root=made,
                 log_level="ERROR",
-                tornado_settings=SETTINGS,
+                tornado_settings=TORNADO_SETTINGS,
             )
             options = [f"--VoilaConfiguration.extension_allowlist={name}" for name in EXTENSIONS]
             options += [f"--MappingKernelManager.cull_{name}={seconds}" for name, seconds in CULL.items()]
