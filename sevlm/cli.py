@@ -499,6 +499,35 @@ def _inspect(args):
     return _exit_code(found, failed or sum(map(_count_problems, found)))
 
 
+# %% ../nbs/library/command_line.ipynb #973182f0
+@command(
+    "the explorer as a page in the browser: pictures, sentences, words, and what the model saw",
+    option(
+        "--checkpoint",
+        metavar="DIR",
+        help="a checkpoint, a training run, or a hub id (default: the small model shipped with sevlm, trained on "
+        "synthetic paintings)",
+    ),
+    option("--compare", metavar="DIR", help="a second one, beside the first"),
+    option("--lexicon", metavar="FILE", help="the VAD lexicon of checkpoints that come without one"),
+    option("--device", default="auto", help="cpu, cuda, cuda:1, mps; auto takes the fastest there is"),
+    THREADS,
+    option("--port", type=int, default=8866, metavar="N", help="of the page's address; 0: any free one"),
+    option("--no-browser", action="store_true", help="print the address and open no browser"),
+    examples="explore\nexplore --checkpoint runs/demo --compare runs/other\nexplore --port 0 --no-browser",
+)
+def _explore(args):
+    from sevlm.app.serve import Page, serve
+
+    def announce(address: str) -> None:
+        print_result(address)
+        print_message("the explorer is at this address, for this machine alone; Ctrl-C ends it")
+
+    page = Page(args.checkpoint, args.compare, args.lexicon, args.device)
+    serve(page, args.port, not args.no_browser, announce)
+    print_message("ended")
+
+
 # %% ../nbs/library/command_line.ipynb #124ddd6f
 @command(
     "the files of ArtEmis, WikiArt and a lexicon, made into data folders by the published protocol",
@@ -1247,6 +1276,7 @@ COMMANDS = (
     _mini,
     _inspect,
     _explain,
+    _explore,
     _train,
     _prepare,
     _lexicon,

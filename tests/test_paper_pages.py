@@ -229,14 +229,15 @@ def test_a_word_is_read_from_its_tokens():
 
 
 def test_words_are_those_of_the_model_and_look_where_the_explorer_says():
-    from sevlm.app.explorer import sample_paintings, word_attention
+    from sevlm.app.reading import read_painting, sample_paintings
 
     explainer = sevlm.load(device="cpu")
     for sample in sample_paintings(3):
         answer = explainer(sample.image, attention=True)
         words = Q.seen_words(answer)
         assert " ".join(w.text for w in words) == answer.explanation and len(words) > 2
-        again = word_attention(explainer, explainer.encode_images([sample.image]), answer)
+        reading = read_painting(explainer, sample.image)
+        again = [reading.attention_of(i, reading.depth[0] - 1) for i in range(len(reading.words))]
         assert np.allclose(np.stack([w.attention for w in words]), again, atol=1e-5)
         sharp = Q.sharpest(words, 3)
         assert len({w.text for w in sharp}) == len(sharp) == min(3, len({w.text for w in words}))

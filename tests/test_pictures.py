@@ -861,7 +861,7 @@ def page(explain):
     pytest.importorskip("ipywidgets")
     from sevlm.app.explorer import Explorer
 
-    return Explorer(explain, n=1)
+    return Explorer(explain, n=1, at_once=True)
 
 
 def upload(page, content, name="x"):
@@ -881,7 +881,7 @@ def test_uploads_are_answered_on_the_page(page, picture):
 
     upload(page, coded(picture, "PNG"))
     assert page.controls["picture"].value == UPLOADED and page.message.value == ""
-    page.controls["upload"].value = ()
+    page.clear.click()
     assert "the upload was cleared" in page.message.value
     for content, words in (
         (b"", "is empty (0 bytes)"),
@@ -892,7 +892,7 @@ def test_uploads_are_answered_on_the_page(page, picture):
         upload(page, content)
         assert words in page.message.value and f"the upload ({len(content)} bytes)" in page.message.value
     page.controls["picture"].index = 0
-    page.controls["upload"].value = ()  # cleared while a painting is shown: nothing to say
+    page.clear.click()  # removed while a painting is shown: nothing to say
     assert page.message.value == ""
 
 
