@@ -11,7 +11,7 @@ import pytest
 from sevlm.config import EMOTIONS
 from sevlm.errors import DataError
 from sevlm.studies.ablation import COMBINATIONS, GRIDS, IDEAS, SUMS, Judged, combination_name, differences
-from sevlm.studies.factorial import effects, factorial_contrasts
+from sevlm.studies.factorial import effects, factorial_contrasts, late_gain
 from sevlm.synthetic.dataset import catalogue
 
 REPO = Path(__file__).resolve().parent.parent
@@ -27,7 +27,7 @@ def published():
     return pd.read_csv(DATA / "published_numbers.csv", dtype=str, keep_default_na=False)
 
 
-@pytest.fixture(scope="module", params=["factorial"])
+@pytest.fixture(scope="module", params=["factorial", "corrections"])
 def grid(request):
     "A stored grid: its arms, its rows of texts, its answers without texts."
     name, empty = request.param, dict(right="", grounded="", cider="")
@@ -123,6 +123,24 @@ def test_the_prose_about_the_ideas_follows_from_their_grid():
         text = " ".join((REPO / page).read_text(encoding="utf-8").replace("*costs*", "costs").split())
         assert f"contrastive loss costs {said(cost.value, interval, cost.high, cost.low)}" in text, page
     assert f"gains {gain.value:.1f} points back ({gain.low:.1f} to {gain.high:.1f})" in text
+
+
+def test_the_prose_about_the_corrections_follows_from_their_grid():
+    judged = Judged.load(DATA / "corrections_judged.npz")
+    arms = [arm for arm in judged.arms if arm != "corrected"]
+    found = effects(100 * judged.right(), judged.arms, {arm: {"corrected": 1.0, arm: -1.0} for arm in arms})
+    found = found.set_index("effect")
+    text = " ".join((REPO / "docs" / "results.md").read_text(encoding="utf-8").split())
+    together = found.loc["all as published"]
+    said = "worth {:.1f} points of expected accuracy (95 %: {:.1f} to {:.1f})"
+    assert said.format(together.value, together.low, together.high) in text
+    worth = [arm for arm in arms[:-1] if found.low[arm] > 0]
+    assert worth == ["fusion_start", "picture"] and (found.high > 0).all() and arms[-1] == "all as published"
+    for arm, words in zip(worth, ("worth {:.1f} ({:.1f} to {:.1f})", "resizing {:.1f} ({:.1f} to {:.1f})")):
+        assert words.format(*found.loc[arm, ["value", "low", "high"]]) in text, arm
+    assert f"the {['', 'one', 'two', 'three', 'four', 'five', 'six'][len(arms) - 3]} others" in text
+    gain = 100 * late_gain(judged.steps, judged.curves).mean(0)
+    assert f"still rises by {gain.mean():.1f} points" in text
 
 
 def test_the_stored_grids_take_little_room():
