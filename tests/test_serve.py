@@ -46,7 +46,13 @@ def server():
     pytest.importorskip("voila")
     before = folders()
     command = [sys.executable, "-m", "sevlm", "explore", "--port", "0", "--no-browser"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+    )
     try:
         address = process.stdout.readline().strip()
         assert address, process.stderr.read()
