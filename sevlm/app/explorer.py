@@ -81,7 +81,7 @@ def open_upload(content: bytes) -> Image.Image:  # RGB
     try:
         return open_image(content, _name_of(content))
     except ImageError as e:
-        raise ImageError(f"{e} Expected a whole JPEG or PNG file: choose another one.") from e
+        raise ImageError(f"{e} Upload another file: a whole JPEG or PNG.") from e
 
 
 def upload_notices(
