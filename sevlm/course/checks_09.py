@@ -58,7 +58,7 @@ def _borrowers(neg_perm: torch.Tensor) -> torch.Tensor:
     "From the library's table: the row in which an explanation stands in column (b)."
     S = 2 * neg_perm.shape[1]
     numbers, nothing = torch.arange(float(S))[:, None], torch.zeros(S, 1)
-    table = contrastive_scores(lambda g, e, x: x[:, 0], nothing[: S // 2], nothing, numbers, neg_perm)  # type: ignore[arg-type]
+    table = contrastive_scores(lambda g, e, x: x[:, 0], nothing[: S // 2], nothing, numbers, neg_perm)
     return table[:, 2].long().argsort()
 
 

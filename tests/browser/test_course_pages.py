@@ -86,29 +86,29 @@ def test_course_page(name, lab, step):
         notebook.run_all()
     notebook.shoot_whole()
 
+    def try_answers(what, put, cell, wrong, right, hint):
+        "A wrong answer gets its hint, the right one passes; `put` brings a text into a cell and runs it."
+        with step(f"a wrong {what}"):
+            said = put(cell, wrong)
+        assert said.startswith("✗") and hint in said
+        lab.watch.shoot(f"wrong-{what}", notebook.cell(cell))
+        with step(f"the right {what}"):
+            said = put(cell, right)
+        assert said.startswith("✓") and "passed" in said
+        lab.watch.shoot(f"right-{what}", notebook.cell(cell))
+
     # an exercise to choose, typed
     check = f"check_{number}a"
-    cell, answers = notebook.find(f"{check}(answer)"), answers_to(name, check)
-    with step("a wrong answer, typed"):
-        said = notebook.type(cell, f"answer = {answers.wrong.expression}\n{check}(answer)")
-    assert said.startswith("✗") and answers.hint in said
-    lab.watch.shoot("wrong", notebook.cell(cell))
-    with step("the right answer, typed"):
-        said = notebook.type(cell, f"answer = {answers.right.expression}\n{check}(answer)")
-    assert said.startswith("✓") and "passed" in said
+    answers = answers_to(name, check)
+    wrong, right = (f"answer = {a.expression}\n{check}(answer)" for a in (answers.wrong, answers.right))
+    try_answers("answer", notebook.type, notebook.find(f"{check}(answer)"), wrong, right, answers.hint)
 
     # an exercise to complete
     check = f"check_{number}b"
     answers = answers_to(name, check)
+    wrong, right = (f"{a.functions}{check}({a.expression})" for a in (answers.wrong, answers.right))
     cell = notebook.find(f"{check}({answers.right.expression})")
-    with step("a wrong function"):
-        said = notebook.paste(cell, f"{answers.wrong.functions}{check}({answers.wrong.expression})")
-    assert said.startswith("✗") and answers.hint in said
-    lab.watch.shoot("wrong-function", notebook.cell(cell))
-    with step("the right function"):
-        said = notebook.paste(cell, f"{answers.right.functions}{check}({answers.right.expression})")
-    assert said.startswith("✓") and "passed" in said
-    lab.watch.shoot("right-function", notebook.cell(cell))
+    try_answers("function", notebook.paste, cell, wrong, right, answers.hint)
 
     # the play
     cell = notebook.find(f"play_{number}()")
