@@ -9,7 +9,7 @@ IN_PLACE = SEVLM_CACHE="$(CURDIR)/build/cache" OMP_NUM_THREADS=$(THREADS)
 PYTEST = $(IN_PLACE) $(BIN)/python -m pytest -q -p no:cacheprovider
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup demo test lint check export format notebooks pytest browser portable docs figures lab hooks ledger ideas pool seeds shipped attributes labs labcontrast labmask bench fuzz release lowest coverage audit remake clean
+.PHONY: help setup demo test lint check export format notebooks pytest browser portable docs figures lab hooks ledger ideas pool seeds shipped attributes labs labcontrast labmask bench fuzz release lowest coverage audit remake clean distclean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -176,5 +176,8 @@ audit: setup  ## known faults of the tested versions (needs a network)
 remake: setup  ## make the shipped tokenizer, tower and small model anew (about an hour)
 	$(SEVLM) mini --remake
 
-clean:  ## remove what runs and set-up have made
-	rm -rf .venv data runs build dist *.egg-info
+clean:  ## remove what set-up, tests and tools have made
+	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+distclean: clean  ## also data/ and runs/, with all that was prepared and trained there
+	rm -rf data runs

@@ -1,6 +1,7 @@
 """Installs sevlm. Everything that varies is in settings.ini, the one place nbdev reads too."""
 
 import re
+import shutil
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -25,6 +26,8 @@ def readme_elsewhere() -> str:  # Markdown
     link = re.compile(r"(!?)(\[[^]]*\]\()(?![a-z]+:|#)([^)\s]+\))")
     return link.sub(lambda m: f"{m[1]}{m[2]}{PLACES[bool(m[1])]}{m[3]}", text)
 
+
+shutil.rmtree(here / "build" / "lib", ignore_errors=True)  # setuptools would pack what an earlier build has left there
 
 setup(
     name=cfg["lib_name"],

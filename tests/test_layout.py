@@ -280,13 +280,24 @@ def slugs_of(text):
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
+def test_new_names_in_the_changelog_are_those_of_the_code():
+    "The tables of renamed functions: what stands in the column of today is defined somewhere."
+    changes = (REPO / "CHANGELOG.md").read_text(encoding="utf-8")
+    tables = re.findall(r"^\| function before \| now \|\n\| --- .*\n((?:\|.*\n)+)", changes, re.M)
+    now = {
+        name for table in tables for row in table.splitlines() for name in re.findall(r"`([\w.=]+)`", row.split("|")[2])
+    }
+    code = "\n".join(path.read_text(encoding="utf-8") for path in MODULES.values())
+    gone = [name for name in now if not re.search(rf"\b(?:def|class) {name.rpartition('.')[2]}\b", code)]
+    assert len(now) > 20 and not gone
+
+
 def test_facts_that_are_cited_exist():
     "A section number or an anchor after docs/facts/... stands on that page."
     pages = {p.name: p.read_text(encoding="utf-8") for p in (REPO / "docs" / "facts").glob("*.md")}
-    places = {name: source(c) for name in PAGES for c in cells(name)}
     files = [*MODULES.values(), *(REPO / "tests").glob("*.py"), *(REPO / "benchmarks").glob("*.py")]
     files.remove(REPO / "tests" / "test_site.py")  # it makes a little repository, with facts of its own
-    texts = {**{f"{name}": "\n".join(source(c) for c in cells(name)) for name in places}}
+    texts = {name: "\n".join(map(source, cells(name))) for name in PAGES}
     texts |= {str(f.relative_to(REPO)): f.read_text(encoding="utf-8") for f in files}
     wrong = []
     for where, text in texts.items():

@@ -115,6 +115,11 @@ def test_a_condition_runs_the_makefiles_goals_in_its_own_environment(tmp_path, m
         and "page 1 of 7: course/01_lexicon.ipynb" in capsys.readouterr().out
     )
     assert "isa=SSE41 mkl= threads=2 pages=02*" in log
+    page = "nbdev Tests Failed On The Following Notebooks:\\n=\\n\\tcourse/06.ipynb\\n"
+    killed = f"notebooks:\n\t@printf '{page}'; exit 1\npytest:\n\t@kill -ILL $$$$\n"
+    (tmp_path / "Makefile").write_text(killed, encoding="utf-8")
+    done = portable.run(portable.Condition("c", "x"), 7, [])
+    assert done["failed"] == ["course/06.ipynb", "pytest (see c.log)"]
     (tmp_path / "Makefile").write_text("notebooks pytest:\n\t@exit 3\n", encoding="utf-8")
     done = portable.run(portable.Condition("c", "x"), 7, [])
     assert done["failed"] == ["notebooks (see c.log)", "pytest (see c.log)"]

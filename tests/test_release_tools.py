@@ -58,8 +58,11 @@ def test_metadata_that_are_right_and_wrong():
     assert release.check_metadata(metadata("[here](https://example.org/a) and [there](#below)"), SETTINGS) == []
     (wrong,) = release.check_metadata(metadata(Version="0.0.1"), SETTINGS)
     assert wrong.startswith("Version: '0.0.1', expected")
-    (wrong,) = release.check_metadata(metadata(core=CORE[:-1]), SETTINGS)
-    assert wrong == f"{len(CORE) - 1} requirements without an extra, expected {len(CORE)}"
+    assert release.check_metadata(metadata(core=CORE[:-1]), SETTINGS) == [f"does not require {CORE[-1]}"]
+    assert release.check_metadata(metadata(core=["torch", *CORE[1:]]), SETTINGS) == [
+        "requires torch, which settings.ini does not",
+        f"does not require {CORE[0]}",
+    ]
     (wrong,) = release.check_metadata(metadata("![a](figures/a.png)"), SETTINGS)
     assert "links to figures/a.png" in wrong
 
@@ -112,7 +115,22 @@ def test_every_requirement_of_a_user_has_a_lower_bound():
     [("2.10.0", "2.10", True), ("2.1.0", "2.10", False), ("3.13.1", "3.13.1", True), ("3.14.0", "3.13.1", False)],
 )
 def test_a_bound_is_reached_by_its_own_version(version, bound, expected):
-    assert lowest.reached(version, bound) is expected
+    assert environments.reached(version, bound) is expected
+
+
+def test_an_installation_that_is_not_the_lowest_is_refused():
+    bounds = {"torch": "2.10", "numpy": "1.26", "tqdm": "4.66"}
+    assert release.above_bounds({"torch": "2.10.0", "numpy": "2.3.1"}, bounds) == [
+        "numpy is 2.3.1, expected 1.26",
+        "tqdm is missing, expected 4.66",
+    ]
+
+
+def test_lower_bounds_in_an_environment_that_was_never_made(tmp_path, monkeypatch):
+    monkeypatch.setattr(lowest, "unreachable", lambda python: [])
+    monkeypatch.setattr(lowest, "WORK", tmp_path)
+    with pytest.raises(environments.ReleaseError, match="without --keep"):
+        lowest.main(["--keep"])
 
 
 def test_a_bound_that_another_requirement_lifts_is_named(monkeypatch):
@@ -167,6 +185,13 @@ def test_a_version_that_is_not_audited_never_counts_as_free_of_faults(entries, c
     assert ("CVE-1, mended in 2.1" in out) is (code == 1) and ("could not be audited: b (not found)" in err) is (
         code == 2
     )
+
+
+@pytest.mark.parametrize("killed, code", [(None, 0), ("run", 1), ("combine", 1)])
+def test_a_count_of_a_run_that_was_killed_is_none(killed, code, monkeypatch, tmp_path):
+    monkeypatch.setattr(measure, "FOLDER", tmp_path / "coverage")
+    monkeypatch.setattr(measure, "coverage", lambda *words: -9 if words[0] == killed else 0)
+    assert measure.main(["--tests", "tests/test_vad.py"]) == code
 
 
 def test_a_part_is_counted_by_the_names_of_pages_and_tests():

@@ -78,7 +78,7 @@ def test_the_card_says_what_the_shipped_files_hold():
 
 def test_a_score_that_is_not_stored_has_no_row():
     text = "| score (x 100) | mean ± deviation, 3 seeds |\n| --- | --- |\n| luck | 1.0 ± 0.1 |\n"
-    with pytest.raises(KeyError, match="luck"):
+    with pytest.raises(SystemExit, match="luck: 0 of 3 runs"):
         results.renewed(text, STORED)
 
 
@@ -93,6 +93,8 @@ def test_runs_are_collected(tmp_path):
             "truthful similes": dict(value=None if seed else 0.5, n=0, note=""),
         }
         (tmp_path / str(seed) / "metrics.json").write_text(json.dumps({"scores": scores}), encoding="utf-8")
+        train = {"settings": {"seed": 3 + seed}}
+        (tmp_path / str(seed) / "train.json").write_text(json.dumps(train), encoding="utf-8")
     (tmp_path / "root" / results.SEEDS.parent).mkdir(parents=True)
     (tmp_path / "root" / results.SHIPPED.parent).mkdir(parents=True)
     for file in (results.SHIPPED, results.SAMPLED):
@@ -105,5 +107,18 @@ def test_runs_are_collected(tmp_path):
     assert [row["share of the ceiling"] for row in seeds] == [0.9] * 3
     assert [row[results.WITH_MAJORITY] for row in seeds] == [100, 101, 102]
     assert "truthful similes" in seeds[0] and "truthful similes" not in seeds[1]
+    assert [row["seed"] for row in seeds] == [3, 4, 5]
     with pytest.raises(SystemExit, match="metrics.json"):
         results.collect([tmp_path / "nothing"], tmp_path / "rows.csv")
+    for again in ("001", "01"):
+        with pytest.raises(SystemExit, match="a seed of its own"):
+            results.collect([tmp_path / name for name in again], tmp_path / "rows.csv")
+    assert not (tmp_path / "rows.csv").exists()
+
+
+def test_a_mean_over_runs_of_which_one_has_no_such_score():
+    text = "| score (x 100) | mean ± deviation, 3 seeds |\n| --- | --- |\n| METEOR | 1.0 ± 0.1 |\n"
+    first, *others = STORED.seeds
+    lacking = {name: value for name, value in first.items() if name != "METEOR"}
+    with pytest.raises(SystemExit, match="METEOR: 2 of 3 runs"):
+        results.renewed(text, STORED._replace(seeds=[lacking, *others]))

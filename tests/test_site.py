@@ -1,5 +1,6 @@
 """The site: pages with working links and linked names, pictures with alternatives, a reference read from the source."""
 
+import io
 import json
 import re
 import shutil
@@ -285,6 +286,9 @@ def test_mathjax_is_fetched_once_and_compared(tmp_path, monkeypatch):
     monkeypatch.setattr(urllib.request, "urlopen", no_network)
     with pytest.raises(SiteError, match="could not be fetched .*no network.* run `make docs` with a network, or put"):
         make_site.fetch_mathjax(tmp_path)
+    monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: io.BytesIO(b"<html>Please log in.</html>"))
+    with pytest.raises(SiteError, match="could not be fetched"):
+        make_site.fetch_mathjax(tmp_path)
     wrong = tmp_path / f"mathjax-{make_site.MATHJAX_SHA256[:12]}.js"
     wrong.write_text("something else", encoding="utf-8")
     with pytest.raises(SiteError, match="was not MathJax 3.2.2"):
@@ -320,9 +324,14 @@ def test_every_page_of_the_repository_can_be_shown(tmp_path):
     }
     road = re.findall(r"^course/\d\d_\w+$", (tmp_path / "index.md").read_text(encoding="utf-8"), re.M)
     assert road == sorted(road) and len(road) == 16
-    studies = re.findall(r"\(/(studies/\w+)\.ipynb\)", (tmp_path / "studies" / "index.md").read_text(encoding="utf-8"))
-    listed = re.findall(r"^\| .*?nbs/(studies/\w+)", (ROOT / "docs" / "notebooks.md").read_text(encoding="utf-8"), re.M)
-    assert studies == listed
+    guide = (ROOT / "docs" / "notebooks.md").read_text(encoding="utf-8")
+    for folder in ("library", "studies", "artemis", "synthetic", "analysis"):
+        shown = (tmp_path / folder / "index.md").read_text(encoding="utf-8")
+        listed = re.findall(rf"^\| .*?nbs/({folder}/\w+)", guide, re.M)
+        assert re.findall(rf"\(/({folder}/\w+)\.ipynb\)", shown) == listed
+        assert set(listed) == {
+            p.relative_to(ROOT / "nbs").with_suffix("").as_posix() for p in (ROOT / "nbs" / folder).glob("*.ipynb")
+        }
     texts = [(tmp_path / f"{n.page}.ipynb").read_text(encoding="utf-8") for n in repository.notebooks]
     cells = [c for text in texts for c in json.loads(text)["cells"]]
     alternatives = [c["metadata"]["mystnb"]["image"]["alt"] for c in cells if "mystnb" in c["metadata"]]

@@ -10,6 +10,9 @@ ROOT = Path(__file__).parents[1]
 
 
 def test_wheel_works_outside_the_checkout(tmp_path):
+    stale = ROOT / "build" / "lib" / "sevlm" / "removed_module.py"  # of an earlier build
+    stale.parent.mkdir(parents=True, exist_ok=True)
+    stale.write_text("", encoding="utf-8")
     build = [
         sys.executable,
         "-m",
@@ -27,8 +30,8 @@ def test_wheel_works_outside_the_checkout(tmp_path):
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path / "site")
     site = tmp_path / "site" / "sevlm"
-    files = {p.relative_to(ROOT / "sevlm") for p in (ROOT / "sevlm").rglob("*.py")} | {Path("py.typed")}
-    assert files <= {p.relative_to(site) for p in site.rglob("*")}
+    modules = {p.relative_to(ROOT / "sevlm") for p in (ROOT / "sevlm").rglob("*.py")}
+    assert {p.relative_to(site) for p in site.rglob("*.py")} == modules and (site / "py.typed").is_file()
     held = {name.partition("/")[0] for name in zipfile.ZipFile(wheel).namelist()}
     assert held == {"sevlm", wheel.name.removesuffix("-py3-none-any.whl") + ".dist-info"}  # no tests, no notebooks
     code = "import sevlm, sevlm.utils as c; print(sevlm.__file__); print(c.asset('mini/model.safetensors'))"

@@ -77,6 +77,12 @@ def pins_of(lines: Iterable[str]) -> dict[str, str]:  # normalised name -> versi
     return {normalised(m[1]): m[2] for m in found if m}
 
 
+def reached(version: str, bound: str) -> bool:
+    "Is a version the one that the bound names? 3.9.0 is 3.9."
+    parts, wanted = version.split("."), bound.split(".")
+    return parts[: len(wanted)] == wanted
+
+
 def read_settings(root: Path = ROOT) -> dict[str, str]:
     "The settings that everything about the package is read from."
     parser = ConfigParser(delimiters=["="])

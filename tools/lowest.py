@@ -21,6 +21,7 @@ from environments import (
     installed,
     new_environment,
     pins_of,
+    reached,
     read_settings,
     requirements,
     tools_of_tests,
@@ -29,12 +30,6 @@ from environments import (
 
 TOOLS_ONLY = ("layout", "setup", "portable", "wheel", "tidy")  # tests of the repository and of its tools
 LOWEST = ("--resolution", "lowest-direct")
-
-
-def reached(version: str, bound: str) -> bool:
-    "Is a version the one that the bound names? 3.9.0 is 3.9."
-    parts, wanted = version.split("."), bound.split(".")
-    return parts[: len(wanted)] == wanted
 
 
 def unreachable(python: str) -> list[str]:
@@ -80,7 +75,11 @@ def main(argv: list[str] | None = None) -> int:
     folder = WORK / "lowest"
     if found := unreachable(oldest):
         raise ReleaseError("\n".join(["bounds in settings.ini that no installation has:", *found]))
-    own = folder / "bin" / "python" if args.keep else make_lowest(folder, args.python)
+    own = folder / "bin" / "python"
+    if not args.keep:
+        own = make_lowest(folder, args.python)
+    elif not own.is_file():
+        raise ReleaseError(f"no environment in {folder}; run it once without --keep")
     return run_tests(own, args.words)
 
 

@@ -14,6 +14,7 @@ alike everywhere, can be read aloud, and need no network. Run it in the root of 
 import ast
 import configparser
 import hashlib
+import http.client
 import io
 import json
 import re
@@ -67,7 +68,7 @@ def fetch_mathjax(cache: Path) -> Path:
             with urllib.request.urlopen(MATHJAX, timeout=60) as answer:
                 archive = tarfile.open(fileobj=io.BytesIO(answer.read()))
             content = archive.extractfile(MATHJAX_FILE).read()
-        except OSError as e:
+        except (OSError, EOFError, KeyError, tarfile.TarError, http.client.HTTPException) as e:
             raise SiteError(
                 f"MathJax, which draws the formulas, could not be fetched ({e}). It is needed once: run `make docs` "
                 f"with a network, or put {MATHJAX_FILE} of {MATHJAX} at {path}."

@@ -22,7 +22,19 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from environments import ROOT, WORK, ReleaseError, new_environment, read_settings, run, uv
+from environments import (
+    ROOT,
+    WORK,
+    ReleaseError,
+    installed,
+    new_environment,
+    normalised,
+    reached,
+    read_settings,
+    requirements,
+    run,
+    uv,
+)
 
 DIST = ROOT / "dist"
 VERSIONS = {
@@ -75,6 +87,12 @@ def check_privacy(files: dict[str, bytes], places: list[str]) -> list[str]:  # w
     return [f"{name} names {place}" for name, data in files.items() for place in places if place.encode() in data]
 
 
+def in_parts(need: str) -> tuple[str, frozenset[str]]:  # normalised name, bounds
+    "A requirement, so that two ways of writing it are equal: 'a_b >=1,<2' and 'a-b<2,>=1'."
+    name, bounds = re.match(r"([\w.-]+)(.*)", need).groups()
+    return normalised(name), frozenset(filter(None, bounds.replace(" ", "").strip("()").split(",")))
+
+
 def check_metadata(text: str, settings: dict[str, str]) -> list[str]:  # what is wrong
     "Are version, Python, licence, type of the description and requirements those of the settings?"
     found = email.message_from_string(text)
@@ -86,9 +104,12 @@ def check_metadata(text: str, settings: dict[str, str]) -> list[str]:  # what is
         "Description-Content-Type": "text/markdown",
     }
     wrong = [f"{key}: {found[key]!r}, expected {value!r}" for key, value in wanted.items() if found[key] != value]
-    core = [need for need in found.get_all("Requires-Dist") or [] if "extra ==" not in need]
-    if len(core) != len(settings["requirements"].split()):
-        wrong.append(f"{len(core)} requirements without an extra, expected {len(settings['requirements'].split())}")
+    core = {in_parts(need) for need in found.get_all("Requires-Dist") or [] if "extra ==" not in need}
+    asked = {in_parts(need) for need in settings["requirements"].split()}
+    wrong += [
+        f"requires {name}{','.join(sorted(bounds))}, which settings.ini does not" for name, bounds in core - asked
+    ]
+    wrong += [f"does not require {name}{','.join(sorted(bounds))}" for name, bounds in asked - core]
     links = re.findall(r"\]\((?![a-z]+:|#)([^)]+)\)", found.get_payload())
     return wrong + [f"the description links to {link}, which an index does not have" for link in links]
 
@@ -141,12 +162,26 @@ def use(own: Path, version: str, folder: Path) -> str:  # the explanation
     return found["text"]
 
 
+def above_bounds(versions: dict[str, str], bounds: dict[str, str]) -> list[str]:  # what is wrong
+    "Which versions, by normalised name, are not those of their lower bounds?"
+    return [
+        f"{name} is {versions.get(name, 'missing')}, expected {bound}"
+        for name, bound in bounds.items()
+        if not reached(versions.get(name, ""), bound)
+    ]
+
+
 def try_out(archive: Path, python: str, versions: str, version: str) -> None:
     "Installs an archive in an environment of its own, and uses it."
     name = f"{'wheel' if archive.suffix == '.whl' else 'sdist'} {versions} {python.replace(os.sep, '_')}"
     own = new_environment(WORK / "release" / name, python)
-    uv("pip", "install", "--quiet", "--python", own, *VERSIONS[versions], archive)
+    lowest = versions == "lowest"
+    # uv takes the requirements of an archive for indirect ones: those of the core are named once more, to be direct
+    direct = read_settings()["requirements"].split() if lowest else []
+    uv("pip", "install", "--quiet", "--python", own, *VERSIONS[versions], *direct, archive)
     uv("pip", "check", "--quiet", "--python", own)
+    if lowest and (wrong := above_bounds(installed(own), requirements(read_settings())[""])):
+        raise ReleaseError("\n".join(["not the lowest versions:", *wrong]))
     with tempfile.TemporaryDirectory(prefix="a user ") as folder:
         said = use(own, version, Path(folder))
     print(f"  {name}: {said}", flush=True)

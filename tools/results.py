@@ -13,6 +13,7 @@ the repository.
 
 import ast
 import csv
+import io
 import json
 import math
 import re
@@ -50,18 +51,27 @@ class Stored(NamedTuple):
 
 
 def collect(runs: list[Path], path: Path) -> None:
-    "Write the scores of some runs into a table, a row per run. Raises `SystemExit` for a run without scores."
-    if missing := [str(run) for run in runs if not (run / "metrics.json").is_file()]:
-        raise SystemExit(f"no metrics.json in {', '.join(missing)}; expected folders that `sevlm demo` has finished.")
+    """Write the scores of some runs into a table, a row per run. Raises `SystemExit` for a run that is not finished or
+    has another's seed, and for fewer than `FEWEST_SEEDS` runs; then nothing is written."""
+    files = [run / name for run in runs for name in ("metrics.json", "train.json")]
+    if missing := [str(file) for file in files if not file.is_file()]:
+        raise SystemExit(f"no {', '.join(missing)}; expected folders that `sevlm demo` has finished.")
+    read = lambda file: json.loads(file.read_text(encoding="utf-8"))
+    seeds = [read(run / "train.json")["settings"]["seed"] for run in runs]
+    if len(set(seeds)) < max(len(runs), FEWEST_SEEDS):
+        raise SystemExit(
+            f"runs with the seeds {seeds}; expected {FEWEST_SEEDS} or more runs, each with a seed of its own."
+        )
     rows = []
-    for seed, run in enumerate(runs):
-        scores = json.loads((run / "metrics.json").read_text(encoding="utf-8"))["scores"]
+    for seed, run in zip(seeds, runs):
+        scores = read(run / "metrics.json")["scores"]
         values = {name: s["value"] for name, s in scores.items()}
         rows.append({"seed": seed, WITH_MAJORITY: scores[ACCURACY]["n"], **values})
-    with open(path, "w", encoding="utf-8", newline="") as f:
-        table = csv.DictWriter(f, list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n")
-        table.writeheader()
-        table.writerows(rows)
+    table = io.StringIO()
+    writer = csv.DictWriter(table, list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    path.write_text(table.getvalue(), encoding="utf-8")
 
 
 def read_stored(root: Path) -> Stored:
@@ -109,7 +119,7 @@ def percent(value: float) -> str:
 
 
 def _cell(column: str, score: str, stored: Stored) -> str | None:  # None: no number belongs there
-    "What stands in one cell of a result table."
+    "What stands in one cell of a result table. Raises `SystemExit` for a mean over runs of which some lack the score."
     if column == "recall":
         return percent(stored.recalls[score]["value"])
     if column == "paintings":
@@ -117,7 +127,11 @@ def _cell(column: str, score: str, stored: Stored) -> str | None:  # None: no nu
     if column == "on its own test part":
         return percent(stored.own[score]["value"])
     if "mean ± deviation" in column:
-        values = [row[score] for row in stored.seeds]
+        values = [row[score] for row in stored.seeds if score in row]
+        if len(values) < len(stored.seeds):
+            raise SystemExit(
+                f"{score}: {len(values)} of {len(stored.seeds)} runs have it; METEOR needs Java in each of them."
+            )
         return f"{percent(statistics.mean(values))} ± {percent(statistics.stdev(values))}"
     found = (stored.sampled if column.startswith("sampled") else stored.shipped)[score]
     value, ends = found["value"], found.get("interval")

@@ -26,7 +26,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         given = {name: value or "" for name, value in attrs}
-        self.anchors |= {given[name] for name in ("id", "name") if name in given}
+        self.anchors |= {given[name] for name in (("id", "name") if tag == "a" else ("id",)) if name in given}
         self.links += [given[name] for name in ("href", "src") if given.get(name)]
         if tag == "img" and not given.get("alt", "").strip():
             self.faults.append(f"the picture {given.get('src')} has no alternative")
@@ -44,10 +44,11 @@ class Report(NamedTuple):
 
 def check_site(folder: Path) -> Report:
     "Look at all pages below `folder`."
+    folder = folder.resolve()
     read = {p.resolve(): Page(p.read_text(encoding="utf-8")) for p in sorted(folder.rglob("*.html"))}
     faults, external = [], set()
     for path, page in read.items():
-        name = path.relative_to(folder.resolve()).as_posix()
+        name = path.relative_to(folder).as_posix()
         faults += [f"{name}: {fault}" for fault in page.faults]
         for link in dict.fromkeys(page.links):
             parts = urlsplit(link)
@@ -58,7 +59,9 @@ def check_site(folder: Path) -> Report:
             target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
             if target.is_dir():
                 target /= "index.html"
-            if not target.is_file():
+            if not target.is_relative_to(folder):
+                faults.append(f"{name}: {link} leads out of the site")
+            elif not target.is_file():
                 faults.append(f"{name}: {link} leads to nothing")
             elif parts.fragment and target in read and unquote(parts.fragment) not in read[target].anchors:
                 faults.append(f"{name}: {link} leads to a page without that anchor")
