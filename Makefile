@@ -60,7 +60,7 @@ else
 	wait $$first; first=$$?; cat build/pytest-a-k.log; test $$first -eq 0 -a $$second -eq 0
 endif
 
-# In tests/browser, and not among tests/test_*: one browser and one JupyterLab serve all of them, so they are not halved.
+# In tests/browser, and not among tests/test_*: one JupyterLab serves all of them, so they are not halved.
 browser: setup  ## course pages and the explorer in JupyterLab, in a real browser (skipped without one; pictures in build/browser)
 	@echo "== 5/5 pages in a browser, OMP_NUM_THREADS=$(THREADS)"
 	$(PYTEST) -rs tests/browser
@@ -168,7 +168,7 @@ lowest: setup  ## all tests with every requirement at its lower bound (20 minute
 	$(BIN)/python tools/lowest.py $(LOWEST)
 
 coverage: setup  ## which lines of sevlm/ pages and tests run, by module (an hour or more on 2 cores; COVERAGE='--tests tests/test_vad.py')
-	$(BIN)/python tools/measure.py $(COVERAGE)
+	$(BIN)/python tools/covered.py $(COVERAGE)
 
 audit: setup  ## known faults of the tested versions (needs a network)
 	$(BIN)/python tools/audit.py

@@ -14,9 +14,9 @@ if not (ROOT / "tools" / "release.py").exists():  # e.g. when only the wheel and
 sys.path.insert(0, str(ROOT / "tools"))
 
 import audit  # noqa: E402
+import covered  # noqa: E402
 import environments  # noqa: E402
 import lowest  # noqa: E402
-import measure  # noqa: E402
 import release  # noqa: E402
 
 SETTINGS = environments.read_settings(ROOT)
@@ -189,11 +189,11 @@ def test_a_version_that_is_not_audited_never_counts_as_free_of_faults(entries, c
 
 @pytest.mark.parametrize("killed, code", [(None, 0), ("run", 1), ("combine", 1)])
 def test_a_count_of_a_run_that_was_killed_is_none(killed, code, monkeypatch, tmp_path):
-    monkeypatch.setattr(measure, "FOLDER", tmp_path / "coverage")
-    monkeypatch.setattr(measure, "coverage", lambda *words: -9 if words[0] == killed else 0)
-    assert measure.main(["--tests", "tests/test_vad.py"]) == code
+    monkeypatch.setattr(covered, "FOLDER", tmp_path / "coverage")
+    monkeypatch.setattr(covered, "coverage", lambda *words: -9 if words[0] == killed else 0)
+    assert covered.main(["--tests", "tests/test_vad.py"]) == code
 
 
 def test_a_part_is_counted_by_the_names_of_pages_and_tests():
-    assert measure.page_words("course/0*")[-4:] == ["--path", "nbs/course", "--file_glob", "0*"]
-    assert measure.page_words("")[-1] == "1" and measure.pytest_words(["tests/test_vad.py"])[-1] == "tests/test_vad.py"
+    assert covered.page_words("course/0*")[-4:] == ["--path", "nbs/course", "--file_glob", "0*"]
+    assert covered.page_words("")[-1] == "1" and covered.pytest_words(["tests/test_vad.py"])[-1] == "tests/test_vad.py"

@@ -1,7 +1,7 @@
 """A real browser for the tests in this folder, and something for it to look at.
 
-One browser and one JupyterLab are shared by all tests. Each test gets a page of its own, which notes what went wrong
-in it; pictures and the seconds of each step are left in `build/browser`.
+The tests of a file share a browser, all tests one JupyterLab. Each test gets a page of its own, which notes what went
+wrong in it; pictures and the seconds of each step are left in `build/browser`.
 
 Tests of other things need a small file each: `serve_folder` for pages that only have to be served, `serve_command` for
 a program that serves them itself.
@@ -50,14 +50,20 @@ def find_browser() -> str | None:
 
 
 @pytest.fixture(scope="session")
-def browser():
-    "Chromium or Chrome. Without one, every test that asks for it is skipped and counted."
+def program():
+    "Of Chromium or Chrome. Without one, every test that asks for it is skipped and counted."
     program = find_browser()
     if program is None:
         pytest.skip(
             "no browser is installed; as root: apt-get install --no-install-recommends chromium fonts-dejavu-core "
             "(or set SEVLM_BROWSER to the program of a Chromium or Chrome)"
         )
+    return program
+
+
+@pytest.fixture(scope="module")  # while Playwright runs, no test of another folder could run an event loop
+def browser(program):
+    "The browser itself."
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed; run: make setup")
     with playwright.sync_playwright() as p:
         started = p.chromium.launch(
@@ -189,7 +195,7 @@ def serve_command(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def lab_server(browser, tmp_path_factory):
+def lab_server(program, tmp_path_factory):
     "JupyterLab on copies of the pages, with settings of its own: the user's home is neither read nor written."
     pytest.importorskip("jupyterlab", reason="jupyterlab is not installed; run: make setup")
     root, home = tmp_path_factory.mktemp("pages"), tmp_path_factory.mktemp("jupyter")

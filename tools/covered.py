@@ -1,8 +1,8 @@
 """Which lines of sevlm/ do pages and tests run? (`make coverage`)
 
-    python tools/measure.py                                                # everything: an hour or more on two cores
-    python tools/measure.py --pages 'library/*' --tests tests/test_vad.py  # a part
-    python tools/measure.py --more --tests tests/test_vad.py               # add to what was counted before
+    python tools/covered.py                                                # everything: an hour or more on two cores
+    python tools/covered.py --pages 'library/*' --tests tests/test_vad.py  # a part
+    python tools/covered.py --more --tests tests/test_vad.py               # add to what was counted before
 
 Worker processes and commands are counted, too. A page counts what it calls of other modules; what it defines itself is
 counted where a test or another page calls the module. The report of everything fails below the share that
