@@ -40,6 +40,7 @@ from sevlm.synthetic.paint import paint, random_scene
 
 CASES = Path(__file__).parent / "cases" / "images"
 ORIENTATION = 0x0112
+SCAN_HEADER = 14  # bytes of a JPEG, for three components
 TURNED = {  # orientation -> how a picture was stored, so that turning by the note gives it back
     1: None,
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -127,6 +128,10 @@ def test_every_mode_is_the_same_from_a_file_and_from_pillow(mode, picture, tmp_p
     image = convert(picture)
     assert image.mode == mode.split(",")[0]
     image.save(tmp_path / f"x{ending}")
+    try:
+        Image.open(tmp_path / f"x{ending}").load()
+    except OSError:  # Pillow before 13, YCbCr
+        pytest.skip("this Pillow does not read the TIFF that it writes")
     opened = open_image(tmp_path / f"x{ending}")
     assert opened.mode == "RGB" and opened.size == picture.size
     with Image.open(tmp_path / f"x{ending}") as lazy:
@@ -482,6 +487,8 @@ def test_a_jpeg_that_was_cut_is_found_with_and_without_an_end_mark(kind, picture
     start, right = scan_of(data), pixels_of(open_image(data).convert("L"))
     for part in (0.1, 0.3, 0.5, 0.7, 0.9):
         cut = data[: start + round(part * (len(data) - start))]
+        if b"\xff\xda" in cut[-SCAN_HEADER:]:  # of a progressive one: cut in the scan, not in its header
+            cut = data[: len(cut) + SCAN_HEADER]
         damage, open_ended = find_damage(cut + JPEG_END), find_damage(cut)
         assert damage and open_ended and abs(damage.share - open_ended.share) < 0.02
         if kind == "progressive":
