@@ -5,7 +5,11 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+
+from sevlm.course.exercises import NOTHING, beside, exercise
 
 REPO = Path(__file__).resolve().parent.parent
 COURSE = REPO / "nbs" / "course"
@@ -44,6 +48,11 @@ def test_a_page_has_three_exercises_or_more_and_each_says_how_long_it_takes(page
         assert re.search(rf"^check_{number}\(\w+\)$", code, re.M), f"{page} does not call check_{number}"
 
 
+def predictions_of(page):
+    "The exercises that ask for a choice or a number, not for a function."
+    return {f"check_{number}" for number in re.findall(r"\*\*(\w+)\. Predict\*\*", text(COURSE / page, "markdown"))}
+
+
 @each_page
 def test_a_blank_is_answered_and_stops_nothing(page):
     for name, check in checks_of(page).items():
@@ -51,6 +60,66 @@ def test_a_blank_is_answered_and_stops_nothing(page):
             verdict = check(blank)
             assert not verdict.passed and verdict.message, name
             assert "Traceback" not in verdict.message
+        assert verdict.message == NOTHING or name in predictions_of(page), name
+
+
+@each_page
+def test_a_page_stores_that_its_blanks_are_not_filled_in(page):
+    for cell in cells(COURSE / page):
+        if called := re.search(r"^check_\w+", "".join(cell["source"]), re.M):
+            stored = "".join(cell["outputs"][0]["data"]["text/plain"])
+            assert stored.startswith(("… Not filled in", "✗ Nothing came back")), called[0]
+
+
+@each_page
+def test_a_function_that_looks_at_nothing_never_passes(page):
+    for name, check in checks_of(page).items():
+        for found in (0, True, (0, 1)):
+            assert not check(lambda *args, found=found: found).passed, (name, found)
+        assert not check(lambda *args: args[0]).passed, name
+
+
+def check_of(wanted, picture=None):
+    "A check with one case, of a function without arguments."
+    return exercise(cases=1, minutes=1)(lambda expect, attempt: expect(attempt(), wanted, "the hint", picture=picture))
+
+
+@pytest.mark.parametrize("shape", [(4,), (2, 2)])
+@pytest.mark.filterwarnings("error")
+def test_a_picture_of_infinite_values_loses_no_hint(shape):
+    wanted = np.arange(4.0).reshape(shape)
+    for bad in (np.inf, -np.inf):
+        found = np.where(wanted == 2, bad, wanted)
+        verdict = check_of(wanted, beside)(lambda found=found: found)
+        assert verdict.message == "the hint" and "image/png" in verdict._repr_mimebundle_()
+    verdict = check_of(wanted, beside)(lambda: np.full(shape, -np.inf))
+    assert verdict.message == "the hint" and "image/png" in verdict._repr_mimebundle_()
+    assert beside(np.full(shape, np.inf), np.full(shape, np.nan)) is None
+
+
+def test_an_error_is_placed_in_the_readers_function():
+    def helper():
+        raise ValueError("not like this.")
+
+    def asks_a_helper():
+        found = 1
+        return found + helper()
+
+    def makes_a_function():
+        inner = lambda: (
+            1 / 0  # the third line
+        )
+        return inner()
+
+    assert check_of(1)(asks_a_helper).message == "It stopped in line 3 of your function: ValueError: not like this."
+    assert "line 3 of your function" in check_of(1)(makes_a_function).message
+    assert "when your answer was used" in check_of(1)(int.bit_length).message
+
+
+def test_tensors_with_a_gradient_may_come_in_a_list():
+    ones = torch.ones(2, requires_grad=True)
+    assert check_of([1.0, 2.0])(lambda: [ones.sum() / 2, ones.sum()]).passed
+    assert check_of([[1.0, 1.0]])(lambda: (ones * 1,)).passed
 
 
 @each_page

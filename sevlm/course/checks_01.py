@@ -42,7 +42,7 @@ def check_01b(expect: Cases, from_bipolar: Callable) -> None:
                     2 * x - (lo + hi)
                 )
                 / (hi - lo),
-                f"-1 does not become {lo}. The bipolar scale is 2 wide; how wide is the other one?": lo
+                f"1 does not become {hi}. The bipolar scale is 2 wide; how wide is the other one?": lo
                 + (x + 1) * (hi - lo),
                 f"The middle is missing: 0 must become {(lo + hi) / 2:g}.": x * (hi - lo) / 2,
                 "The numbers are taken as a part of hi - lo that begins at lo. But they begin at -1.": lo
@@ -78,16 +78,16 @@ def _lookup(word: str, *, lower=True, last=False, neutral=True, always=False) ->
     return vad, neutral or any(vad)
 
 
-@exercise(cases=14, minutes=5)
+@exercise(cases=16, minutes=5)
 def check_01c(expect: Cases, lookup: Callable) -> None:
     "lookup(word, lexicon, forms) -> (v, a, d), known."
     ways = {
-        "A capital letter matters. Bring the word to lower case first.": dict(lower=False),
+        "A capital letter matters. Bring the word to lower case before you ask for its forms.": dict(lower=False),
         "Not the first form that the lexicon has. `forms` gives the best one first.": dict(last=True),
         "A neutral word has three zeros, and it is known all the same.": dict(neutral=False),
         "A word that is in the lexicon in no form is not known.": dict(always=True),
     }
-    for word in ("calm", "lives", "felt", "Calm", "chairs", "was", "blorb"):
+    for word in ("calm", "lives", "felt", "Calm", "Lives", "chairs", "was", "blorb"):
         found = lookup(word, dict(_WORDS), lambda w: list(_FORMS.get(w, [w])))
         if not isinstance(found, tuple | list) or len(found) != 2:
             found = (found, found)  # the form of the first says what is wrong

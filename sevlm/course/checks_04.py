@@ -129,10 +129,11 @@ def check_04d(expect: Cases, batches_by_length: Callable) -> None:
         )
         sizes = sorted(len(batch) for batch in runs[0])
         rest = [n % size] if n % size else []
+        but = " but one, which has the rest" if rest else ""
         expect(
             str(sizes),
             str(sorted(rest + [size] * (n // size))),
-            f"Of {n} texts in batches of {size}: all batches have {size} texts but one, which has the rest.",
+            f"Of {n} texts in batches of {size}: all batches have {size} texts{but}.",
         )
         waste = _waste(lengths, [np.array(b) for b in runs[0]])
         in_turn = _waste(lengths, [np.arange(n)[at : at + size] for at in range(0, n, size)])  # lengths are drawn
@@ -141,11 +142,12 @@ def check_04d(expect: Cases, batches_by_length: Callable) -> None:
             True,
             "There is nearly as much padding as with batches at random. Sort the texts by length, then cut batches.",
         )
-        means = [[lengths[b].mean() for b in batches] for batches in runs]
+        means = [[lengths[b].mean() for b in batches if len(b) == size] for batches in runs]
         ordered = [m == sorted(m) or m == sorted(m, reverse=True) for m in means]
+        one_end = any(len({m[end] for m in means}) == 1 for end in (0, -1))
         expect(
-            len({tuple(m) for m in means}) > 1 and not all(ordered),
-            True,
-            "The batches come in the same order whatever `rng` is, so a model always sees short texts first, or last. "
-            "Shuffle the batches, with rng.",
+            one_end or all(ordered),
+            False,
+            "The batches come in much the same order whatever `rng` is, so a model always sees short texts first, or "
+            "last. Shuffle the batches, with rng.",
         )

@@ -86,14 +86,23 @@ def check_07c(expect: Cases, fuse) -> None:
 
 
 # %% ../../nbs/course/solutions/07_fusion.ipynb #e1c3a9b3
-@exercise(cases=2, minutes=15)
+def _zero_but(kept: int) -> VADEncoder:
+    "An encoder whose gradient is zero in all parameters but one."
+    encoder = VADEncoder(SEVLMConfig.preset("tiny")).eval()
+    parameters = list(encoder.parameters())
+    for p in parameters:
+        if p is not parameters[kept]:
+            p.register_hook(torch.zeros_like)
+    return encoder
+
+
+@exercise(cases=4, minutes=15)
 def check_07d(expect: Cases, gradients) -> None:
-    "gradients(encoder, fusion, emb, enc_input, span) -> (before, after) one step: sums of |gradient| of the encoder."
+    "gradients(encoder, fusion, emb, vad, span) -> (before, after) one step: sums of |gradient| of the encoder."
     encoder, fusion = VADEncoder(SEVLMConfig.preset("tiny")).eval(), Fusion(48)
     emb, vad, span = torch.randn(2, 6, 48), torch.rand(2, 6, 3) * 2 - 1, torch.ones(2, 6, dtype=torch.bool)
     found = gradients(encoder, fusion, emb, vad, span)
-    right_form = isinstance(found, tuple | list) and len(found) == 2
-    before, after = (float(x) for x in found) if right_form else (None, None)
+    before, after = found if isinstance(found, tuple | list) and len(found) == 2 else (None, None)
     expect(
         before,
         0.0,
@@ -101,8 +110,16 @@ def check_07d(expect: Cases, gradients) -> None:
         "gradient of the *encoder's* parameters that you sum up, with the fusion layer as it was handed in?",
     )
     expect(
-        after is not None and after > 0,
+        after is not None and bool(after > 0),
         True,
         "After one step of gradient descent on the fusion layer these columns are no longer zero, so the encoder must "
         "get a gradient. Is the step taken, and the loss computed anew after it?",
     )
+    for kept in (0, -1):
+        before, _ = gradients(_zero_but(kept), Fusion(48, start="random"), emb, vad, span)
+        expect(
+            bool(before > 0),
+            True,
+            "Here the fusion layer is a random one, so the encoder has a gradient before the step, too. Do you measure "
+            "it, and add up the gradients of *all* parameters of the encoder?",
+        )

@@ -90,12 +90,12 @@ def check_09c(expect: Cases, borrowers) -> None:
 def check_09d(expect: Cases, loss_of_all) -> None:
     "loss_of_all(head, grid_mean [B, D], emo_mean [2B, D], exp_mean [2B, D]) -> a number."
     D = 4
-    alike = lambda g, e, x: 0 * (g + e + x).sum(-1)
+    alike = lambda g, e, x: 0 * torch.cat([g, e, x], -1).sum(-1)  # as ContrastiveHead, of one shape
     given = torch.randn(3, D), torch.randn(6, D), torch.randn(6, D)
     hint = "A head that scores all alike must give log 2B. How many candidates does each sequence have?"
     expect(loss_of_all(alike, *given), math.log(6), hint)
     for B in (2, 3, 5):
-        head = lambda g, e, x: (g * x).sum(-1) + (e * x.roll(1, -1)).sum(-1)
+        head = lambda g, e, x: alike(g, e, x) + (g * x).sum(-1) + (e * x.roll(1, -1)).sum(-1)
         grid, emo, exp = torch.randn(B, D), torch.randn(2 * B, D), torch.randn(2 * B, D)
         S, own = 2 * B, torch.arange(2 * B)
 

@@ -158,7 +158,7 @@ def check_11d(expect: Cases, find_rate: Callable) -> None:
         found = find_rate(start, batches, low, high, steps)
         right_form = isinstance(found, tuple | list) and len(found) == 2 and all(hasattr(x, "__len__") for x in found)
         expect(
-            right_form and len(found[0]) == len(found[1]) > 1,
+            None if found is None else right_form and len(found[0]) == len(found[1]) > 1,
             True,
             "Return two lists of the same length: the rates and the losses.",
         )

@@ -26,6 +26,7 @@ import textwrap
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import CodeType
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -73,12 +74,17 @@ class WrongAttempt(Exception):
 ATTEMPT_TOLERANCE = 1e-4  # relative and absolute, of numbers
 
 
+def _plain(value: Any) -> Any:
+    "Tensors as arrays, also those of a list."
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return value.detach().cpu().numpy() if hasattr(value, "detach") else value
+
+
 def _array(value: Any) -> np.ndarray | None:
     "Numbers as an array of float64; None: it is none."
-    if hasattr(value, "detach"):
-        value = value.detach().cpu().numpy()
     try:
-        found = np.asarray(value, dtype=float)
+        found = np.asarray(_plain(value), dtype=float)
     except (TypeError, ValueError):
         return None
     return found
@@ -121,7 +127,8 @@ class Cases:
         wanted: Any,  # what it should have given
         hint: str,  # said if no mistake below fits
         mistakes: Mapping[str, Any] | None = None,  # hint -> the value that somebody with this mistake gets
-        picture: Callable[[np.ndarray, np.ndarray], Figure] | None = None,  # draws found and wanted beside each other
+        picture: Callable[[np.ndarray, np.ndarray], Figure | None]
+        | None = None,  # draws found and wanted beside each other
         tolerance: float = ATTEMPT_TOLERANCE,
     ) -> None:
         "Raises `WrongAttempt` if the two differ."
@@ -212,14 +219,21 @@ CASES_SEED = 0  # of what a check draws
 NOT_YET = "Not filled in yet. Put your answer in place of the dots, then run the cell again."
 
 
+def _codes(code: CodeType) -> list[CodeType]:
+    "The code of a function and of those defined in it."
+    return [code, *(c for const in code.co_consts if isinstance(const, CodeType) for c in _codes(const))]
+
+
 def _what_stopped(e: Exception, attempt: Any) -> str:
-    "An error in one sentence, with the line of the reader's function."
-    file = getattr(getattr(attempt, "__code__", None), "co_filename", None)
-    lines = [f.lineno for f in traceback.extract_tb(e.__traceback__) if f.filename == file]
-    first = getattr(getattr(attempt, "__code__", None), "co_firstlineno", 0)
-    where = f"in line {lines[-1] - first + 1} of your function" if lines else "when your answer was used"
-    text = " ".join(str(e).split())
-    return f"It stopped {where}: {type(e).__name__}{': ' + text[:LONGEST_ERROR] if text else ''}."
+    "An error in one sentence, with the line of the reader's function, also if a helper stopped that it calls."
+    code = getattr(attempt, "__code__", None)
+    own = _codes(code) if code else []
+    lines = [
+        line - code.co_firstlineno + 1 for frame, line in traceback.walk_tb(e.__traceback__) if frame.f_code in own
+    ]
+    where = f"in line {lines[-1]} of your function" if lines else "when your answer was used"
+    text = " ".join(str(e).split())[:LONGEST_ERROR].rstrip(".")
+    return f"It stopped {where}: {type(e).__name__}{': ' + text if text else ''}."
 
 
 LONGEST_ERROR = 200  # characters of an error that are quoted
@@ -237,10 +251,13 @@ def _titled(verdict: Verdict) -> Verdict:
 def beside(
     found: np.ndarray,  # [h, w] or [n]
     wanted: np.ndarray,  # of the same shape
-) -> Figure:
-    "The attempt, what was expected, and their difference."
-    fig, axes = plt.subplots(1, 3, figsize=(8, 2.6), layout="constrained")
+) -> Figure | None:  # None: there is nothing finite to draw
+    "The attempt, what was expected, and their difference. What is not finite leaves a gap."
+    found, wanted = (np.where(np.isfinite(x), x, np.nan) for x in (found, wanted))
     both = np.concatenate([found.ravel(), wanted.ravel()])
+    if np.isnan(both).all():
+        return None
+    fig, axes = plt.subplots(1, 3, figsize=(8, 2.6), layout="constrained")
     low, high = np.nanmin(both), np.nanmax(both)
     for ax, values, title in zip(axes, (found, wanted, found - wanted), ("yours", "expected", "difference")):
         if values.ndim == 1:
