@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import sevlm
@@ -24,6 +25,7 @@ from sevlm.data.features import RECORD, digest_file
 from sevlm.errors import DataError
 from sevlm.synthetic.dataset import make_mini
 from sevlm.training.inputs import load_training_data
+from sevlm.utils import asset
 
 FAST = ["layers=1", "epochs=2", "batch_size=16", "device=cpu"]
 CSV = "artemis_dataset_release_v0.csv"
@@ -499,6 +501,16 @@ def test_inspect_finds_numbers_that_are_none_of_every_type(kind, tmp_path, sevlm
     save_file({"a": torch.tensor([1, float("nan")]).to(kind)}, tmp_path / "bad.safetensors")
     code, out, _ = sevlm_("inspect", tmp_path / "bad.safetensors")
     assert code == 1 and "a holds values that are not finite" in out
+
+
+def test_a_checkpoint_with_numbers_of_8_bits_is_read(tmp_path, sevlm_):
+    folder = shutil.copytree(asset("mini"), tmp_path / "m")
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        notes, weights = file.metadata(), {k: file.get_tensor(k) for k in file.keys()}
+    name = next(k for k, t in weights.items() if t.ndim == 2)
+    weights[name] = weights[name].to(torch.float8_e4m3fn)
+    save_file(weights, folder / "model.safetensors", notes)
+    assert sevlm_("inspect", folder)[0] == 0
 
 
 def test_notes_in_a_file_of_weights_are_only_shown(tmp_path, sevlm_):

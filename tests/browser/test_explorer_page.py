@@ -94,7 +94,13 @@ def test_explorer_as_a_page_of_its_own(serve_command, watch, step, text_file):
         begins = {"json": b"{", "png": b"\x89PNG", "svg": b"<?xml"}[kind]
         assert saved.startswith(begins), saved[:40]
         if kind == "json":
-            assert "synthetic" in json.dumps(json.loads(saved))
+            record = json.loads(saved)
+            word = explorer.root.locator('.sevlm-word[aria-pressed="true"]').first.get_attribute("data-choose")
+            chosen = {"layer": "mean", "head": 1, "word": int(word) + 1}
+            assert chosen.items() <= record["settings"].items() and chosen.items() <= record["occlusion"].items()
+            scene = record["picture"]["scene"]
+            for control in ("weather", "time", "palette"):
+                assert scene[control] == explorer.list(control).input_value()
 
     page.set_viewport_size(PHONE)
     explorer.wait(
