@@ -89,7 +89,7 @@ def computing(rounds: int) -> dict[str, list[float]]:
     torch.set_num_threads(choose_threads(explainer.model.config.width, 1))
     page, found = Explorer(explainer, at_once=True), {}
     for name, act in actions(page).items():
-        act(rounds)  # what is made once is made now
+        act(-1)  # what is made once is made now, and the first round changes something
         seconds = []
         for i in range(rounds):
             began = time.perf_counter()
@@ -117,10 +117,10 @@ WATCH = """([first, last, done]) => {
   const page = (window.watched = { began: performance.now() });
   const see = (name, selector, test) => {
     const panel = document.querySelector(selector);
-    const look = () => { if (test(panel)) page[name] = performance.now() - page.began; };
+    const look = () => { if (page[name] === undefined && test(panel)) page[name] = performance.now() - page.began; };
     new MutationObserver(look).observe(panel, { childList: true, subtree: true });
   };
-  see("first", first, () => page.first === undefined || false);
+  see("first", first, () => true);
   see("last", last, (panel) => panel.querySelector(done));
 }"""
 
@@ -130,10 +130,11 @@ def in_browser(browser: str, rounds: int) -> dict[str, list[tuple[float, float]]
     from playwright.sync_api import sync_playwright
 
     command = [sys.executable, "-m", "sevlm", "explore", "--port", "0", "--no-browser"]
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     found: dict[str, list[tuple[float, float]]] = {}
     try:
-        address = server.stdout.readline().strip()
+        if not (address := server.stdout.readline().strip()):
+            raise SystemExit("the explorer did not start; why stands above.")
         with sync_playwright() as p:
             chrome = p.chromium.launch(executable_path=browser, args=["--no-sandbox"])
             page = chrome.new_page(viewport={"width": 1280, "height": 900})

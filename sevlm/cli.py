@@ -470,7 +470,8 @@ def _explain(args):
 def _count_problems(facts: dict[str, Any]) -> int:
     "Number of problems in nested facts, as `inspect_path` returns them."
     nested = sum(_count_problems(v) for v in facts.values() if isinstance(v, dict))
-    return nested + len(facts.get("problems", []))
+    found = facts.get("problems")  # a note in a file may have that name, too
+    return nested + (len(found) if isinstance(found, list) else 0)
 
 
 @command(

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import sevlm
@@ -24,6 +25,7 @@ from sevlm.data.features import RECORD, digest_file
 from sevlm.errors import DataError
 from sevlm.synthetic.dataset import make_mini
 from sevlm.training.inputs import load_training_data
+from sevlm.utils import asset
 
 FAST = ["layers=1", "epochs=2", "batch_size=16", "device=cpu"]
 CSV = "artemis_dataset_release_v0.csv"
@@ -435,6 +437,18 @@ def test_remake_leaves_the_installed_parts_alone(tmp_path, monkeypatch, sevlm_):
     assert (called["paintings"], called["seed"], called["progress"]) == (60, 3, False)
 
 
+def test_a_remake_that_was_broken_off_makes_what_is_missing(tmp_path, monkeypatch):
+    "A run that was killed while it wrote the captioner has left a folder with nothing in it."
+    from sevlm.app import remake as remaking
+
+    out = tmp_path / "parts"
+    (out / "captioner").mkdir(parents=True)
+    (out / "tokenizer.json").touch(), (out / "tower.safetensors").touch()
+    monkeypatch.setattr(remaking, "make_captioner", lambda *args: (_ for _ in ()).throw(DataError("it is made")))
+    with pytest.raises(DataError, match="it is made"):
+        remaking.remake(out, tmp_path / "work", progress=False)
+
+
 def test_inspect_says_what_it_expected(tmp_path, base, sevlm_):
     (tmp_path / "notes.xyz").write_text("?", encoding="utf-8")
     (tmp_path / "void").mkdir()
@@ -477,6 +491,33 @@ def test_inspect_knows_everything_that_is_whole(base, sevlm_):
     assert (
         found[0]["pictures"]["files"] == 50 and found[6]["weights fit it"] and found[6]["configuration"]["layers"] == 1
     )
+
+
+@pytest.mark.parametrize("kind", [torch.float8_e4m3fn, torch.float8_e5m2, torch.complex64, torch.float16])
+def test_inspect_finds_numbers_that_are_none_of_every_type(kind, tmp_path, sevlm_):
+    numbers = torch.ones(4).to(kind)
+    save_file({"a": numbers, "b": torch.arange(3)}, tmp_path / "good.safetensors")
+    assert sevlm_("inspect", tmp_path / "good.safetensors")[0] == 0
+    save_file({"a": torch.tensor([1, float("nan")]).to(kind)}, tmp_path / "bad.safetensors")
+    code, out, _ = sevlm_("inspect", tmp_path / "bad.safetensors")
+    assert code == 1 and "a holds values that are not finite" in out
+
+
+def test_a_checkpoint_with_numbers_of_8_bits_is_read(tmp_path, sevlm_):
+    folder = shutil.copytree(asset("mini"), tmp_path / "m")
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        notes, weights = file.metadata(), {k: file.get_tensor(k) for k in file.keys()}
+    name = next(k for k, t in weights.items() if t.ndim == 2)
+    weights[name] = weights[name].to(torch.float8_e4m3fn)
+    save_file(weights, folder / "model.safetensors", notes)
+    assert sevlm_("inspect", folder)[0] == 0
+
+
+def test_notes_in_a_file_of_weights_are_only_shown(tmp_path, sevlm_):
+    notes = {"emotions": '{"awe": "x"}', "more": '{"emotions": {"awe": -3, "b": 3.5}}', "problems": '{"none": 1}'}
+    save_file({"a": torch.ones(1)}, tmp_path / "x.safetensors", metadata=notes)
+    code, out, _ = sevlm_("inspect", tmp_path / "x.safetensors")
+    assert code == 0 and "awe: x" in out and "awe: -3" in out and "b: 3.5" in out and "%" not in out
 
 
 # ---- training, end to end

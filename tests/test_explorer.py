@@ -4,7 +4,10 @@ import asyncio
 import io
 import json
 import re
+import threading
 import xml.etree.ElementTree as ET
+from concurrent.futures import Future
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -17,19 +20,21 @@ pytest.importorskip("ipywidgets")
 pytest.importorskip("anywidget")
 
 from sevlm.app import panels
-from sevlm.app.explorer import CHOICE, KEPT_PIXELS, NONE, OWN, UPLOADED, Explorer, Latest, open_upload
+from sevlm.app.explorer import CHOICE, KEPT_PIXELS, NONE, OWN, UPLOADED, Explorer, Latest, open_upload, result_of
 from sevlm.app.panels import STRIP, explorer_figure, figure_bytes, percent, place_of, small_copy
 from sevlm.app.reading import (
     CANDIDATES,
     DRAWS,
     Candidate,
     Draft,
+    EncodedPicture,
     Reading,
     Word,
     cover,
     describe_model,
     draft_words,
     encode_picture,
+    finish,
     first_felt,
     known_odds,
     occlude,
@@ -39,6 +44,7 @@ from sevlm.app.reading import (
     record_of,
     sample_paintings,
     sample_scenes,
+    token_texts,
     under_each_emotion,
     word_groups,
     write_words,
@@ -47,7 +53,7 @@ from sevlm.config import EMOTIONS, SEVLMConfig
 from sevlm.errors import ConfigError, DataError, ImageError
 from sevlm.lexicon.token_table import VADTable
 from sevlm.models.decoder import cross_attention
-from sevlm.models.explainer import Answer, Explainer
+from sevlm.models.explainer import Answer, Explainer, Token
 from sevlm.models.sevlm import SEVLM
 from sevlm.models.tokenizer import encode, load_tokenizer, segments, span_masks, special_ids
 from sevlm.plot import spotlight
@@ -184,6 +190,41 @@ def test_tokens_make_words():
     assert draft_words(Draft((), ())) == ("", [])
 
 
+def test_letters_of_several_tokens_are_whole(shipped):
+    tokenizer = shipped.tokenizer
+    text = " because the café in 東京 is naïve"
+    ids = tokenizer(text).input_ids
+    assert any("\ufffd" in tokenizer.decode([i]) for i in ids)  # a letter of several tokens
+    texts = token_texts(tokenizer, ids)
+    assert len(texts) == len(ids) and "".join(texts) == text
+    emotion, found = draft_words(Draft(tuple(texts), ((),) * len(texts)))
+    assert [w.text for w in found] == text.split()[1:]
+    broken = next(i for i in ids if tokenizer.decode([i]).endswith("\ufffd"))
+    for some in ([broken], [*ids, broken], [broken, *ids]):  # bytes that are no letter are shown as such
+        assert "".join(token_texts(tokenizer, some)) == tokenizer.decode(some)
+    assert token_texts(tokenizer, []) == []
+
+
+def test_a_reading_has_whole_letters(shipped, monkeypatch):
+    "A model that writes é of two tokens."
+    ids = shipped.tokenizer(" awe because the café").input_ids
+    tokens = tuple(Token(shipped.tokenizer.decode([i]), i, (0, 0, 0), False, None, -1.0) for i in ids)
+    answer = Answer("awe", "the café", {}, tokens)
+    monkeypatch.setattr(Explainer, "explain_patches", lambda *args, **kw: [answer])
+    image = Image.new("RGB", (9, 9))
+    found = finish(shipped, image, EncodedPicture(None, None, {}), Draft((), ()), None)
+    assert [w.text for w in found.words] == ["the", "café"]
+
+
+def test_texts_that_do_not_fit_are_refused_before_the_first_token(tiny):
+    model = SEVLM(tiny.model.config.replace(new_tokens=tiny.model.config.max_positions - 2))
+    long = Explainer(model, tiny.tokenizer, tiny.table)
+    grid = encode_picture(long, Image.new("RGB", (9, 9))).grid
+    for write in (lambda: next(write_words(long, grid)), lambda: under_each_emotion(long, grid)):
+        with pytest.raises(ConfigError, match="positions"):
+            write()
+
+
 def test_covering_covers_what_is_named_and_nothing_else(shipped, reading):
     pixels, side = reading.encoded.pixels, reading.encoded.pixels.shape[-1] // 8
     covered = cover(pixels, [0, 63], 64)
@@ -203,12 +244,14 @@ def test_covering_covers_what_is_named_and_nothing_else(shipped, reading):
     for k in (0, 65):
         with pytest.raises(ConfigError, match="1 to 64"):
             occlude(shipped, reading, weights, k)
+    with pytest.raises(ConfigError, match="at least 1"):
+        occlude(shipped, reading, weights, 5, draws=0)
 
 
 def test_covering_nothing_that_matters_moves_nothing(shipped, reading):
     "All patches covered are the same for every draw, and the same as for the brightest."
     found = occlude(shipped, reading, reading.attention_of(0), k=64, draws=2)
-    assert found.further == 2 or found.brightest.moved == pytest.approx(found.drawn[0].moved, abs=1e-4)
+    assert [shift.moved for shift in found.drawn] == pytest.approx([found.brightest.moved] * 2, abs=1e-4)
 
 
 def test_other_sentences(shipped, reading):
@@ -233,6 +276,22 @@ def test_a_record_is_plain_data_and_says_that_scenes_are_synthetic(shipped, read
     assert record["model"]["config"]["width"] == 128 and record["under each emotion"] is None
     assert record_of(shipped, reading)["known odds"] is None
     assert str(Path.home()) not in json.dumps(describe_model(shipped))  # no path of this machine
+
+
+@pytest.mark.parametrize(
+    "place, name",
+    [
+        ("runs/demo/best-accuracy", "demo/best-accuracy"),
+        ("runs/demo/last", "demo/last"),
+        ("mine", "mine"),
+        ("assets/mini", "mini"),
+    ],
+)
+def test_a_checkpoint_is_named_by_its_run_and_only_the_shipped_one_is_shipped(shipped, monkeypatch, place, name):
+    assert describe_model(shipped)["checkpoint"] == "the small model shipped with sevlm"
+    monkeypatch.setattr(shipped.model, "source", Path("elsewhere") / place)
+    about = describe_model(shipped)
+    assert about["checkpoint"] == name and about["trained on synthetic paintings only"] is None
 
 
 # -------------------------------------------------------------------------------------------------------- panels
@@ -292,8 +351,11 @@ def test_a_picture_says_what_it_shows_and_where_it_is_lit(reading):
     assert 'alt="a &lt;boat&gt;, lit where the model looked for the word sea: brightest at the top left' in value
     assert 'alt="a &lt;boat&gt;"' in panels.picture_panel(small, "a <boat>")
     assert [place_of(i, 9) for i in (0, 4, 8)] == ["top left", "middle centre", "bottom right"]
-    for size in ((9000, 30), (30, 9000), (800, 600), (5, 5)):
-        assert max(small_copy(Image.new("RGB", size)).size) <= panels.SIDE
+    for size in ((9000, 30), (30, 9000), (800, 600), (5, 5), (1, 2000), (2000, 1), (1, 801), (2, 3000), (1, 600)):
+        small = small_copy(Image.new("RGB", size))
+        assert max(small.size) <= panels.SIDE and min(small.size) >= 1
+        covered = panels.covered_copy(small, range(64), 64)
+        assert (np.asarray(covered) == panels.COVER[0]).all() and max(covered.size) == 120
 
 
 def test_spotlight_darkens_where_nobody_looks():
@@ -301,6 +363,16 @@ def test_spotlight_darkens_where_nobody_looks():
     assert lit.shape == (32, 64, 3) and lit.max() > 170 and lit[-1, -1].max() < 40
     y, x = np.unravel_index(lit[..., 0].argmax(), (32, 64))
     assert 8 <= y < 16 and 16 <= x < 32  # patch 5 of 4 x 4: second row, second column
+
+
+def test_the_saved_path_goes_through_every_word(tiny):
+    "Also through one that comes twice."
+    reading = read_painting(tiny, Image.new("RGB", (9, 9)))
+    attention = np.full((tiny.model.config.layers, tiny.model.config.heads, tiny.model.config.patches), 0.1)
+    a, b = (Word(t, vad=(v, v, v), known=True, attention=attention) for t, v in (("a", 0.1), ("b", 0.7)))
+    (plane,) = (ax for ax in explorer_figure(replace(reading, words=(a, b, a))).subfigs[0].axes[2:])
+    assert plane.lines[0].get_xdata().tolist() == pytest.approx([0.1, 0.7, 0.1])
+    assert [t.get_text() for t in plane.texts] == ["a", "b"]
 
 
 def test_the_check_is_told_as_it_came_out(shipped, reading):
@@ -484,9 +556,14 @@ def test_uploads(page):
     assert page.controls["picture"].value == OWN and page.reading.image.size == (256, 256)
 
 
-def test_pasted_pictures_and_other_things(page):
+def test_pasted_pictures_and_other_things(page, monkeypatch):
+    sent = []
+    monkeypatch.setattr(page.paste, "send", lambda content: sent.append(content))
     page.paste._handle_custom_msg({"name": "clip.png"}, [memoryview(png(colour="blue"))])
     assert page.controls["picture"].value == UPLOADED and page.reading.image.getpixel((3, 3)) == (0, 0, 255)
+    assert sent == [{}] and "A file may have 10 MB" in "".join(
+        getattr(w, "value", "") for w in leaves(page.show()) if hasattr(w, "kind")
+    )
     page.receive("", b"")
     assert "is empty (0 bytes)" in page.message.value and page.reading.image.size == (50, 30)
     page.receive("x", png(colour="red"))
@@ -524,6 +601,56 @@ def test_errors_are_text_on_the_page_and_go_away(page):
     assert "one or two different" in page.message.value
     page.controls["second"].value = NONE
     assert not page.message.value and len(page.scene().subjects) == 1
+
+
+@pytest.mark.parametrize("size", [(1, 2000), (2000, 1), (1, 600)])
+def test_a_line_is_a_picture_too(shipped_page, size):
+    page = shipped_page
+    upload(page, png(size))
+    page.views[0].controls["occlude"].click()
+    assert page.reading.image.size == size and "defect" not in page.message.value
+    assert "<img" in page.views[0].panels["occlusion"].value
+
+
+def test_an_answer_that_breaks_off_is_not_mixed_with_another(page, monkeypatch):
+    first = page.views[0].record()
+    monkeypatch.setattr(panels, "bars_panel", lambda *args: open_upload(b""))
+    page.controls["picture"].index = 1
+    assert "is empty" in page.message.value and "last answer" not in page.message.value
+    assert not any(panel.value for panel in page.views[0].panels.values())  # nothing of either
+    monkeypatch.undo()
+    page.controls["picture"].index = 0
+    assert page.views[0].record() == first and not page.message.value
+    assert page.views[0].panels["bars"].value and page.views[0].panels["picture"].value
+
+
+def test_an_upload_that_fails_in_any_way_is_forgotten(page, monkeypatch):
+    from sevlm.app import explorer
+
+    def full(*args):
+        raise MemoryError("no room")
+
+    for what in ("open_upload", "upload_notices"):
+        monkeypatch.setattr(explorer, what, full)
+        with pytest.raises(MemoryError):
+            page.receive("x", png())
+        assert "no room" in page.message.value and "last answer" in page.message.value
+        page.controls["emotion"].value = "fear" if page.reading.asked is None else CHOICE  # and goes on
+        assert not page.message.value
+        monkeypatch.undo()
+
+
+def test_a_check_keeps_what_it_was_made_with(shipped_page):
+    page, view = shipped_page, shipped_page.views[0]
+    view.panels["said"].chosen, view.controls["layer"].index, view.controls["head"].index = 0, 2, 1
+    view.controls["occlude"].click()
+    word = page.reading.words[0].text
+    assert f"attention of word 1, “{word}”; layer: 2; head: 1" in view.panels["occlusion"].value
+    view.panels["said"].chosen, view.controls["layer"].index = 1, 1
+    record = view.record()
+    check = {name: record["occlusion"][name] for name in ("word", "layer", "head")}
+    assert check == {"word": 1, "layer": 2, "head": 1}
+    assert record["settings"]["word"] == 2 and record["settings"]["layer"] == 1
 
 
 @pytest.mark.parametrize(
@@ -589,6 +716,150 @@ def test_two_models_stand_side_by_side(tiny, shipped):
     assert "<h2>one</h2>" in texts and "<h2>&lt;two&gt;</h2>" in texts
     upload(page, png())
     assert first.shown.image.size == second.shown.image.size == (50, 30)
+
+
+def test_emotions_that_all_models_know_are_offered(tiny):
+    emotions = ("calm", "fear", "tense")
+    model = SEVLM(tiny.model.config.replace(emotions=emotions))
+    page = Explorer(tiny, other=Explainer(model, tiny.tokenizer, tiny.table), n=1, at_once=True)
+    assert page.controls["emotion"].options == (CHOICE, "fear")
+    page.controls["emotion"].value = "fear"
+    assert [view.reading.asked for view in page.views] == ["fear", "fear"] and not page.message.value
+
+
+def test_every_model_has_a_name(tiny):
+    with pytest.raises(ValueError, match="shorter"):
+        Explorer(tiny, other=tiny, names=("x",), at_once=True)
+
+
+async def until(there):
+    "Wait for what the page will do."
+    while not there():
+        await asyncio.sleep(0.001)
+
+
+def in_loop(tiny, hand):
+    "A page in a running event loop, with its first answer; `hand(page, settled)` uses it."
+
+    async def use():
+        page = Explorer(tiny, n=3)
+        settled = lambda: until(lambda: not page.latest.busy and not page.views[0].latest.busy)
+        await settled()
+        await hand(page, settled)
+        return page
+
+    return asyncio.run(asyncio.wait_for(use(), 100))
+
+
+def test_a_dropped_answer_is_not_mixed_with_another(tiny):
+    async def hand(page, settled):
+        view, control = page.views[0], page.controls["picture"]
+        first = view.record()
+        for there in (lambda: True, lambda: view.shown is not None, lambda: view.panels["said"].busy):
+            control.index = 1
+            await until(lambda: page.latest.busy and view.reading is None)
+            await until(there)
+            control.index = 0
+            await settled()
+            assert view.record() == first and not view.panels["said"].busy
+
+    in_loop(tiny, hand)
+
+
+def test_what_is_dropped_leaves_nothing_that_is_half(tiny):
+    async def hand(page, settled):
+        view = page.views[0]
+        for button in ("emotions", "ways"):
+            panel = view.panels[button]
+            view.controls[button].click()
+            await until(lambda: panel.value)  # it says that it is at work
+            view.controls["json"].click()
+            await settled()
+            assert not panel.value and view.panels["file"].value and not view.extras
+        page.controls["canvas"].value += 1
+        await until(lambda: view.panels["said"].busy)
+        page.controls["second"].value = page.controls["subject"].value  # no such scene
+        await settled()
+        assert "one or two different" in page.message.value and "last answer" not in page.message.value
+        assert not view.panels["said"].value and not view.panels["said"].busy
+
+    in_loop(tiny, hand)
+
+
+@pytest.fixture
+def gate(monkeypatch):
+    "Uploads are opened, and looked through, only when it is open; `gate.opened` has what was asked for."
+    from sevlm.app import explorer
+
+    gate = threading.Event()
+    gate.opened = []
+    for what in ("open_upload", "upload_notices"):
+        work = getattr(explorer, what)
+        monkeypatch.setattr(
+            explorer, what, lambda *args, w=what, work=work: gate.opened.append(w) or gate.wait(100) and work(*args)
+        )
+    yield gate
+    gate.set()
+
+
+def test_a_removed_upload_stays_away(tiny, gate):
+    async def hand(page, settled):
+        first = page.shown
+        page.receive("x", png())  # removed while it is opened
+        await until(lambda: "Reading x" in page.message.value)
+        page.clear.click()
+        gate.set()
+        await settled()
+        assert page.uploaded is None and page.shown is first and not page.message.value
+        gate.clear()
+        page.receive("x", png())
+        await until(lambda: gate.opened.count("open_upload") == 2)
+        gate.set()
+        await until(lambda: page.uploaded is not None)
+        gate.clear()  # removed while it is looked through
+        await until(lambda: "upload_notices" in gate.opened)
+        page.clear.click()
+        gate.set()
+        await settled()
+        assert page.uploaded is None and "the upload was cleared" in page.message.value
+
+    in_loop(tiny, hand)
+
+
+def test_a_choice_gives_up_an_upload_and_a_question_does_not(tiny, gate):
+    async def hand(page, settled):
+        page.receive("x", png())
+        for emotion in ("fear", "awe", CHOICE):  # it is opened once, whatever else is moved
+            await until(lambda: "Reading x" in page.message.value)
+            page.controls["emotion"].value = emotion
+            await asyncio.sleep(0.03)
+        gate.set()
+        await settled()
+        assert gate.opened == ["open_upload", "upload_notices"] and page.controls["picture"].value == UPLOADED
+        for name, value in (("picture", list(page.samples)[1]), ("canvas", 77)):
+            gate.clear()
+            page.receive("y", png())
+            await until(lambda: "Reading y" in page.message.value)
+            page.controls[name].value = value
+            gate.set()
+            await settled()
+            assert page.controls[name].value == value and page.shown.scene == page.scene() and not page.message.value
+
+    in_loop(tiny, hand)
+
+
+def test_work_in_a_thread_is_waited_for_in_steps():
+    future = Future()
+    steps = result_of(future)
+    next(steps)
+    future.set_result(3)
+    with pytest.raises(StopIteration) as done:
+        next(steps)
+    assert done.value.value == 3
+    failed = Future()
+    failed.set_exception(TimeoutError("of the work"))  # and no sign that it goes on
+    with pytest.raises(TimeoutError, match="of the work"):
+        next(result_of(failed))
 
 
 def test_the_last_state_wins(tiny):

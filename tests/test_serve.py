@@ -1,22 +1,34 @@
 """`sevlm explore`: a page for this machine alone, behind a token, that ends when it is told to."""
 
 import json
+import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
+import time
 import urllib.error
 import urllib.request
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
-from sevlm.app.serve import HOST, LARGEST_UPLOAD, Page, free_port, show_page, write_folder
+from sevlm.app.serve import (
+    HOST,
+    LARGEST_UPLOAD,
+    Page,
+    check_page,
+    free_port,
+    show_page,
+    with_full_paths,
+    write_folder,
+)
 from sevlm.cli import main
 from sevlm.errors import ConfigError
+from sevlm.utils import asset
 
 LONGEST = 120  # seconds for a server to begin or to end, on a busy machine
 
@@ -36,27 +48,27 @@ def answer(address, follow=True):
         return e.code, e.read().decode(), address
 
 
-def folders():
-    return set(Path(tempfile.gettempdir()).glob("sevlm-explore-*"))
-
-
 @pytest.fixture(scope="module")
-def server():
-    "A server, its address, and the folders that were there before."
+def server(tmp_path_factory):
+    "A server, its address, and its folder for temporary files; in `browser.txt` there is what a browser was given."
     pytest.importorskip("voila")
-    before = folders()
-    command = [sys.executable, "-m", "sevlm", "explore", "--port", "0", "--no-browser"]
+    place = tmp_path_factory.mktemp("tmp")
+    browser = place / "browser"
+    browser.write_text(f'#!/bin/sh\nprintf "%s" "$1" > {place}/browser.txt\n', encoding="utf-8")
+    browser.chmod(0o700)
+    command = [sys.executable, "-m", "sevlm", "explore", "--port", "0"]
     process = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        env={**os.environ, "TMPDIR": str(place), "BROWSER": f"{browser} %s"},
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
     )
     try:
         address = process.stdout.readline().strip()
         assert address, process.stderr.read()
-        yield process, address, before
+        yield process, address, place
     finally:
         if process.poll() is None:
             process.kill()
@@ -66,6 +78,18 @@ def server():
 def test_the_address_is_of_this_machine_and_has_a_token(server):
     found = re.fullmatch(r"http://127\.0\.0\.1:\d+/\?token=([\w-]{20,})", server[1])
     assert found and HOST == "127.0.0.1"
+
+
+def test_a_browser_is_given_a_file_and_not_the_token(server):
+    "Every user of the machine can read its command line."
+    _, address, place = server
+    end = time.monotonic() + LONGEST
+    while not (place / "browser.txt").exists() and time.monotonic() < end:
+        time.sleep(0.05)
+    given = (place / "browser.txt").read_text(encoding="utf-8")
+    assert given.startswith("file:///") and address.split("token=")[1] not in given
+    file = Path(urllib.request.url2pathname(given.removeprefix("file://")))
+    assert f'url={address}"' in file.read_text(encoding="utf-8") and file.stat().st_mode & 0o777 == 0o600
 
 
 def test_without_the_token_nothing_is_shown(server):
@@ -93,11 +117,12 @@ def test_a_taken_port_is_told(server, capsys):
 
 
 def test_it_ends_by_interrupt_and_leaves_nothing(server):
-    process, address, before = server
+    process, address, place = server
+    assert list(place.glob("sevlm-explore-*"))
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=LONGEST)
     assert process.returncode == 0 and "Traceback" not in out + err and "Ctrl-C ends it" in err
-    assert folders() <= before
+    assert not list(place.glob("sevlm-explore-*"))
     with pytest.raises(urllib.error.URLError):
         urllib.request.urlopen(address, timeout=5)
 
@@ -119,6 +144,30 @@ def test_what_is_no_checkpoint_is_told_before_anything_is_served(option, tmp_pat
     assert main(["explore", option, str(tmp_path), "--port", "0", "--no-browser"]) == 2
     told = capsys.readouterr()
     assert f"no checkpoint in {tmp_path}" in told.err and not told.out
+
+
+def test_what_would_not_be_used_or_is_not_there_is_told(tmp_path, capsys):
+    for options, words in ((["--device", "cuda:99"], "not available"), (["--lexicon", "x.txt"], "--checkpoint")):
+        assert main(["explore", *options, "--port", "0", "--no-browser"]) == 2
+        told = capsys.readouterr()
+        assert words in told.err and not told.out
+
+
+def test_paths_are_those_of_the_folder_it_was_started_in(tmp_path, monkeypatch):
+    "The kernel starts in another one."
+    (tmp_path / "runs").mkdir()
+    shutil.copytree(asset("mini"), tmp_path / "runs" / "mine")
+    (tmp_path / "words.txt").write_text("sea\t0.5\t0.5\t0.5\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    page = Page("runs/mine", "jing5566/SEVLM", "words.txt", "cpu")
+    check_page(replace(page, compare=None, lexicon=None))
+    found = with_full_paths(page)
+    monkeypatch.chdir("/")
+    assert Path(found.checkpoint) == tmp_path / "runs" / "mine" and found.compare == page.compare
+    assert Path(found.lexicon) == tmp_path / "words.txt" and found.device == "cpu"
+    pytest.importorskip("anywidget")
+    widget = show_page(json.dumps(asdict(replace(found, compare=None, lexicon=None))))
+    assert "sevlm-explorer" in widget._dom_classes
 
 
 @pytest.mark.parametrize("package", ["voila", "anywidget"])

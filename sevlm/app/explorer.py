@@ -8,6 +8,7 @@ __all__ = [
     "PAUSE",
     "GLANCE",
     "Steps",
+    "LARGEST_MESSAGE",
     "KEPT_PIXELS",
     "OWN",
     "UPLOADED",
@@ -17,9 +18,11 @@ __all__ = [
     "open_upload",
     "upload_notices",
     "in_thread",
+    "result_of",
     "Latest",
     "Panel",
     "PasteBox",
+    "Upload",
     "Shown",
     "View",
     "Explorer",
@@ -33,7 +36,7 @@ import logging
 import math
 import traceback
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -97,26 +100,28 @@ def upload_notices(
 # %% ../../nbs/library/explorer_page.ipynb #bbbc99cd
 _log = logging.getLogger(__name__)
 PAUSE = 0.005  # seconds between two steps, in which the page listens
-GLANCE = 0.02  # seconds between two looks at work in a thread
-Steps = Iterator[None]
+GLANCE = 0.001  # seconds of a look at work in a thread
+Steps = Generator[None, None, None]
 
 
-def in_thread(work: Callable[[], Any]) -> Generator[None, None, Any]:  # returns what `work` gives
-    "Steps that wait for work which has no steps of its own, such as decoding a large file."
+def in_thread(work: Callable[[], Any]) -> Future:
+    "Begin work that has no steps of its own, such as decoding a large file."
     pool = ThreadPoolExecutor(1)
     future = pool.submit(work)
     pool.shutdown(wait=False)
-    while True:
-        try:
-            return future.result(timeout=GLANCE)
-        except TimeoutError:
-            if future.done():  # the work itself has raised it
-                raise
-            yield
+    return future
+
+
+def result_of(future: Future) -> Generator[None, None, Any]:  # returns what the work gives
+    "Steps that wait for work in a thread. Raises what the work has raised."
+    while not future.done():
+        wait([future], GLANCE)
+        yield
+    return future.result()
 
 
 class Latest:
-    "Takes the steps of one job; a new job takes the place of an unfinished one."
+    "Takes the steps of one job; a new job takes the place of an unfinished one, which is closed."
 
     def __init__(
         self,
@@ -124,44 +129,49 @@ class Latest:
         at_once: bool = False,  # take all steps at the start, even if an event loop runs
     ):
         self.failed, self.at_once = failed, at_once
-        self._job: object = None
+        self._steps: Steps | None = None  # of the job that is not finished
         self._task: asyncio.Task | None = None  # kept, since the loop does not keep it
-        self.busy = False
+
+    @property
+    def busy(self) -> bool:
+        "Whether a job is not finished."
+        return self._steps is not None
 
     def start(
         self,
-        make: Callable[[], Steps],  # called when the first step is taken
+        make: Callable[[], Steps],
     ) -> None:
         "Drop what is not finished, and begin."
-        self._job = job = object()
-        self.busy = True
+        self.drop()
+        self._steps = steps = make()
         try:
             loop = None if self.at_once else asyncio.get_running_loop()
         except RuntimeError:  # none runs
             loop = None
         if loop is not None:
-            self._task = loop.create_task(self._in_turns(job, make))
+            self._task = loop.create_task(self._in_turns(steps))
             return
-        with self._ended(job):
-            for _ in make():
-                if self._job is not job:
-                    return
+        with self._ended(steps):
+            for _ in steps:
+                pass
 
-    async def _in_turns(self, job: object, make: Callable[[], Steps]) -> None:
+    def drop(self) -> None:
+        "Close what is not finished: its steps clear now what they have begun."
+        steps, self._steps = self._steps, None
+        if steps is not None:
+            steps.close()
+
+    async def _in_turns(self, steps: Steps) -> None:
         await asyncio.sleep(PAUSE)  # several changes of one moment are one
-        if self._job is not job:
-            return
         try:
-            with self._ended(job):
-                for _ in make():
+            with self._ended(steps):
+                for _ in steps:  # none are left once they are closed
                     await asyncio.sleep(PAUSE)
-                    if self._job is not job:
-                        return
         except Exception:  # `failed` has shown it; nobody awaits this task
             _log.debug("a step of the explorer failed", exc_info=True)
 
     @contextlib.contextmanager
-    def _ended(self, job: object) -> Iterator[None]:
+    def _ended(self, steps: Steps) -> Iterator[None]:
         "What ends with the job, however that ends."
         try:
             yield
@@ -170,8 +180,8 @@ class Latest:
             if not isinstance(e, SevlmError):
                 raise
         finally:
-            if self._job is job:
-                self.busy = False
+            if self._steps is steps:
+                self._steps = None
 
 
 # %% ../../nbs/library/explorer_page.ipynb #7a9dee18
@@ -230,10 +240,21 @@ function render({ model, el }) {
   const hint = document.createElement("span");
   hint.setAttribute("role", "status");
   el.append(box, hint);
+  const arrived = () => { hint.textContent = ""; };
+  const megabytes = (n) => `${(n / 1e6).toFixed(1)} MB`;
   const send = async (file) => {
-    hint.textContent = `sending ${file.name} ...`;
-    model.send({ name: file.name, size: file.size }, undefined, [await file.arrayBuffer()]);
-    hint.textContent = "";
+    let content;
+    try {
+      content = await file.arrayBuffer();
+    } catch {
+      hint.textContent = `${file.name} cannot be read. Is it a folder? Drop one picture.`;
+      return;
+    }
+    const [size, largest] = [file.size, model.get("largest")].map(megabytes);
+    const refused = file.size > model.get("largest");
+    const why = ` A file may have ${largest} here: if nothing follows, make it smaller.`;
+    hint.textContent = `sending ${file.name} (${size}) ...${refused ? why : ""}`;
+    model.send({ name: file.name, size: file.size }, undefined, [content]);
   };
   const take = (event, data) => {
     event.preventDefault();
@@ -250,6 +271,8 @@ function render({ model, el }) {
     event.preventDefault();
     hint.textContent = "Now press Ctrl+V (Cmd+V).";
   });
+  model.on("msg:custom", arrived);
+  return () => model.off("msg:custom", arrived);
 }
 export default { render };
 """
@@ -304,6 +327,9 @@ _STYLE = """
 """
 
 
+LARGEST_MESSAGE = 10_000_000  # bytes that JupyterLab's server takes in one message, as it is installed
+
+
 class Panel(anywidget.AnyWidget):
     "HTML, and which of its buttons was pressed."
 
@@ -319,16 +345,32 @@ class PasteBox(anywidget.AnyWidget):
     "A place for a picture from the clipboard, or one that is dropped; sends (name, bytes) to `received`."
 
     _esm, _css = _PASTE, ""
+    largest = traitlets.Int(LARGEST_MESSAGE).tag(sync=True)  # bytes that the server takes in one message
 
-    def __init__(self, received: Callable[[str, bytes], None]):
-        super().__init__()
-        self.on_msg(lambda _, content, buffers: received(str(content.get("name", "")), bytes(buffers[0])))
+    def __init__(self, received: Callable[[str, bytes], None], **kw: Any):
+        super().__init__(**kw)
+        self.received = received
+        self.on_msg(self._arrived)
+
+    def _arrived(self, _: Any, content: dict[str, Any], buffers: Sequence[memoryview]) -> None:
+        self.send({})  # it has arrived
+        self.received(str(content.get("name", "")), bytes(buffers[0]))
 
 
 # %% ../../nbs/library/explorer_page.ipynb #d794fd25
 KEPT_PIXELS = 4_000_000  # of a picture that is kept; a larger one is reduced after it was encoded
 OWN, UPLOADED, NONE, CHOICE = "painted by you", "your uploaded picture", "(none)", "the model's choice"
 ALL = -1  # layers, or heads: their mean
+
+
+@dataclass(eq=False)
+class Upload:
+    "An uploaded file on its way to the page."
+
+    name: str
+    content: bytes
+    image: Future  # `open_upload` in a thread
+    notices: Future | None = None  # `upload_notices` in a thread
 
 
 @dataclass(frozen=True, eq=False)
@@ -389,7 +431,7 @@ class View:
         self.encoded: EncodedPicture | None = None
         self.reading: Reading | None = None
         self.small: Image.Image | None = None
-        self.extras: dict[str, Any] = {}  # what was asked for: 'occlusion', 'emotions', 'ways'
+        self.extras: dict[str, Any] = {}  # what was asked for: 'occlusion' (of what is 'occluded'), 'emotions', 'ways'
         self.latest = Latest(failed, at_once)
         self.failed = failed
         kinds = "said bars picture candidates vad plane table occlusion emotions ways file".split()
@@ -415,8 +457,9 @@ class View:
         self.panels["said"].observe(self._guarded(self.draw_word), "chosen")
         asked = {"occlude": self._occlude, "emotions": self._emotions, "ways": self._ways}
         asked |= {kind: partial(self._save, kind) for kind in ("png", "svg", "json")}
+        panel_of = {"occlude": "occlusion", "png": "file", "svg": "file", "json": "file"}
         for control, steps in asked.items():
-            self.controls[control].on_click(partial(self._ask, steps))
+            self.controls[control].on_click(partial(self._ask, panel_of.get(control, control), steps))
         self.widget = self._layout(titled)
 
     def _layout(self, titled: bool) -> widgets.Widget:
@@ -466,22 +509,43 @@ class View:
         "The picture or the question has changed: the reading goes, and what was asked of it."
         self.reading, self.extras = None, {}
         for kind in ("occlusion", "emotions", "ways", "file"):
-            self.panels[kind].value = ""
+            self._clear(kind)
 
-    def show(self, shown: Shown) -> Iterator[None]:
+    def _clear(self, kind: str) -> None:
+        "Empty a panel that is made by a button."
+        self.extras.pop(kind, None)
+        self.panels[kind].value = ""
+
+    def clear(self) -> None:
+        "Show nothing."
+        self.forget()
+        self.shown = None
+        for panel in self.panels.values():
+            panel.value = ""
+
+    def show(self, shown: Shown) -> Steps:
         "Look at a picture: the bars and the picture itself."
+        self.shown = None  # until both are there
         self.encoded = encode_picture(self.explainer, shown.image)
-        self.shown, self.small = shown, panels.small_copy(shown.image)
+        self.small = panels.small_copy(shown.image)
         yield
+        self.shown = shown
         self.panels["bars"].value = panels.bars_panel(self.encoded.probabilities, self.odds)
         self.panels["picture"].value = panels.picture_panel(self.small, shown.about)
         yield
 
-    def write(self, emotion: str | None, image: Image.Image) -> Iterator[None]:
+    def write(self, emotion: str | None, image: Image.Image) -> Steps:
         "Write the sentence, word by word; then all that is known of its words."
+        self.panels["said"].busy = True
+        try:
+            yield from self._write(emotion, image)
+        finally:
+            self.panels["said"].busy = False
+
+    def _write(self, emotion: str | None, image: Image.Image) -> Steps:
         assert self.encoded is not None
         draft, asked, said = Draft((), ()), emotion is not None, self.panels["said"]
-        shown, said.busy = "", True
+        shown = ""
         for draft in write_words(self.explainer, self.encoded.grid, emotion):
             value = panels.words_panel(*draft_words(draft), asked=asked, writing=True)
             if value != shown:
@@ -490,7 +554,7 @@ class View:
         reading = finish(self.explainer, image, self.encoded, draft, emotion)
         yield
         said.chosen = first_felt(reading)
-        self.reading, said.busy = reading, False
+        self.reading = reading
         self.panels["bars"].value = panels.bars_panel(self.encoded.probabilities, self.odds, reading.answer.emotion)
         self.panels["table"].value = panels.table_panel(reading.words)
         self.draw_word()
@@ -526,41 +590,55 @@ class View:
     def _attention(self, word: int) -> Any:
         return self.reading.attention_of(word, self._part("layer"), self._part("head"))
 
-    def _ask(self, steps: Callable[[], Iterator[None]], _: Any = None) -> None:
-        "A button was pressed: answer when the sentence is there."
+    def _ask(self, kind: str, steps: Callable[[], Steps], _: Any = None) -> None:
+        "A button was pressed: its panel is filled when the sentence is there, and left empty if that is dropped."
 
-        def patiently() -> Iterator[None]:
+        def patiently() -> Steps:
             while self.waiting():
                 yield
             if (reading := self.reading) is None:
                 raise ImageError("there is no answer yet. Choose a painting, or upload a picture.")
-            for _ in steps():
-                yield
-                if self.reading is not reading:  # it is asked of another one now
-                    return
+            self._clear(kind)
+            filled = False
+            try:
+                for _ in steps():
+                    yield
+                    if self.reading is not reading:  # it is asked of another one now
+                        return
+                filled = True
+            finally:
+                if not filled:
+                    self._clear(kind)
 
         self.latest.start(patiently)
 
-    def _occlude(self) -> Iterator[None]:
+    def _settings(self) -> dict[str, Any]:
+        "Layer, head and number of the word that are chosen, as a reader counts them."
+        of = lambda name: "mean" if (part := self._part(name)) is None else part + 1
+        return {"layer": of("layer"), "head": of("head"), "word": self.word + 1}
+
+    def _occlude(self) -> Steps:
         panel, reading = self.panels["occlusion"], self.reading
         if not reading.words:
             panel.value = panels.message_panel(["There is no word whose attention could be covered."])
             return
         panel.value = panels.message_panel(["Covering patches ..."])
+        settings, text = self._settings(), reading.words[self.word].text
+        weights, k = self._attention(self.word), self.controls["patches"].value
         yield
-        weights = self._attention(self.word)
-        found = occlude(self.explainer, reading, weights, self.controls["patches"].value)
-        self.extras["occlusion"] = found
-        panel.value = panels.occlusion_panel(found, self.small, len(weights))
+        found = occlude(self.explainer, reading, weights, k)
+        self.extras |= {"occlusion": found, "occluded": settings}
+        about = f"attention of word {settings['word']}, “{text}”; layer: {settings['layer']}; head: {settings['head']}"
+        panel.value = panels.occlusion_panel(found, self.small, len(weights), about)
 
-    def _emotions(self) -> Iterator[None]:
+    def _emotions(self) -> Steps:
         panel = self.panels["emotions"]
         panel.value = panels.message_panel(["Writing ..."])
         yield
         self.extras["emotions"] = texts = under_each_emotion(self.explainer, self.encoded.grid)
         panel.value = panels.emotions_panel(texts, self.encoded.probabilities)
 
-    def _ways(self) -> Iterator[None]:
+    def _ways(self) -> Steps:
         panel, found = self.panels["ways"], []
         panel.value = panels.message_panel(["Writing ..."])
         yield
@@ -572,12 +650,10 @@ class View:
 
     def record(self) -> dict[str, Any]:
         "All numbers of this view, as plain data."
-        of = lambda name: "mean" if (part := self._part(name)) is None else part + 1
-        settings = {"layer": of("layer"), "head": of("head"), "word": self.word + 1}
-        shown = self.shown
+        shown, settings = self.shown, self._settings()
         return record_of(self.explainer, self.reading, shown.scene, shown.canvas, settings, **self.extras)
 
-    def _save(self, kind: str) -> Iterator[None]:
+    def _save(self, kind: str) -> Steps:
         panel = self.panels["file"]
         panel.value = panels.message_panel(["Drawing ..."])
         yield
@@ -601,25 +677,26 @@ class Explorer:
         n: int = 8,
         seed: int = 0,  # sample paintings
         other: Explainer | None = None,  # a second model, beside the first
-        names: Sequence[str] = ("first model", "second model"),
+        names: Sequence[str] = ("first model", "second model"),  # one for each model
         at_once: bool = False,  # compute before a change returns, also in a notebook: for scripts and tests
+        largest: int = LARGEST_MESSAGE,  # bytes that the server takes in one message, so of an upload
     ):
         self.samples = dict(sample_scenes(n, seed))
         self._canvases = {label: i for i, label in enumerate(self.samples)}
         self.message = Panel(kind="sevlm-message", live=True)
-        self.latest = Latest(self._fail, at_once)
+        self.latest = Latest(self._stop, at_once)
         models = [explainer or load(device="cpu"), *([other] if other else [])]
         self.views = [
             View(m, name, self._fail, at_once, lambda: self.latest.busy, titled=other is not None)
-            for m, name in zip(models, names)
+            for m, name in zip(models, names[: len(models)], strict=True)
         ]
         self.explainer = models[0]
-        self.paste = PasteBox(self.receive)
+        self.paste = PasteBox(self.receive, largest=largest)
         self.controls: dict[str, Any] = self._controls()
         self.shown: Shown | None = None
         self.uploaded: Shown | None = None
-        self._pending: tuple[str, bytes] | None = None  # an upload that is not opened yet
-        self._unchecked: bytes | None = None  # an upload that is not looked through for damage yet
+        self._pending: Upload | None = None  # that is not opened yet
+        self._unchecked: Upload | None = None  # that is not looked through for damage yet
         self._uploads, self._quiet, self._asked = 0, False, None
         changed = {"picture": self._chosen, "upload": self._received, "emotion": lambda: None}
         for name, control in self.controls.items():
@@ -633,13 +710,14 @@ class Explorer:
         "Name -> control, in the order of the page."
         upload = widgets.FileUpload(description="Upload a picture", accept="image/*").add_class("sevlm-upload")
         menu = partial(_control, widgets.Dropdown)
+        common = [e for e in self.explainer.emotions if all(e in view.explainer.emotions for view in self.views)]
         return {
             "picture": menu("painting", "painting", options=[*self.samples, OWN, UPLOADED]),
             "subject": menu("subject", "subject", options=SUBJECTS),
             "second": menu("and", "second", options=(NONE, *SUBJECTS)),
             **{kind: menu(kind, kind, options=values) for kind, values in VALUES.items()},
             "canvas": _control(widgets.BoundedIntText, "canvas", "canvas", min=0, max=9999),
-            "emotion": menu("emotion", "emotion", options=(CHOICE, *self.explainer.emotions)),
+            "emotion": menu("emotion", "emotion", options=(CHOICE, *common)),
             "upload": upload,
         }
 
@@ -667,12 +745,15 @@ class Explorer:
             self._quiet = before
 
     def _chosen(self) -> None:
-        "A painting was chosen: the controls take its scene."
+        "A picture was chosen: the controls take the scene of a painting, and an upload on its way is given up."
         if (label := self.controls["picture"].value) in self.samples:
             self._set_scene(label)
+        if label != UPLOADED:
+            self._pending = None
 
     def _painted(self) -> None:
-        "The scene was changed: it is no sample any more."
+        "The scene was changed: it is no sample any more, and no upload."
+        self._pending = None
         with self._silently() as c:
             c["picture"].value = OWN
 
@@ -693,7 +774,7 @@ class Explorer:
                 c["upload"].value = ()
 
     def _keep(self, name: str, content: bytes) -> None:
-        self._pending = (name, content)
+        self._pending = Upload(name, content, in_thread(lambda: open_upload(content)))
 
     def receive(self, name: str, content: bytes) -> None:
         "A picture was pasted or dropped."
@@ -704,7 +785,10 @@ class Explorer:
         "Forget the uploaded picture."
         self.uploaded = self._pending = self._unchecked = None
         if self.controls["picture"].value == UPLOADED:
-            self._fail(ImageError("the upload was cleared. Upload a picture, or choose a painting."))
+            self.latest.drop()
+            self._stop(ImageError("the upload was cleared. Upload a picture, or choose a painting."))
+        else:
+            self.latest.start(self._update)
 
     # ------------------------------------------------------------------------------------------------ what is shown
 
@@ -726,49 +810,52 @@ class Explorer:
             return self.shown
         return Shown((scene, canvas), paint_canvas(scene, canvas), scene, canvas)
 
-    def _open(self) -> Iterator[None]:
-        "Open an upload that is waiting."
-        if self._pending is None:
+    def _open(self) -> Steps:
+        "Wait for an upload that is being opened."
+        if (upload := self._pending) is None:
             return
-        name, content = self._pending
-        self._say(f"Reading {name or 'the picture'} ({len(content) / 1e6:.1f} MB) ...")
+        self._say(f"Reading {upload.name or 'the picture'} ({len(upload.content) / 1e6:.1f} MB) ...")
         yield
         try:
-            image = yield from in_thread(lambda: open_upload(content))
-        except ImageError:
-            self._pending = None
+            image = yield from result_of(upload.image)
+        except Exception:
+            self._pending = None  # it would fail again
             raise
-        self._pending, self._uploads = None, self._uploads + 1
-        self.uploaded, self._unchecked = Shown(("upload", self._uploads), image), content
+        self._pending, self._unchecked, self._uploads = None, upload, self._uploads + 1
+        self.uploaded = Shown(("upload", self._uploads), image)
         with self._silently() as c:
             c["picture"].value = UPLOADED
 
-    def _check(self) -> Iterator[None]:
+    def _check(self) -> Steps:
         "What is to be said of an upload: found after the answer, since it may take seconds."
         if self.shown is None or self.shown is not self.uploaded:
             return
-        if self._unchecked is not None:
-            content, image = self._unchecked, self.shown.image
-            notices = yield from in_thread(lambda: upload_notices(content, image))
+        if (upload := self._unchecked) is not None:
+            image = self.shown.image
+            upload.notices = upload.notices or in_thread(lambda: upload_notices(upload.content, image))
+            try:
+                notices = yield from result_of(upload.notices)
+            except Exception:
+                self._unchecked = None  # it would fail again
+                raise
             self._unchecked = None
             self.shown = self.uploaded = replace(self.shown, notices=notices)
         self._say(*(f"{notice}." for notice in self.shown.notices))
 
-    def _update(self) -> Iterator[None]:
+    def _update(self) -> Steps:
         "From the controls to the page: whatever is not there yet is computed."
         yield from self._open()
         wanted = self._wanted()
         emotion = self.controls["emotion"].value if self.controls["emotion"].index else None
-        new = self.shown is None or wanted.key != self.shown.key
-        if new:
+        if others := [view for view in self.views if view.shown is None or view.shown.key != wanted.key]:
             yield
-            for view in self.views:
+            for view in others:
                 view.forget()
                 yield from view.show(wanted)
-            wanted = self._settle(wanted)
+        wanted = self._settle(wanted)
         self._say()
         for view in self.views:
-            if new or view.reading is None or view.reading.asked != emotion:
+            if view.reading is None or view.reading.asked != emotion:
                 view.forget()
                 yield from view.write(emotion, wanted.image)
                 yield
@@ -788,6 +875,13 @@ class Explorer:
     def _say(self, *lines: str) -> None:
         self.message.value = panels.message_panel(lines)
 
+    def _stop(self, error: Exception) -> None:
+        "There is no answer to what was asked: half an answer goes, a whole one stays."
+        for view in self.views:
+            if view.reading is None:
+                view.clear()
+        self._fail(error)
+
     def _fail(self, error: Exception) -> None:
         "Show an error; one that is not ours is a defect, and goes to the log as well."
         lines = [str(error) or repr(error)]
@@ -797,7 +891,9 @@ class Explorer:
                 f"This is a defect of sevlm ({type(error).__name__} in {place.name}), and no mistake of yours."
             )
             _log.error("the explorer failed", exc_info=error)
-        self.message.value = panels.message_panel([*lines, "Below is the last answer."], error=True)
+        if all(view.reading is not None for view in self.views):
+            lines.append("Below is the last answer.")
+        self.message.value = panels.message_panel(lines, error=True)
 
     def show(self) -> widgets.Widget:
         "The page as one widget."
@@ -808,6 +904,7 @@ class Explorer:
             *scene,
             c["upload"],
             self.paste,
+            Panel(value=f'<p class="sevlm-note">A file may have {self.paste.largest / 1e6:.0f} MB.</p>'),
             self.clear,
             _heading("Ask for"),
             c["emotion"],

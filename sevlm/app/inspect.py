@@ -34,7 +34,8 @@ def fact_lines(
     lines = []
     for k, v in facts.items():
         if isinstance(v, dict) and v:
-            total = sum(v.values()) if k == "emotions" else 0
+            votes = k == "emotions" and all(type(n) is int and n >= 0 for n in v.values())
+            total = sum(v.values()) if votes else 0
             inner = text_bars({e: n / total for e, n in v.items()}) if total else fact_lines(v)
             lines += [f"{k}:", *("  " + line for line in inner)]
         elif isinstance(v, list) and v:
@@ -127,9 +128,7 @@ def _plain_or_json(text):
 
 
 def _weights(path):
-    import torch
-
-    from sevlm.models.hub import read_tensors
+    from sevlm.models.hub import all_finite, read_tensors
 
     tensors, metadata = read_tensors(Path(path))
     parts = Counter()
@@ -141,11 +140,7 @@ def _weights(path):
         "numbers": parts.total(),
         "by part": dict(parts),
         "metadata": {k: _plain_or_json(v) for k, v in metadata.items()},
-        "problems": [
-            f"{k} holds values that are not finite"
-            for k, t in tensors.items()
-            if t.is_floating_point() and not torch.isfinite(t).all()
-        ],
+        "problems": [f"{k} holds values that are not finite" for k, t in tensors.items() if not all_finite(t)],
     }
 
 

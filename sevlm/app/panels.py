@@ -44,7 +44,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image, ImageDraw
 
 from ..plot import DPI, PRIMARY, SECONDARY, bars, spotlight, va_plane
 from .reading import Alternative, Occlusion, Reading, Word, first_felt
@@ -312,11 +312,17 @@ SIDE = 400  # pixels at most of a picture on the page
 QUALITY = 85  # of its JPEG
 
 
+def _contained(image: Image.Image, side: int) -> Image.Image:
+    "A picture resized so that its longer side has so many pixels, its shorter one at least one."
+    longer = max(image.size)
+    return image.resize(tuple(max(1, round(n / longer * side)) for n in image.size))
+
+
 def small_copy(image: Image.Image, side: int = SIDE) -> Image.Image:  # RGB
     "A picture no larger than it is shown."
     if (times := max(image.size) // (2 * side)) > 1:
         image = image.reduce(times)  # quick, where resampling all pixels would take seconds
-    return ImageOps.contain(image, (side, side)) if max(image.size) > side else image
+    return _contained(image, side) if max(image.size) > side else image
 
 
 def data_uri(content: bytes, kind: str = "image/jpeg") -> str:
@@ -369,12 +375,12 @@ COVER = (127, 127, 127)  # of covered patches in the small pictures
 
 def covered_copy(image: Image.Image, patches: Sequence[int], P: int, side: int = 120) -> Image.Image:
     "A small picture with some of its P patches covered."
-    small, n = ImageOps.contain(image, (side, side)).copy(), math.isqrt(P)
+    small, n = _contained(image, side), math.isqrt(P)
     draw, (w, h) = ImageDraw.Draw(small), small.size
     for patch in patches:
         row, column = divmod(patch, n)
-        box = (column * w / n, row * h / n, (column + 1) * w / n - 1, (row + 1) * h / n - 1)
-        draw.rectangle(box, fill=COVER)
+        left, top, right, bottom = column * w / n, row * h / n, (column + 1) * w / n - 1, (row + 1) * h / n - 1
+        draw.rectangle((left, top, max(left, right), max(top, bottom)), fill=COVER)  # of one pixel at least
     return small
 
 
@@ -395,6 +401,7 @@ def occlusion_panel(
     found: Occlusion,
     image: Image.Image,  # RGB, small
     P: int,  # patches
+    about: str = "",  # whose attention it was
 ) -> str:
     "The check as a drawing, in words, and as a table with the sentences."
     longest = max(0.1, *(shift.moved for shift in (found.brightest, *found.drawn)))
@@ -418,7 +425,8 @@ def occlusion_panel(
         )
     )
     return (
-        f"<p>{occlusion_verdict(found)}</p>{svg(48, strokes, alternative)}"
+        (f'<p class="sevlm-note">{html.escape(about)}</p>' if about else "")
+        + f"<p>{occlusion_verdict(found)}</p>{svg(48, strokes, alternative)}"
         f'<p class="sevlm-note">◆ brightest patches; ○ as many drawn by lot</p><div class="sevlm-pair">{pictures}</div>'
         + _table("the occlusion check", ("covered", "moved", "words kept", "the model says"), rows)
     )
@@ -479,12 +487,12 @@ STRIP = 6  # words under the painting
 
 def _draw_words(ax, words: Sequence[Word], chosen: Word | None) -> None:
     "The known words in the plane, joined in reading order; the chosen one in orange, with its prediction as a square."
-    known = {w.text: w for w in words if w.known}
-    vad = np.array([w.vad for w in known.values()]).reshape(-1, 3)
-    ax.plot(vad[:, 0], vad[:, 1], color=".75", lw=1, zorder=0)
+    path = np.array([w.vad for w in words if w.known]).reshape(-1, 3)
+    ax.plot(path[:, 0], path[:, 1], color=".75", lw=1, zorder=0)
+    known = {w.text: w.vad for w in words if w.known}  # each label once
     colours = [SECONDARY if chosen is not None and w == chosen.text else PRIMARY for w in known]
     if known:
-        va_plane(list(known), vad, ax, colours=colours)
+        va_plane(list(known), np.array(list(known.values())), ax, colours=colours)
     else:
         ax.axis("off")
     if known and chosen is not None and chosen.predicted is not None:

@@ -23,6 +23,7 @@ __all__ = [
     "Word",
     "Draft",
     "word_groups",
+    "token_texts",
     "draft_words",
     "write_words",
     "Reading",
@@ -55,11 +56,12 @@ from .. import __version__
 from ..config import EMOTIONS
 from ..errors import ConfigError
 from ..models.explainer import Answer, Explainer, Token
-from ..models.generation import IncrementalDecoder, emotion_probabilities, extend, stream_tokens
+from ..models.generation import IncrementalDecoder, emotion_probabilities, extend, steps_after, stream_tokens
 from ..models.sampling import Generation
-from ..models.tokenizer import BECAUSE, decode, prompt_ids, special_ids, split_answer
+from ..models.tokenizer import BECAUSE, Tokenizer, decode, prompt_ids, special_ids, split_answer
 from ..synthetic.dataset import emotion_odds
 from ..synthetic.paint import Scene, paint, random_scene
+from ..utils import asset
 
 
 # %% ../../nbs/library/reading.ipynb #b3045da6
@@ -170,6 +172,24 @@ def word_groups(
     return [group for group in groups if "".join(texts[i] for i in group).strip()]
 
 
+def token_texts(
+    tokenizer: Tokenizer,
+    ids: Sequence[int],  # T token ids
+) -> list[str]:  # T texts; joined, the text of all
+    "The text of each token; a letter that several tokens make stands with the last of them."
+    texts: list[str] = []
+    held: list[int] = []  # tokens whose last letter is not complete
+    sent = 0  # letters of theirs that are in `texts`
+    for i in ids:
+        text = tokenizer.decode([*held, i])
+        complete = text.rstrip("\ufffd")
+        texts.append(complete[sent:])
+        held, sent = ([], 0) if complete == text else ([*held, i], len(complete))
+    if held:
+        texts[-1] += text[sent:]
+    return texts
+
+
 def draft_words(draft: Draft) -> tuple[str, list[Word]]:  # emotion; words of the explanation, without VAD and attention
     "What is written so far."
     emotion, _ = split_answer("".join(draft.texts).strip())
@@ -183,12 +203,13 @@ def write_words(
     emotion: str | None = None,  # ask for this emotion; None: the model names one
     best: int = CANDIDATES,
 ) -> Iterator[Draft]:  # after each token
-    "The most likely text, as it is written. Raises `DataError` for an unknown emotion, before the first token."
+    """The most likely text, as it is written. Raises, before the first token, `DataError` for an unknown emotion and
+    `ConfigError` if the text does not fit the positions of the model."""
     model, tokenizer = explainer.model, explainer.tokenizer
     special, prompt = special_ids(tokenizer), prompt_ids(tokenizer, emotion, explainer.emotions)
     added = set(tokenizer.get_added_vocab().values())
-    texts = [tokenizer.decode([i]) for i in prompt[len(prompt_ids(tokenizer)) :]]
-    offered: list[tuple[Candidate, ...]] = [()] * len(texts)
+    said = prompt[len(prompt_ids(tokenizer)) :]
+    offered: list[tuple[Candidate, ...]] = [()] * len(said)
 
     def pick(scores: torch.Tensor, ids: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         top = scores[0].softmax(-1).topk(min(best, scores.shape[1]))
@@ -198,11 +219,11 @@ def write_words(
 
     ids, ends = torch.tensor([prompt], device=grid.device), torch.tensor(sorted(added), device=grid.device)
     reader = IncrementalDecoder(model, grid, explainer.table, special)
-    steps = min(model.config.new_tokens, model.config.max_positions - len(prompt))
+    steps = steps_after(model, len(prompt))
     for token in stream_tokens(reader, ids, ends, special.pad, steps, pick):
         if int(token) not in added:
-            texts.append(tokenizer.decode(token.tolist()))
-            yield Draft(tuple(texts), tuple(offered))
+            said.append(int(token))
+            yield Draft(tuple(token_texts(tokenizer, said)), tuple(offered))
 
 
 # %% ../../nbs/library/reading.ipynb #8189a82b
@@ -246,17 +267,18 @@ def finish(
     "A complete draft with all that the model knew at each word."
     (answer,) = explainer.explain_patches(encoded.grid, emotion, attention=True, probabilities=False)
     answer = Answer(answer.emotion, answer.explanation, encoded.probabilities, answer.tokens, answer.attention)
-    return Reading(image, emotion, answer, tuple(_words(answer, draft)), encoded)
+    return Reading(image, emotion, answer, tuple(_words(explainer.tokenizer, answer, draft)), encoded)
 
 
-def _words(answer: Answer, draft: Draft) -> Iterator[Word]:
+def _words(tokenizer: Tokenizer, answer: Answer, draft: Draft) -> Iterator[Word]:
     "The words of an answer, with the candidates of the draft."
     tokens: tuple[Token, ...] = answer.tokens
-    for group in word_groups([t.text for t in tokens]):
+    texts = token_texts(tokenizer, [t.id for t in tokens])
+    for group in word_groups(texts):
         first = tokens[group[0]]
         at = next((tokens[i] for i in reversed(group) if tokens[i].known), tokens[group[-1]])
         yield Word(
-            text="".join(tokens[i].text for i in group).strip(),
+            text="".join(texts[i] for i in group).strip(),
             candidates=draft.offered[group[0]] if group[0] < len(draft.offered) else (),
             probability=math.exp(sum(tokens[i].log_probability for i in group)),
             vad=at.vad if at.known else (0.0, 0.0, 0.0),
@@ -328,10 +350,13 @@ def occlude(
     draws: int = DRAWS,
     seed: int = 0,  # of the draws
 ) -> Occlusion:
-    "Covers the k brightest patches, then k drawn by lot, and reads each again. Raises `ConfigError` for a wrong k."
+    """Covers the k brightest patches, then k drawn by lot, and reads each again. Raises `ConfigError` for a wrong
+    number of patches or draws."""
     P = len(attention)
     if not 1 <= k <= P:
         raise ConfigError(f"{k} patches are to be covered; expected 1 to {P}.")
+    if draws < 1:
+        raise ConfigError(f"{draws} draws; expected at least 1 to compare with.")
     rng = np.random.default_rng(seed)
     chosen = [np.argsort(-attention, kind="stable")[:k], *(rng.choice(P, k, replace=False) for _ in range(draws))]
     grid = encode_pixels(explainer, torch.stack([cover(reading.encoded.pixels, patches, P) for patches in chosen]))
@@ -355,7 +380,8 @@ def under_each_emotion(
     explainer: Explainer,
     grid: torch.Tensor,  # [1, P, D]
 ) -> dict[str, str]:  # emotion -> explanation
-    "What the model writes when it is asked for each of its emotions."
+    """What the model writes when it is asked for each of its emotions. Raises `ConfigError` if a text does not fit the
+    positions of the model."""
     model, tokenizer = explainer.model, explainer.tokenizer
     special, ends = special_ids(tokenizer), torch.tensor(sorted(tokenizer.get_added_vocab().values()))
     prompts = {e: prompt_ids(tokenizer, e, explainer.emotions) for e in explainer.emotions}
@@ -363,7 +389,7 @@ def under_each_emotion(
     for length in sorted({len(p) for p in prompts.values()}):
         same = {e: p for e, p in prompts.items() if len(p) == length}
         ids = torch.tensor(list(same.values()), device=grid.device)  # [S, T]
-        steps = min(model.config.new_tokens, model.config.max_positions - length)
+        steps = steps_after(model, length)
         grids = grid.expand(len(ids), -1, -1).contiguous()
         rows = extend(model, grids, ids, explainer.table, special, ends.to(grid.device), steps)
         texts = (split_answer(decode(tokenizer, row).strip())[1] for row in rows)
@@ -414,9 +440,12 @@ STATEMENT = (
 def describe_model(explainer: Explainer) -> dict[str, Any]:
     "Which model it is: plain data."
     config, source = explainer.model.config, explainer.model.source
-    shipped = source is not None and source.name == "mini" and source.parent.name == "assets"
+    source = source and source.resolve()
+    shipped, name = source == asset("mini").resolve(), "not saved"
+    if source:  # which run it was stands in the name of the folder above
+        name = f"{source.parent.name}/{source.name}" if source.name in ("best-accuracy", "last") else source.name
     return {
-        "checkpoint": "the small model shipped with sevlm" if shipped else source.name if source else "not saved",
+        "checkpoint": "the small model shipped with sevlm" if shipped else name,
         "trained on synthetic paintings only": True if shipped else None,
         "config": config.to_dict(),
         "lexicon": str(explainer.table.about.get("lexicon", "not recorded")),
@@ -446,6 +475,7 @@ def record_of(
     canvas: int | None = None,  # and on which canvas
     settings: dict[str, Any] | None = None,  # of the page: layer, head, ...
     occlusion: Occlusion | None = None,  # None: not asked for
+    occluded: dict[str, Any] | None = None,  # whose attention it was: layer, head, word
     emotions: dict[str, str] | None = None,  # emotion -> explanation; None: not asked for
     ways: Sequence[Alternative] | None = None,  # None: not asked for
 ) -> dict[str, Any]:  # for JSON
@@ -469,7 +499,11 @@ def record_of(
         "known odds": known_odds(scene, explainer.emotions),
         "words": [word(w) for w in reading.words],
         "occlusion": occlusion
-        and {"brightest": shift(occlusion.brightest), "drawn by lot": [shift(s) for s in occlusion.drawn]},
+        and {
+            **(occluded or {}),
+            "brightest": shift(occlusion.brightest),
+            "drawn by lot": [shift(s) for s in occlusion.drawn],
+        },
         "under each emotion": emotions,
         "other ways": ways
         and [{"way": a.way, "log-probability": a.log_probability, **_answer_record(a.answer)} for a in ways],

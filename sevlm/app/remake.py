@@ -105,8 +105,8 @@ def remake(
     epochs: int = 6,  # of the SEVLM
     progress: bool = True,
 ) -> Evaluation:  # of the new model on its test part
-    """Makes the tokenizer, tower and small model that are shipped with the project, anew. Broken off, it goes on by the
-    same call: parts that are in `out` are kept."""
+    """Makes the tokenizer, language model, tower, captioner and small model that are shipped with the project, anew.
+    Broken off, it goes on by the same call: parts that are in `out` are kept."""
     out, work = check_writable(out), Path(work)
     config = SEVLMConfig.preset("mini", tower_pretrained="")
     have_texts = (out / "tokenizer.json").is_file()  # written last
@@ -119,7 +119,7 @@ def remake(
     if not have_tower:
         make_tower(out, folder, part, config, tower_epochs, tower_seed, progress)
     config = config.replace(tower_pretrained=str(out / "tower.safetensors"))
-    if not (out / "captioner").is_dir():
+    if not (out / "captioner" / "model.safetensors").is_file():
         make_captioner(out, work, config, caption_seed, caption_paintings, caption_epochs, progress)
     folder = make_mini(work / f"data-{seed}", n=paintings, seed=seed, progress=progress)
     data = load_training_data(folder, config, tokenizer=out, progress=progress)

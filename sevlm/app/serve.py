@@ -16,9 +16,11 @@ __all__ = [
     "model_name",
     "load_models",
     "check_page",
+    "with_full_paths",
     "show_page",
     "write_folder",
     "free_port",
+    "redirect_file",
     "serve",
 ]
 
@@ -32,11 +34,12 @@ import tempfile
 import webbrowser
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, SevlmError, require
+from ..utils import resolve_device
 
 # %% ../../nbs/library/serve.ipynb #ad16b41c
 HOST, PORT = "127.0.0.1", 8866  # this machine alone; the port that Voila takes by default
@@ -73,11 +76,27 @@ def load_models(page: Page) -> list[Any]:  # one or two `Explainer`s
 
 
 def check_page(page: Page) -> None:
-    "Whether its models can be loaded and its packages are there, before anything is served. Raises what is wrong."
+    """Whether its models can be loaded and its packages are there, before anything is served. Raises `ConfigError` for
+    a missing package, a device that is not there and a lexicon that nothing would use, and as `load` does."""
     for module in ("voila", "ipywidgets", "anywidget"):
         require(module, extra="explore")
     if page.checkpoint is not None or page.compare is not None:
         load_models(page)
+        return
+    if page.lexicon is not None:
+        raise ConfigError(
+            f"--lexicon {page.lexicon} is for a checkpoint that comes without one, and the shipped small model has its "
+            "own. Give --checkpoint or --compare, too, or leave it out."
+        )
+    if page.device != "auto":  # which is always there; the model is loaded later, by the kernel
+        resolve_device(page.device)
+
+
+def with_full_paths(page: Page) -> Page:
+    "The same page for a kernel that starts in another folder: files and folders that are there, by their full paths."
+    sources = {name: getattr(page, name) for name in ("checkpoint", "compare", "lexicon")}
+    found = {name: str(Path(s).absolute()) for name, s in sources.items() if s is not None and Path(s).exists()}
+    return replace(page, **found)
 
 
 def show_page(settings: str) -> Any:  # a widget
@@ -96,7 +115,8 @@ def show_page(settings: str) -> Any:  # a widget
     except SevlmError as e:
         return widgets.HTML(message_panel([str(e)], error=True))
     names = (model_name(page.checkpoint), model_name(page.compare))
-    return Explorer(first, other=other[0] if other else None, names=names).show()
+    second = other[0] if other else None
+    return Explorer(first, other=second, names=names, largest=LARGEST_UPLOAD).show()
 
 
 # %% ../../nbs/library/serve.ipynb #c7b46784
@@ -176,14 +196,26 @@ def _environment(**values: str) -> Iterator[None]:
                 os.environ[name] = value
 
 
+def redirect_file(
+    folder: Path,
+    address: str,  # with the token
+) -> Path:  # to be opened in a browser
+    "A page that leads to an address. Only you can read it: the command line of a browser is seen by all users."
+    text = f'<!DOCTYPE html><meta http-equiv="refresh" content="0; url={address}"><a href="{address}">{TITLE}</a>\n'
+    path = folder / "open.html"
+    with open(path, "x", encoding="utf-8", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+        file.write(text)
+    return path
+
+
 def serve(
     page: Page,
     port: int = PORT,  # 0: any free one
     browser: bool = True,  # open it
     announce: Callable[[str], None] = print,  # is told the address, once the server listens
 ) -> None:
-    """Serve the explorer until Ctrl-C. Raises `ConfigError` for a missing package or a port that cannot be used, and
-    what `load` raises for a checkpoint that is none."""
+    """Serve the explorer until Ctrl-C. Raises `ConfigError` for a port that cannot be used, and what `check_page`
+    raises."""
     port, token = free_port(port), secrets.token_urlsafe(24)
     check_page(page)
     address = f"http://{HOST}:{port}/?token={token}"
@@ -194,10 +226,10 @@ def serve(
     def ready() -> None:
         announce(address)
         if browser:
-            webbrowser.open(address)
+            webbrowser.open(redirect_file(Path(made), address).as_uri())
 
     with tempfile.TemporaryDirectory(prefix="sevlm-explore-", ignore_cleanup_errors=True) as made:
-        notebook = write_folder(Path(made), page)
+        notebook = write_folder(Path(made), with_full_paths(page))
         paths = [str(Path(made) / "share"), os.environ.get("JUPYTER_PATH", "")]
         with _environment(JUPYTER_PATH=os.pathsep.join(filter(None, paths))):
             app = Voila(

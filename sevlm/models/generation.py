@@ -12,6 +12,7 @@ __all__ = [
     "stream_tokens",
     "extend",
     "beam_search",
+    "steps_after",
     "generate_ids",
     "generate_texts",
     "stream_text",
@@ -241,6 +242,23 @@ def beam_search(
 
 
 # %% ../../nbs/library/generation.ipynb #0b666e2b
+def steps_after(
+    model: SEVLM,
+    prompt: int,  # tokens of the text so far
+    new_tokens: int | None = None,  # at most; None: as the model's settings say
+) -> int:
+    "New tokens at most. Raises `ConfigError` if they do not fit the positions of the model."
+    config = model.config
+    steps = config.new_tokens if new_tokens is None else new_tokens
+    room = min(config.max_positions, config.vad_positions if config.use_fusion else config.max_positions)
+    if prompt + steps > room:
+        raise ConfigError(
+            f"new_tokens = {steps} after a prompt of {prompt} tokens takes {prompt + steps} positions, and "
+            f"this model has {room}; give new_tokens={room - prompt} or less."
+        )
+    return steps
+
+
 def _begin(
     model: SEVLM,
     grid: torch.Tensor,  # [S, P, D]
@@ -251,18 +269,8 @@ def _begin(
     cached: bool = True,
 ) -> tuple[IncrementalDecoder, torch.Tensor, torch.Tensor, int, int]:  # reader, ids [S, T], ends, pad, steps
     "What the loops start from. Raises `ConfigError` if the text does not fit the positions of the model."
-    config, special, prompt = (
-        model.config,
-        special_ids(tokenizer),
-        prompt_ids(tokenizer, emotion, model.config.emotions),
-    )
-    steps = config.new_tokens if generation.new_tokens is None else generation.new_tokens
-    room = min(config.max_positions, config.vad_positions if config.use_fusion else config.max_positions)
-    if len(prompt) + steps > room:
-        raise ConfigError(
-            f"new_tokens = {steps} after a prompt of {len(prompt)} tokens takes {len(prompt) + steps} positions, and "
-            f"this model has {room}; give new_tokens={room - len(prompt)} or less."
-        )
+    special, prompt = special_ids(tokenizer), prompt_ids(tokenizer, emotion, model.config.emotions)
+    steps = steps_after(model, len(prompt), generation.new_tokens)
     ends = torch.tensor(sorted(tokenizer.get_added_vocab().values()), device=grid.device)
     ids = torch.tensor([prompt], device=grid.device).repeat(len(grid), 1)
     return IncrementalDecoder(model, grid, table, special, cached), ids, ends, special.pad, steps

@@ -19,6 +19,7 @@ __all__ = [
     "read_tensors",
     "weights_file",
     "read_json",
+    "all_finite",
     "check_tensors",
     "fingerprint",
 ]
@@ -239,6 +240,17 @@ def read_json(
 
 
 # %% ../../nbs/library/hub.ipynb #bf9f987c
+def all_finite(
+    t: torch.Tensor,  # of any type
+) -> bool:
+    "Whether a tensor holds neither NaN nor infinity."
+    if t.dtype == torch.float4_e2m1fn_x2:
+        return True  # the type has neither
+    if t.is_floating_point() and t.element_size() == 1:
+        t = t.float()  # `isfinite` knows no numbers of 8 bits
+    return bool(torch.isfinite(t).all())
+
+
 def check_tensors(
     found: dict[str, torch.Tensor],  # as read
     expected: dict[str, torch.Tensor],  # name -> a tensor of the shape it must have
@@ -254,7 +266,7 @@ def check_tensors(
                 f"{source}: tensor {key!r} {what} ({len(found)} tensors found, {len(expected)} expected). The file "
                 "belongs to another configuration."
             )
-        if not torch.isfinite(found[key]).all():
+        if not all_finite(found[key]):
             raise CheckpointError(
                 f"{source}: tensor {key!r} holds values that are not finite; the run that wrote it diverged, or the "
                 "file is damaged."

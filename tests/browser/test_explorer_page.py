@@ -10,6 +10,12 @@ from lab import ROOT
 PAGE = "nbs/course/15_explorer.ipynb"
 if not (ROOT / PAGE).exists():  # e.g. when only the wheel and the tests are at hand: say so, do not pass
     pytest.skip("the notebooks are not beside the tests", allow_module_level=True)
+DROP = """(box, [name, content]) => {  // no content: what cannot be read, as a folder
+  const bytes = content && new Uint8Array(content).buffer;
+  const read = () => (bytes === null ? Promise.reject(new Error("a folder")) : Promise.resolve(bytes));
+  const file = { name, size: content?.length ?? 4096, arrayBuffer: read };
+  box.firstElementChild.dispatchEvent(Object.assign(new Event("drop"), { dataTransfer: { files: [file] } }));
+}"""
 PHONE = {"width": 390, "height": 844}  # pixels
 
 
@@ -71,6 +77,18 @@ def test_explorer_as_a_page_of_its_own(serve_command, watch, step, text_file):
     watch.shoot("opened")
     use(explorer, step, watch, text_file)
 
+    box = explorer.root.locator(".sevlm-paste").first
+    with step("a folder is dropped: a message"):
+        box.evaluate(DROP, ["holiday", None])
+        explorer.wait(lambda: "holiday cannot be read" in box.inner_text(), "a message")
+    with step("a picture is dropped: it is shown, and nothing is being sent any more"):
+        content = list((ROOT / "figures" / "example.jpg").read_bytes())
+        explorer.after(lambda: box.evaluate(DROP, ["x.jpg", content]), "picture")
+        explorer.wait(lambda: "sending" not in box.inner_text(), "its arrival")
+    explorer.settle()
+    with step("back to a sample"):
+        explorer.choose("painting", "bars", index=0)
+    explorer.settle()
     with step("a word is chosen from the keyboard"):
         word = explorer.root.locator('.sevlm-word[aria-pressed="false"]').last
         word.focus()
@@ -94,7 +112,13 @@ def test_explorer_as_a_page_of_its_own(serve_command, watch, step, text_file):
         begins = {"json": b"{", "png": b"\x89PNG", "svg": b"<?xml"}[kind]
         assert saved.startswith(begins), saved[:40]
         if kind == "json":
-            assert "synthetic" in json.dumps(json.loads(saved))
+            record = json.loads(saved)
+            word = explorer.root.locator('.sevlm-word[aria-pressed="true"]').first.get_attribute("data-choose")
+            chosen = {"layer": "mean", "head": 1, "word": int(word) + 1}
+            assert chosen.items() <= record["settings"].items() and chosen.items() <= record["occlusion"].items()
+            scene = record["picture"]["scene"]
+            for control in ("weather", "time", "palette"):
+                assert scene[control] == explorer.list(control).input_value()
 
     page.set_viewport_size(PHONE)
     explorer.wait(
