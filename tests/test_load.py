@@ -18,7 +18,7 @@ from sevlm.images import image_of_array, open_image
 from sevlm.models.explainer import Explainer, checkpoint_of
 from sevlm.models.generation import next_logits
 from sevlm.models.sampling import Generation
-from sevlm.models.sevlm import SEVLM
+from sevlm.models.sevlm import SEVLM, load_model, save_model
 from sevlm.models.tokenizer import prompt_ids, special_ids
 from sevlm.synthetic.paint import paint, random_scene
 from sevlm.synthetic.words import mini_lexicon
@@ -394,6 +394,25 @@ def test_a_tower_that_is_a_file_goes_along(tmp_path):
     again = SEVLM.from_pretrained(tmp_path / "saved")
     assert all(torch.equal(v, first.state_dict()[k]) for k, v in again.state_dict().items())
     assert str(tmp_path) not in (tmp_path / "saved" / "config.json").read_text(encoding="utf-8")
+
+
+def test_a_checkpoint_with_a_random_tower_is_whole(tmp_path):
+    "The tower is written beside the weights; a checkpoint of an earlier version, without it, is refused."
+    first = SEVLM(SEVLMConfig.preset("tiny"))
+    save_model(first, tmp_path / "one")
+    save_model(load_model(tmp_path / "one"), tmp_path / "two")
+    load_model(tmp_path / "one").save_pretrained(tmp_path / "three")
+    for name in ("one", "two", "three"):
+        again = load_model(tmp_path / name)
+        assert all(torch.equal(v, first.state_dict()[k]) for k, v in again.state_dict().items()), name
+    assert SEVLMConfig.load(tmp_path / "three" / "config.json").tower_pretrained == "tower.safetensors"
+    first.config.save(tmp_path / "one" / "config.json")  # as earlier versions wrote it
+    (tmp_path / "one" / "tower.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="random weights.*--tower FILE"):
+        load_model(tmp_path / "one")
+    assert load_model(tmp_path / "one", first.encoder).encoder is first.encoder
+    with pytest.raises(CheckpointError, match="fingerprint was"):
+        load_model(tmp_path / "one", SEVLM(first.config).encoder)
 
 
 PUSH = """

@@ -275,7 +275,7 @@ def _build_learner(
     seed_everything(settings.seed)
     model = start_model(config, data.tokenizer, gpt2).to(processes.device)
     if "image_encoder" in previous:  # its weights may be a file that was replaced meanwhile
-        check_tower(model.encoder, previous["image_encoder"], out, weights=bool(config.tower_pretrained))
+        check_tower(model.encoder, previous["image_encoder"], out)
     wanted = previous.get("precision", "auto") if settings.precision == "auto" else settings.precision
     precision = resolve_precision(wanted, processes.device, processes.requested)
     if precision != "float32":
