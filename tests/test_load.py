@@ -15,6 +15,7 @@ from sevlm.cli import main
 from sevlm.config import EMOTIONS, SEVLMConfig
 from sevlm.errors import CheckpointError, ConfigError, DataError, ImageError, LexiconError
 from sevlm.images import image_of_array, open_image
+from sevlm.models.card import recorded_scores
 from sevlm.models.explainer import Explainer, checkpoint_of
 from sevlm.models.generation import next_logits
 from sevlm.models.sampling import Generation
@@ -22,7 +23,7 @@ from sevlm.models.sevlm import SEVLM, load_model, save_model
 from sevlm.models.tokenizer import prompt_ids, special_ids
 from sevlm.synthetic.paint import paint, random_scene
 from sevlm.synthetic.words import mini_lexicon
-from sevlm.utils import resolve_device
+from sevlm.utils import resolve_device, write_json
 
 
 @pytest.fixture(scope="module")
@@ -413,6 +414,36 @@ def test_a_checkpoint_with_a_random_tower_is_whole(tmp_path):
     assert load_model(tmp_path / "one", first.encoder).encoder is first.encoder
     with pytest.raises(CheckpointError, match="fingerprint was"):
         load_model(tmp_path / "one", SEVLM(first.config).encoder)
+
+
+def test_scores_on_the_card_are_those_of_the_checkpoint(explain, tmp_path):
+    "A run's own metrics.json may be another checkpoint's: `sevlm demo` evaluates its last."
+    scores = {"BLEU-4": dict(value=0.125, n=3, interval=[0.1, 0.2], note="")}
+    for place in (tmp_path, tmp_path / "best-accuracy"):
+        save_model(explain.model, place)
+    write_json(tmp_path / "metrics.json", {"scores": scores})
+    card_of = lambda folder: str(load_model(folder).generate_model_card())
+    assert "No scores were recorded" in card_of(tmp_path / "best-accuracy")
+    assert "| BLEU-4 | 0.125 | 0.100 to 0.200 | 3 |" in card_of(tmp_path)
+    load_model(tmp_path / "best-accuracy").save_pretrained(tmp_path / "saved")
+    assert not (tmp_path / "saved" / "metrics.json").exists()
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        {"about": {}, "scores": {"bleu": 0.3}},
+        {"about": 3, "scores": {}},
+        {"scores": [1]},
+        {"bleu": 0.3},
+        {"scores": {"bleu": {"value": "high", "n": 3}}},
+        {"scores": {"bleu": {"value": 0.3, "n": 3, "interval": 5}}},
+    ],
+)
+def test_scores_that_are_none(found, tmp_path):
+    write_json(tmp_path / "metrics.json", found)
+    with pytest.raises(CheckpointError, match="metrics.json does not hold scores"):
+        recorded_scores(tmp_path)
 
 
 PUSH = """

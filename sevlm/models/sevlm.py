@@ -33,7 +33,6 @@ from torch import nn
 
 from sevlm.models.vision import (
     NOTE,
-    TOWER_FILES,
     ImageEncoder,
     TowerFacts,
     check_tower,
@@ -286,8 +285,8 @@ def save_model(
     with write_atomic(folder / "model.safetensors") as path:
         save_file(weights, path, metadata={NOTE: json.dumps(describe_tower(model.encoder))})
     if with_tower or not config.tower_pretrained:
-        save_tower(model.encoder, folder / TOWER_FILES[0])
-        config = config.replace(tower_pretrained=TOWER_FILES[0])
+        save_tower(model.encoder, folder / "tower.safetensors")
+        config = config.replace(tower_pretrained="tower.safetensors")
     config.save(folder / "config.json")
     return folder
 
