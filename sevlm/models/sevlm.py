@@ -319,8 +319,8 @@ def check_sizes(config: SEVLMConfig, weights: dict[str, torch.Tensor], folder: P
     asked += vad * (c.vad_positions + c.vad_layers * c.vad_hidden)
     if asked > there:
         raise CheckpointError(
-            f"{folder}: config.json asks for at least {asked:,} numbers, model.safetensors holds {there:,}. The two do "
-            "not belong together: copy both again."
+            f"{folder}: config.json asks for at least {asked:,} numbers, its weights hold {there:,}. The two do not "
+            "belong together: copy both again."
         )
     if c.image_size > MOST_PIXELS:
         raise CheckpointError(f"{folder}: config.json has image_size = {c.image_size}; expected {MOST_PIXELS} at most.")
