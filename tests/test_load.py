@@ -446,6 +446,41 @@ def test_scores_that_are_none(found, tmp_path):
         recorded_scores(tmp_path)
 
 
+def test_from_pretrained_takes_what_load_and_the_hub_take(explain, tmp_path, monkeypatch):
+    import huggingface_hub
+    from huggingface_hub import hub_mixin
+
+    from sevlm.models import hub
+
+    explain.save_pretrained(tmp_path)
+    asked = []
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda repo, **how: asked.append(how) or str(tmp_path))
+    monkeypatch.setattr(hub_mixin, "hf_hub_download", lambda **how: str(tmp_path / "config.json"))
+    monkeypatch.setattr(hub, "ask_hub", lambda: None)
+    lexicon = sevlm.Lexicon({"sea": (0.1, 0.2, 0.3)})
+    how = dict(revision="r", token="t", cache_dir=str(tmp_path), force_download=True, local_files_only=True)
+    again = Explainer.from_pretrained("owner/name", lexicon=lexicon, device="cpu", **how)
+    assert asked and {k: asked[0][k] for k in how} == how
+    assert str(again.device) == "cpu" and again.table.digest() == explain.with_lexicon(lexicon).table.digest()
+    with pytest.raises(ConfigError, match="'lexicn'.*Did you mean 'lexicon'"):
+        Explainer.from_pretrained(tmp_path, lexicn=lexicon)
+
+
+def test_the_released_look_up_stays_and_is_no_table(explain, tmp_path):
+    "An explainer whose words NLTK looks up: with another lexicon it stays one; it is not saved, and says so first."
+    from sevlm.lexicon.coverage import NltkLemmas, NltkTable
+
+    lemmas = NltkLemmas(lambda pieces: [(p, "NN") for p in pieces], lambda p, pos: p)
+    table = NltkTable(explain.tokenizer, sevlm.Lexicon({"sea": (0.1, 0.2, 0.3)}), lemmas)
+    nltk = Explainer(explain.model, explain.tokenizer, table)
+    other = nltk.with_lexicon(sevlm.Lexicon({"sky": (0.1, 0.2, 0.3)}, source="another"))
+    assert isinstance(other.table, NltkTable) and other.table.lemmas is lemmas
+    assert "another" in str(other.generate_model_card())
+    with pytest.raises(ConfigError, match="no table"):
+        other.save_pretrained(tmp_path / "saved")
+    assert not list((tmp_path / "saved").glob("*.safetensors"))
+
+
 PUSH = """
 import sys, sevlm
 explain = sevlm.load(device="cpu")
