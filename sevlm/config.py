@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from .errors import ConfigError, DataError, did_you_mean
-from .utils import MOST_THREADS, read_object, write_atomic
+from .utils import THREAD_LIMIT, read_object, write_atomic
 
 # %% ../nbs/library/config.ipynb #45404dcd
 EMOTIONS = (  # in the order of ArtEmis ("optas/artemis") and of SEVLM
@@ -420,4 +420,4 @@ class TrainConfig(Settings):
             self._require(getattr(self, k) > 0, f"{k} = {getattr(self, k)} must be positive.")
         for k in (f.name for f in fields(self) if f.type in (int, float)):
             self._require(getattr(self, k) >= 0, f"{k} = {getattr(self, k)} must not be negative.")
-        self._require(self.threads <= MOST_THREADS, f"threads = {self.threads} must be {MOST_THREADS} at most.")
+        self._require(self.threads <= THREAD_LIMIT, f"threads = {self.threads} must be {THREAD_LIMIT} at most.")

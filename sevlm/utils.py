@@ -10,7 +10,7 @@ __all__ = [
     "ROUNDS",
     "ROUND_SECONDS",
     "TOLERANCE",
-    "MOST_THREADS",
+    "THREAD_LIMIT",
     "M_MMAP_THRESHOLD",
     "M_TRIM_THRESHOLD",
     "write_failure",
@@ -356,7 +356,7 @@ def time_threads(
     return seconds
 
 
-MOST_THREADS = 4096  # more than any machine has
+THREAD_LIMIT = 4096  # more than any machine has
 
 
 def requested_threads() -> int | None:  # None: no number was requested
@@ -365,9 +365,9 @@ def requested_threads() -> int | None:  # None: no number was requested
     if not text:
         return None
     number = int(text) if text.isdecimal() and len(text) < 10 else 0
-    if not 1 <= number <= MOST_THREADS:
+    if not 1 <= number <= THREAD_LIMIT:
         raise ConfigError(
-            f"SEVLM_THREADS (or --threads) is {text[:60]!r}; expected a whole number from 1 to {MOST_THREADS}."
+            f"SEVLM_THREADS (or --threads) is {text[:60]!r}; expected a whole number from 1 to {THREAD_LIMIT}."
         )
     return number
 
