@@ -1109,7 +1109,7 @@ RESUMABLE = ("epochs", "patience", "device", "budget", "accumulate", "checkpoint
         "--resume",
         action="store_true",
         help="go on with the unfinished run in --out; epochs, patience, and how steps are computed (device, budget, "
-        "accumulate, checkpointing, compile, threads, number of processes) may differ",
+        "accumulate, checkpointing, compile, threads, workers, number of processes) may differ",
     ),
     SET_OPTION,
     THREADS,

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from .errors import ConfigError, DataError, did_you_mean
-from .utils import read_object, write_atomic
+from .utils import THREAD_LIMIT, read_object, write_atomic
 
 # %% ../nbs/library/config.ipynb #45404dcd
 EMOTIONS = (  # in the order of ArtEmis ("optas/artemis") and of SEVLM
@@ -145,6 +145,8 @@ class Settings:
                 wrong = type(value) is not f.type or (f.type is float and not math.isfinite(value))
             if wrong:
                 raise ConfigError(f"{f.name} = {value!r} is a {type(value).__name__}; expected {_EXPECTED[f.type]}.")
+            if f.type is int and abs(value) >= 2**63:
+                raise ConfigError(f"{f.name} = {value} is too large; expected a number below 2^63.")
             object.__setattr__(self, f.name, value)
         for key, options in self.choices.items():
             self._check_choice(key, options)
@@ -365,6 +367,7 @@ class TrainConfig(Settings):
             warmup_steps=50,
             grad_clip=1.0,
             validate_every=0,
+            patience=10,
         ),
         "tiny": dict(
             epochs=2,
@@ -374,6 +377,7 @@ class TrainConfig(Settings):
             lr_heads=1e-3,
             grad_clip=1.0,
             validate_every=0,
+            patience=10,
             val_paintings=8,
             device="cpu",
         ),
@@ -390,14 +394,14 @@ class TrainConfig(Settings):
     batch_size: int = 32  # B, paintings; twice as many sequences
     lr_decoder: float = 2e-5  # decoder with its embeddings; 0 = frozen
     lr_vad: float = 4e-5  # VAD encoder; 0 = frozen
-    lr_heads: float = 2e-5  # fusion, VAD head, contrastive head; 0 = frozen
+    lr_heads: float = 2e-5  # fusion, VAD head, contrastive head, layer between image encoder and decoder; 0 = frozen
     weight_decay: float = 0.0  # AdamW
     adam_eps: float = 1e-6  # AdamW
     warmup_steps: int = 0  # steps from 0 to the full learning rate
     grad_clip: float = 0.0  # largest gradient norm; 0 = no clipping
     schedule: str = "linear"  # to zero over all steps, or 'constant'
     validate_every: int = 2000  # steps; 0 = at the end of each epoch
-    patience: int = 10  # validations without gain before stopping
+    patience: int = 11  # validations in a row without gain before stopping (published: more than 10)
     seed: int = 0  # of weights, pairs and dropout (the released code sets none)
     val_paintings: int = 0  # paintings validated on at most; 0 = all
     device: str = "auto"  # 'auto', 'cpu', 'cuda', 'cuda:1', 'mps'
@@ -416,3 +420,4 @@ class TrainConfig(Settings):
             self._require(getattr(self, k) > 0, f"{k} = {getattr(self, k)} must be positive.")
         for k in (f.name for f in fields(self) if f.type in (int, float)):
             self._require(getattr(self, k) >= 0, f"{k} = {getattr(self, k)} must not be negative.")
+        self._require(self.threads <= THREAD_LIMIT, f"threads = {self.threads} must be {THREAD_LIMIT} at most.")

@@ -309,17 +309,28 @@ def figures_folder() -> Path:
 
 
 # %% ../nbs/library/plot.ipynb #91f6c3aa
+# what would differ the next time, or with the next version of matplotlib
+_UNDATED: dict[str, dict[str, None]] = {
+    "png": {"Software": None},
+    "svg": {"Date": None},
+    "pdf": {"CreationDate": None},
+}
+
+
 def save_figure(
     fig: Figure | Axes,
-    name: str,  # file name; '.png' is added if it has no ending
+    name: str,  # file name; '.png' is added if it does not end as a format that can be written
     folder: str | Path | None = None,  # None: `figures_folder()`
     dpi: int = 110,  # dots per inch
 ) -> Path:  # the file
-    "Write a figure; the same figure gives the same bytes."
+    "Write a figure; as PNG, SVG or PDF the same figure gives the same bytes."
     fig = getattr(fig, "figure", fig)
     fig.draw_without_rendering()
     fig.set_layout_engine("none")  # positions are settled now; computed anew at each drawing they would differ slightly
-    path = (figures_folder() if folder is None else Path(folder)) / (name if Path(name).suffix else f"{name}.png")
+    kind = Path(name).suffix[1:].lower()
+    if kind not in fig.canvas.get_supported_filetypes():
+        name, kind = f"{name}.png", "png"
+    path = (figures_folder() if folder is None else Path(folder)) / name
     with write_atomic(path) as tmp, plt.rc_context({"svg.hashsalt": "sevlm"}):
-        fig.savefig(tmp, dpi=dpi, metadata={"Software": None} if path.suffix == ".png" else {"Date": None})
+        fig.savefig(tmp, dpi=dpi, metadata=_UNDATED.get(kind))
     return path

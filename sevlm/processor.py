@@ -103,7 +103,7 @@ def linear(
         out = out if bias is None else out + bias
     else:
         out = rows @ weight if bias is None else torch.addmm(bias, rows, weight)
-    return out.view(*x.shape[:-1], -1)
+    return out.view(*x.shape[:-1], out.shape[-1])
 
 
 # %% ../nbs/library/processor.ipynb #b167f5d2

@@ -10,6 +10,7 @@ __all__ = [
     "ROUNDS",
     "ROUND_SECONDS",
     "TOLERANCE",
+    "THREAD_LIMIT",
     "M_MMAP_THRESHOLD",
     "M_TRIM_THRESHOLD",
     "write_failure",
@@ -109,11 +110,13 @@ def remove_leftovers(folder: Path) -> None:
 
     for path, m in found:
         if not psutil.pid_exists(int(m[2])):
-            _log.info("removed %s, which a killed process had left", path)
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path, ignore_errors=True)
             else:
-                path.unlink(missing_ok=True)
+                with suppress(OSError):  # another user's, in a folder that they share
+                    path.unlink()
+            if not os.path.lexists(path):
+                _log.info("removed %s, which a killed process had left", path)
 
 
 @contextmanager
@@ -210,6 +213,10 @@ def working_in(
         raise ConfigError(
             f"another run is working in {folder}. Wait until it has ended, or choose another folder (--out)."
         ) from None
+    except OSError as e:  # the lock is another user's
+        raise ConfigError(
+            f"cannot lock {folder}: {e.strerror or e} ({folder / '.lock'}). Choose another folder (--out)."
+        ) from e
     except NotImplementedError:
         _log.warning("the disk of %s knows no locks: see to it yourself that no other run writes there", folder)
     try:
@@ -349,14 +356,20 @@ def time_threads(
     return seconds
 
 
+THREAD_LIMIT = 4096  # more than any machine has
+
+
 def requested_threads() -> int | None:  # None: no number was requested
     "The number of threads in SEVLM_THREADS (`--threads` on the command line). Raises `ConfigError` if it is none."
     text = os.environ.get("SEVLM_THREADS", "")
     if not text:
         return None
-    if not text.isdecimal() or int(text) < 1:
-        raise ConfigError(f"SEVLM_THREADS (or --threads) is {text!r}; expected a whole number of at least 1.")
-    return int(text)
+    number = int(text) if text.isdecimal() and len(text) < 10 else 0
+    if not 1 <= number <= THREAD_LIMIT:
+        raise ConfigError(
+            f"SEVLM_THREADS (or --threads) is {text[:60]!r}; expected a whole number from 1 to {THREAD_LIMIT}."
+        )
+    return number
 
 
 def choose_threads(

@@ -235,11 +235,26 @@ def test_amounts(text, size):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "GB", "11 gigs", "-1GB", "0", "0GB", "1,5GB", "11GB x", "nan", "inf", "1e3GB", "11000000000", None]
+    "text",
+    ["", "GB", "11 gigs", "-1GB", "0", "0GB", "1,5GB", "11GB x", "nan", "inf", "1e3GB", "11000000000", "9" * 400, None],
 )
 def test_what_is_no_amount_is_refused(text):
     with pytest.raises(ConfigError):
         parse_bytes(text)
+
+
+def test_a_run_without_a_budget_has_the_whole_card(monkeypatch):
+    "Also after a run of the same process that had one."
+    from sevlm.training.run import limit_memory
+
+    given = []
+    card = SimpleNamespace(total_memory=int(44e9))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda share, device: given.append(share))
+    for budget in (11.0, 0.0, 80.0):
+        limit_memory(budget, torch.device("cuda"))
+    limit_memory(11.0, torch.device("cpu"))
+    assert given == [0.25, 1.0, 1.0]
 
 
 @settings(deadline=None, max_examples=200)

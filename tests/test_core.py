@@ -115,6 +115,7 @@ def test_every_switch_both_ways():
         dict(vad_positions=8),
         dict(vad_weight=-1),
         dict(boundary="six"),
+        dict(layers=2**63),
     ],
 )
 def test_impossible_models(bad):
@@ -134,6 +135,9 @@ def test_impossible_models(bad):
         dict(accumulate=0),
         dict(budget=-1.0),
         dict(warmup_steps=-1),
+        dict(seed=99999999999999999999),
+        dict(batch_size=2**63),
+        dict(threads=9999999999),
     ],
 )
 def test_impossible_runs(bad):

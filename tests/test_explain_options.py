@@ -56,6 +56,7 @@ def test_a_text_is_printed_as_it_is_written(explain, pictures, capsys):
     "line, why",
     [
         ("--beams 0", "at least 1"),
+        ("--beams 99999999999999999999", "at most 1000"),
         ("--beams 2 --seed 1", "exclude each other"),
         ("--length-penalty 2", "beams"),
         ("--temperature 0", "above 0"),

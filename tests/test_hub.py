@@ -33,6 +33,34 @@ def test_tower_weights():
         load_tower(encoder, "openai")
 
 
+def test_offline_mode_ends_with_two_threads(monkeypatch):
+    from huggingface_hub import constants
+
+    from sevlm.models import hub
+
+    monkeypatch.setattr(hub, "ask_hub", lambda: ConnectionError("no network"))
+    before, inside, go_on = constants.HF_HUB_OFFLINE, threading.Event(), threading.Event()
+
+    def first():
+        with hub.offline_unless_reachable():
+            inside.set()
+            go_on.wait(60)
+
+    def second():  # ends after the first
+        with hub.offline_unless_reachable():
+            threads[0].join(60)
+
+    threads = [threading.Thread(target=first), threading.Thread(target=second)]
+    threads[0].start()
+    inside.wait(60)
+    threads[1].start()
+    threads[1].join(0.2)
+    go_on.set()
+    for thread in threads:
+        thread.join()
+    assert constants.HF_HUB_OFFLINE == before
+
+
 def test_language_model(tmp_path):
     with pytest.raises(CheckpointError, match=r"language model 'distilgpt2'.*model\.safetensors.*give its path"):
         load_gpt2(Decoder(SEVLMConfig.preset("tiny")), "distilgpt2")

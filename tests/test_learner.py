@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from tqdm import tqdm
 
 from sevlm.errors import CheckpointError, ConfigError, SevlmError
 from sevlm.training.distributed import Processes, defer_interrupts, resolve_precision, rng_state, set_rng_state
@@ -102,7 +103,9 @@ class Strike(CB):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("event", [e for e in EVENTS if e not in ("on_interrupt", "after_fit", "before_fit")])
+@pytest.mark.parametrize(
+    "event", [e for e in EVENTS if e not in ("on_interrupt", "on_error", "after_fit", "before_fit")]
+)
 @pytest.mark.parametrize("step", [4, 5, 10])
 def test_interrupt_anywhere(event, step, tmp_path, capsys):
     whole = make(*watched()).fit(3)
@@ -222,18 +225,49 @@ def test_resume_refuses(tmp_path):
     assert not (tmp_path / "evil").exists()
 
 
+def test_a_refused_state_leaves_the_model_as_it_is(tmp_path):
+    make(CheckpointCB(tmp_path)).fit(1)
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    torch.save({**state, "optimiser": {"state": {}, "param_groups": []}}, tmp_path / "state.pt")
+    learner = make(seed=7)
+    before = {k: v.clone() for k, v in learner.model.state_dict().items()}
+    with pytest.raises(CheckpointError, match="no usable state"):
+        learner.resume(tmp_path)
+    assert all(torch.equal(v, before[k]) for k, v in learner.model.state_dict().items())
+
+
+def test_rows_of_any_terms_stay_in_their_columns(tmp_path):
+    "Also those that lack a term, twice in a row; and a table that was empty in the state has no file afterwards."
+    recorder = RecorderCB(tmp_path)
+    rows = [dict(step=1, a=1, b=2, c=3), dict(step=2, a=1, c=3), dict(step=3, a=1, c=3), dict(step=4, d=5)]
+    for n, row in enumerate(rows, 1):
+        recorder.add("steps", row)
+        names = list(dict.fromkeys(name for r in rows[:n] for name in r))
+        lines = (tmp_path / "steps.csv").read_text(encoding="utf-8").splitlines()
+        assert lines == [",".join(names), *(",".join(str(r.get(name, "")) for name in names) for r in rows[:n])]
+    other = RecorderCB(tmp_path)
+    other.load(dict(steps=rows[:2], epochs=[], validations=[]))
+    assert len((tmp_path / "steps.csv").read_text(encoding="utf-8").splitlines()) == 3
+    other.load(dict(steps=[], epochs=[], validations=[]))
+    assert not (tmp_path / "steps.csv").exists()
+
+
 def test_more_epochs_later_equal_one_run():
     one = make(*watched()).fit(3)
     two = make(*watched()).fit(1).fit(3)
     assert history(one) == history(two)
 
 
-def test_loss_not_finite_stops():
-    learner = make(epochs=1)
+def test_loss_not_finite_stops(tmp_path):
+    "What was opened for the run is closed, and no state is written."
+    show = ProgressCB(lambda **kw: tqdm(file=io.StringIO(), **kw))
+    learner = make(show, CheckpointCB(tmp_path), epochs=1)
     with torch.no_grad():
         learner.model.table.weight.fill_(float("nan"))
     with pytest.raises(SevlmError, match="lower the learning rate"):
         learner.fit(1)
+    assert show.bar.disable and not (tmp_path / "state.pt").exists()  # closed
+    assert TrackCB.on_error is TrackCB.after_fit
 
 
 def test_bfloat16_runs_and_differs():
@@ -519,8 +553,6 @@ def test_losses_are_asked_for_once_a_step(monkeypatch):
 def test_progress_shows_skipped_steps():
     from functools import partial
 
-    from tqdm import tqdm
-
     screen = io.StringIO()
     scaled(2.0**22, MeterCB(), ProgressCB(partial(tqdm, file=screen, mininterval=0))).fit(1)
     assert "skipped=" in screen.getvalue()
@@ -577,8 +609,6 @@ def test_best_and_early_stop(tmp_path):
 
 def test_clip_and_progress():
     from functools import partial
-
-    from tqdm import tqdm
 
     screen = io.StringIO()
     learner = make(MeterCB(), ClipCB(0.01), ProgressCB(partial(tqdm, file=screen)), epochs=2).fit(2)

@@ -24,10 +24,13 @@ from sevlm.lexicon.coverage import (
     nltk_vad,
 )
 from sevlm.lexicon.files import (
+    FIRST_BYTES,
     PUBLISHED_LEXICONS,
     PublishedLexicon,
     file_facts,
+    find_lexicon,
     find_scale,
+    is_lexicon,
     read_lexicon_file,
     recognise,
     scale_range,
@@ -196,6 +199,17 @@ def test_other_scales_are_refused(values, parts, tmp_path):
         Lexicon.read(put(tmp_path, f"calm\t{values}\n"))
     for part in parts:
         assert part in str(e.value)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
+@pytest.mark.parametrize("head", ["", "word\tvalence\tarousal\tdominance\n"])
+def test_a_large_file_in_another_encoding_is_found(encoding, head, tmp_path):
+    "Its first bytes are cut between two letters."
+    text = "\ufeff" + head + "".join(f"word{n}\t0.1\t0.2\t0.3\n" for n in range(FIRST_BYTES // 20))
+    file = tmp_path / "words.txt"
+    file.write_bytes(text.encode(encoding))
+    assert file.stat().st_size > FIRST_BYTES and is_lexicon(file) == bool(head)
+    assert find_lexicon(tmp_path) == file
 
 
 def test_the_limits_of_what_is_seen():

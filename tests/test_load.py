@@ -15,14 +15,15 @@ from sevlm.cli import main
 from sevlm.config import EMOTIONS, SEVLMConfig
 from sevlm.errors import CheckpointError, ConfigError, DataError, ImageError, LexiconError
 from sevlm.images import image_of_array, open_image
+from sevlm.models.card import recorded_scores
 from sevlm.models.explainer import Explainer, checkpoint_of
 from sevlm.models.generation import next_logits
 from sevlm.models.sampling import Generation
-from sevlm.models.sevlm import SEVLM
+from sevlm.models.sevlm import SEVLM, load_model, save_model
 from sevlm.models.tokenizer import prompt_ids, special_ids
 from sevlm.synthetic.paint import paint, random_scene
 from sevlm.synthetic.words import mini_lexicon
-from sevlm.utils import resolve_device
+from sevlm.utils import resolve_device, write_json
 
 
 @pytest.fixture(scope="module")
@@ -394,6 +395,90 @@ def test_a_tower_that_is_a_file_goes_along(tmp_path):
     again = SEVLM.from_pretrained(tmp_path / "saved")
     assert all(torch.equal(v, first.state_dict()[k]) for k, v in again.state_dict().items())
     assert str(tmp_path) not in (tmp_path / "saved" / "config.json").read_text(encoding="utf-8")
+
+
+def test_a_checkpoint_with_a_random_tower_is_whole(tmp_path):
+    "The tower is written beside the weights; a checkpoint of an earlier version, without it, is refused."
+    first = SEVLM(SEVLMConfig.preset("tiny"))
+    save_model(first, tmp_path / "one")
+    save_model(load_model(tmp_path / "one"), tmp_path / "two")
+    load_model(tmp_path / "one").save_pretrained(tmp_path / "three")
+    for name in ("one", "two", "three"):
+        again = load_model(tmp_path / name)
+        assert all(torch.equal(v, first.state_dict()[k]) for k, v in again.state_dict().items()), name
+    assert SEVLMConfig.load(tmp_path / "three" / "config.json").tower_pretrained == "tower.safetensors"
+    first.config.save(tmp_path / "one" / "config.json")  # as earlier versions wrote it
+    (tmp_path / "one" / "tower.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="random weights.*--tower FILE"):
+        load_model(tmp_path / "one")
+    assert load_model(tmp_path / "one", first.encoder).encoder is first.encoder
+    with pytest.raises(CheckpointError, match="fingerprint was"):
+        load_model(tmp_path / "one", SEVLM(first.config).encoder)
+
+
+def test_scores_on_the_card_are_those_of_the_checkpoint(explain, tmp_path):
+    "A run's own metrics.json may be another checkpoint's: `sevlm demo` evaluates its last."
+    scores = {"BLEU-4": dict(value=0.125, n=3, interval=[0.1, 0.2], note="")}
+    for place in (tmp_path, tmp_path / "best-accuracy"):
+        save_model(explain.model, place)
+    write_json(tmp_path / "metrics.json", {"scores": scores})
+    card_of = lambda folder: str(load_model(folder).generate_model_card())
+    assert "No scores were recorded" in card_of(tmp_path / "best-accuracy")
+    assert "| BLEU-4 | 0.125 | 0.100 to 0.200 | 3 |" in card_of(tmp_path)
+    load_model(tmp_path / "best-accuracy").save_pretrained(tmp_path / "saved")
+    assert not (tmp_path / "saved" / "metrics.json").exists()
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        {"about": {}, "scores": {"bleu": 0.3}},
+        {"about": 3, "scores": {}},
+        {"scores": [1]},
+        {"bleu": 0.3},
+        {"scores": {"bleu": {"value": "high", "n": 3}}},
+        {"scores": {"bleu": {"value": 0.3, "n": 3, "interval": 5}}},
+    ],
+)
+def test_scores_that_are_none(found, tmp_path):
+    write_json(tmp_path / "metrics.json", found)
+    with pytest.raises(CheckpointError, match="metrics.json does not hold scores"):
+        recorded_scores(tmp_path)
+
+
+def test_from_pretrained_takes_what_load_and_the_hub_take(explain, tmp_path, monkeypatch):
+    import huggingface_hub
+    from huggingface_hub import hub_mixin
+
+    from sevlm.models import hub
+
+    explain.save_pretrained(tmp_path)
+    asked = []
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda repo, **how: asked.append(how) or str(tmp_path))
+    monkeypatch.setattr(hub_mixin, "hf_hub_download", lambda **how: str(tmp_path / "config.json"))
+    monkeypatch.setattr(hub, "ask_hub", lambda: None)
+    lexicon = sevlm.Lexicon({"sea": (0.1, 0.2, 0.3)})
+    how = dict(revision="r", token="t", cache_dir=str(tmp_path), force_download=True, local_files_only=True)
+    again = Explainer.from_pretrained("owner/name", lexicon=lexicon, device="cpu", **how)
+    assert asked and {k: asked[0][k] for k in how} == how
+    assert str(again.device) == "cpu" and again.table.digest() == explain.with_lexicon(lexicon).table.digest()
+    with pytest.raises(ConfigError, match="'lexicn'.*Did you mean 'lexicon'"):
+        Explainer.from_pretrained(tmp_path, lexicn=lexicon)
+
+
+def test_the_released_look_up_stays_and_is_no_table(explain, tmp_path):
+    "An explainer whose words NLTK looks up: with another lexicon it stays one; it is not saved, and says so first."
+    from sevlm.lexicon.coverage import NltkLemmas, NltkTable
+
+    lemmas = NltkLemmas(lambda pieces: [(p, "NN") for p in pieces], lambda p, pos: p)
+    table = NltkTable(explain.tokenizer, sevlm.Lexicon({"sea": (0.1, 0.2, 0.3)}), lemmas)
+    nltk = Explainer(explain.model, explain.tokenizer, table)
+    other = nltk.with_lexicon(sevlm.Lexicon({"sky": (0.1, 0.2, 0.3)}, source="another"))
+    assert isinstance(other.table, NltkTable) and other.table.lemmas is lemmas
+    assert "another" in str(other.generate_model_card())
+    with pytest.raises(ConfigError, match="no table"):
+        other.save_pretrained(tmp_path / "saved")
+    assert not list((tmp_path / "saved").glob("*.safetensors"))
 
 
 PUSH = """

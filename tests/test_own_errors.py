@@ -2,6 +2,7 @@
 that runs out, files with wrong types, two runs in one folder, and what killed runs leave behind."""
 
 import ast
+import errno
 import io
 import json
 import multiprocessing
@@ -431,6 +432,25 @@ def test_temporaries_of_a_killed_run_are_removed_by_the_next(tmp_path):
     write_json(tmp_path / "a.json", {})
     kept = {"a.json", alive.name, foreign.name, ".tmp-mine.json"}  # of a living process, another machine, a stranger
     assert {p.name for p in tmp_path.iterdir()} == kept
+
+
+def test_another_users_leftover_and_lock(tmp_path, monkeypatch):
+    "A leftover that may not be removed holds nothing up; a lock that may not be opened is said."
+    import filelock
+
+    def refuse(*args, **how):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr("psutil.pid_exists", lambda pid: False)
+    left = temporary_beside(tmp_path / "theirs.json")
+    left.write_text("", encoding="utf-8")
+    unlink = Path.unlink
+    monkeypatch.setattr(Path, "unlink", lambda path, **how: refuse() if path == left else unlink(path, **how))
+    write_json(tmp_path / "mine.json", {})
+    assert left.exists() and (tmp_path / "mine.json").exists()
+    monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
+    with pytest.raises(ConfigError, match="cannot lock .*Operation not permitted"), working_in(tmp_path):
+        pass
 
 
 WORKERS = {

@@ -81,10 +81,11 @@ def test_token_row_refuses_a_short_list_and_keeps_odd_text():
 
 def test_figures_are_reproducible(tmp_path):
     ax = heat(np.arange(6).reshape(2, 3), "abc", "xy", annotate=".0f")
-    for ending in ("png", "svg"):
+    for ending in ("png", "svg", "pdf", "PNG"):
         a, b = (save_figure(ax, f"{n}.{ending}", tmp_path).read_bytes() for n in "ab")
         assert a == b
-    assert save_figure(ax.figure, "plain", tmp_path).name == "plain.png"
+    for name, file in (("plain", "plain.png"), ("x.1", "x.1.png"), ("photo.jpg", "photo.jpg")):
+        assert save_figure(ax.figure, name, tmp_path).name == file and (tmp_path / file).stat().st_size
 
 
 def test_figures_go_where_they_are_asked_for_or_to_a_scratch_folder(tmp_path, monkeypatch):

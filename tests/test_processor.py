@@ -90,6 +90,12 @@ def test_products_by_either_library_are_equal(monkeypatch, tied):
         assert a.shape == b.shape and torch.allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("shape", [(0, 5), (2, 0, 5), (3, 2, 5)])
+def test_products_of_nothing_have_a_shape(shape):
+    "A batch without a target has no rows."
+    assert processor.linear(torch.zeros(shape), torch.zeros(5, 7), torch.zeros(7)).shape == (*shape[:-1], 7)
+
+
 @needs_onednn
 def test_small_products_half_precision_and_fixed_inputs(monkeypatch):
     calls, product = [], processor._onednn

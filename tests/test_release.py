@@ -395,6 +395,53 @@ def test_wrong_tensors(spoiled, what, where):
         read_released(spoiled)
 
 
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("emo_encoder_state_dict", 3),
+        ("emo_encoder_state_dict", {1: torch.zeros(1)}),
+        ("encoder_state_dict", [1]),
+        ("encoder_state_dict", {"proj": 3}),
+    ],
+)
+def test_parts_that_are_no_tensors(spoiled, key, value):
+    file = spoiled / "ckpt_stats_best-res.tar"
+    torch.save({**torch.load(file, weights_only=True), key: value}, file)
+    with pytest.raises(CheckpointError, match=f"{key} is not names with tensors"):
+        read_released(spoiled)
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        (dict(sevlm=[1]), "must be a JSON object"),
+        (dict(sevlm={"layers": -1}), "must be positive"),
+        (dict(img_size="224"), "'img_size' is missing or no whole number"),
+        (dict(n_layer=-1), "must be positive"),
+        (dict(n_layer=10**9), "asks for at least"),
+        (dict(max_seq_len="30"), "expected a whole number"),
+    ],
+)
+def test_settings_that_cannot_be(spoiled, changes, words):
+    file = spoiled / "nle_model_best-res" / "config.json"
+    settings = json.loads(file.read_text(encoding="utf-8"))
+    settings = settings if "sevlm" in changes else {k: v for k, v in settings.items() if k != "sevlm"}
+    file.write_text(json.dumps({**settings, **changes}), encoding="utf-8")
+    with pytest.raises(CheckpointError, match=words):
+        read_released(spoiled)
+
+
+def test_a_trained_image_encoder_comes_out_as_it_was_read(spoiled, tmp_path):
+    tar = spoiled / "ckpt_stats_best-res.tar"
+    tower = ImageEncoder(SEVLMConfig.preset("tiny")).visual.state_dict()
+    theirs = {f"visual.{k}": v for k, v in tower.items()}
+    torch.save({**torch.load(tar, weights_only=True), "encoder_state_dict": theirs}, tar)
+    read = read_released(spoiled)
+    assert all(torch.equal(v, tower[k]) for k, v in read.model.encoder.visual.state_dict().items())
+    again = torch.load(write_released(read, tmp_path / "again") / tar.name, weights_only=True)["encoder_state_dict"]
+    assert again.keys() == theirs.keys() and all(torch.equal(v, theirs[k]) for k, v in again.items())
+
+
 @pytest.mark.parametrize("name", ["nle_model_best-res/pytorch_model.bin", "ckpt_stats_best-res.tar"])
 def test_code_in_a_pickle_is_named_and_not_run(spoiled, tmp_path, name):
     torch.save({"epoch": 1, "more": Mischief(tmp_path / "was here")}, spoiled / name)

@@ -98,7 +98,7 @@ def test_asked_for_by_hand(two_threads, monkeypatch):
     assert choose_threads(128, 64) == choose_threads(768, 64) == 3
 
 
-@pytest.mark.parametrize("text", ["0", "-1", "two", "1.5"])
+@pytest.mark.parametrize("text", ["0", "-1", "two", "1.5", "9999999999", "9" * 5000])
 def test_no_number(text, monkeypatch, capsys, picture):
     monkeypatch.setenv("SEVLM_THREADS", text)
     with pytest.raises(ConfigError, match="whole number"):

@@ -33,6 +33,7 @@ from sevlm.models.vision import (
     NOTE,
     ImageEncoder,
     describe_tower,
+    encode_images,
     export_tower,
     load_tower,
     save_tower,
@@ -384,6 +385,11 @@ def test_a_tower_without_patch_tokens():
         encoder_of("coca_ViT-B-32", patches=49, image_size=224)
 
 
+def test_no_pictures_have_no_patch_tokens():
+    encoder = ImageEncoder(SEVLMConfig.preset("tiny"))
+    assert encode_images(encoder, [], 0, progress=False).shape == (0, encoder.patches, encoder.width)
+
+
 # ---- published weights as a file
 
 
@@ -397,6 +403,7 @@ def test_published_weights_go_into_a_file(published, tmp_path):
     assert torch.equal(encoder(PIXELS)[0], load_tower(encoder_of("small-quickgelu"), "openai")(PIXELS)[0])
     assert "Set tower=small-quickgelu" in refusal(load_tower, encoder_of("small"), str(path))
     assert "Did you mean 'openai'" in refusal(export_tower, "small", "opnai", path)
+    assert export_tower("small", "OpenAI", tmp_path / "spelled.safetensors").is_file()  # as everywhere
 
 
 def test_without_a_network_the_message_has_the_command(published, monkeypatch):

@@ -149,10 +149,18 @@ def test_word_as_it_stands_first():
     assert lexicon.base("felt") == "felt" and next(iter(candidates("felt"))) == "felt"
 
 
+def test_capitals_of_entries_do_not_count():
+    vad, known = Lexicon({"Happy": (0.1, 0.2, 0.3)}).lookup("Happy")
+    assert known and np.allclose(vad, (0.1, 0.2, 0.3))
+
+
 def test_constructor_refuses():
-    for entries in ({}, {"a": (0, 0)}, {"a": (0, 0, float("nan"))}):
+    zeros, ragged = (0, 0, 0), {"a": (0.1, 0.2, 0.3), "b": (0.1, 0.2)}
+    for entries in ({}, {"a": (0, 0)}, {"a": (0, 0, float("nan"))}, ragged, {"a": ("low", "high", "low")}, {"a": None}):
         with pytest.raises(LexiconError):
             Lexicon(entries)
+    with pytest.raises(LexiconError, match="'happy' stands in it with different capitals"):
+        Lexicon({"Happy": zeros, "happy": zeros})
     with pytest.raises(LexiconError, match="'b'"):
         Lexicon({"a": (0, 0, 0), "b": (0, 2, 0)})
     assert np.allclose(to_bipolar([[1, 5, 9]], "nine"), [[-1, 0, 1]])

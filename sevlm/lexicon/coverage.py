@@ -27,7 +27,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -40,7 +40,6 @@ from .token_table import vad_table
 
 if TYPE_CHECKING:
     import pandas as pd
-    from transformers import PreTrainedTokenizerBase
 
 
 # %% ../../nbs/studies/lexicon_coverage.ipynb #8d85b104
@@ -120,7 +119,7 @@ def compare_lexicons(
 
 # %% ../../nbs/studies/lexicon_coverage.ipynb #9e32a56a
 def lookup_shares(
-    tokenizer: "PreTrainedTokenizerBase",  # byte-level BPE
+    tokenizer: Any,  # byte-level BPE: a `models.tokenizer.Tokenizer`, or one of transformers
     lexicon: Lexicon,
     texts: Iterable[str],
     lookups: Sequence[str] = ("piece", "start", "word"),  # see `vad_table`
@@ -160,13 +159,11 @@ Lemmatiser = Callable[[str, str], str]  # piece, WordNet part of speech -> lemma
 
 
 def nltk_tools() -> tuple[Tagger, Lemmatiser]:
-    "NLTK's tagger and WordNet lemmatiser. Raises `DataError` if NLTK or its data are missing."
-    try:
-        require("nltk", extra="prepare")
-        from nltk import pos_tag
-        from nltk.stem import WordNetLemmatizer
-    except ImportError as e:
-        raise DataError(f"the package nltk is not installed ({e}). Install it with pip install nltk.") from e
+    "NLTK's tagger and WordNet lemmatiser. Raises `ConfigError` without NLTK, `DataError` without its data."
+    require("nltk", extra="prepare")
+    from nltk import pos_tag
+    from nltk.stem import WordNetLemmatizer
+
     lemmatise, missing = WordNetLemmatizer().lemmatize, []
     for name, probe in zip(NLTK_NEEDS, (lambda: pos_tag(["a"]), lambda: lemmatise("a", "n"))):
         try:
@@ -221,11 +218,18 @@ class NltkTable:
 
     def __init__(
         self,
-        tokenizer: "PreTrainedTokenizerBase",
+        tokenizer: Any,  # as `lookup_shares` takes it
         lexicon: Lexicon,
         lemmas: NltkLemmas | None = None,  # None: NLTK's tagger and WordNet
     ):
         self.tokenizer, self.lexicon, self.lemmas = tokenizer, lexicon, lemmas or NltkLemmas()
+        self.about = dict(  # as `VADTable.about`
+            lexicon=lexicon.source, terms=lexicon.terms, may_be_shared=lexicon.may_be_shared, lookup="nltk"
+        )
+
+    def with_lexicon(self, lexicon: Lexicon) -> "NltkTable":
+        "The same look-up in another lexicon."
+        return NltkTable(self.tokenizer, lexicon, self.lemmas)
 
     def __call__(
         self,
@@ -251,6 +255,10 @@ class NltkTable:
             "a tagged text is no table and cannot be saved beside a checkpoint. "
             "Save vad_table(tokenizer, lexicon, 'piece') in its place."
         )
+
+    def publish(self, folder: str | Path) -> None:
+        "Raises `ConfigError`, as `save` does."
+        self.save(folder)
 
 
 # %% ../../nbs/studies/lexicon_coverage.ipynb #ec1bf30d

@@ -30,6 +30,7 @@ __all__ = [
 ]
 
 # %% ../../nbs/library/lexicon_files.ipynb #dbc005e0
+import codecs
 import csv
 import hashlib
 import io
@@ -215,10 +216,20 @@ def _split_lines(data: bytes, path: str | Path) -> tuple[list[tuple[int, list[st
         ) from e
 
 
+_LETTER = {  # byte-order mark -> bytes of a letter; UTF-8 has none
+    codecs.BOM_UTF32_LE: 4,
+    codecs.BOM_UTF32_BE: 4,
+    codecs.BOM_UTF16_LE: 2,
+    codecs.BOM_UTF16_BE: 2,
+}
+
+
 def _first_lines(data: bytes) -> list[list[str]]:
     "The fields of the first lines of a file; [] if it is no text. Raises `LexiconError` if columns are missing."
-    whole = data if len(data) < FIRST_BYTES else data[: data.rfind(b"\n")]
-    return [cells for _, cells in _split_lines(whole, "the file")[0][:2]]
+    if len(data) >= FIRST_BYTES:  # cut at the end of a line, between two letters
+        end, size = data.rfind(b"\n"), next((n for mark, n in _LETTER.items() if data.startswith(mark)), 1)
+        data = data[: end - end % size]
+    return [cells for _, cells in _split_lines(data, "the file")[0][:2]]
 
 
 def is_lexicon(

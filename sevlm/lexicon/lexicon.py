@@ -79,14 +79,20 @@ class Lexicon:
 
     def __init__(
         self,
-        entries: Mapping[str, Sequence[float]],  # word -> three numbers
+        entries: Mapping[str, Sequence[float]],  # word, whose capitals do not count -> three numbers
         scale: str = "bipolar",  # the scale of `entries`; kept on record, the values are mapped to -1..1
         source: str = "made in code",  # where the entries come from
         skipped: dict[str, int] | None = None,  # rows that were merged while reading: reason -> number
         file: LexiconFile | None = None,  # the file they were read from
     ) -> None:
         "Raises `LexiconError` if there are no entries, or if values are missing, not finite or off the scale."
-        words, values = list(entries), np.array(list(entries.values()), dtype=np.float64)
+        words = [word.lower() for word in entries]
+        if twice := [word for word, n in Counter(words).items() if n > 1]:
+            raise LexiconError(f"{source}: {twice[0]!r} stands in it with different capitals; expected each word once.")
+        try:
+            values = np.array(list(entries.values()), dtype=np.float64)
+        except (TypeError, ValueError) as e:  # texts, or more numbers for one word than for another
+            raise LexiconError(f"{source}: expected three finite numbers for each word ({e}).") from e
         if not words or values.shape != (len(words), 3) or not np.isfinite(values).all():
             raise LexiconError(
                 f"found {len(words)} entries with values of shape {values.shape}; "

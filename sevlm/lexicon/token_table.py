@@ -195,7 +195,7 @@ def _steps(tokenizer, lexicon):
 
 
 def vad_table(
-    tokenizer: Any,  # byte-level BPE of transformers
+    tokenizer: Any,  # byte-level BPE: a `models.tokenizer.Tokenizer`, or one of transformers
     lexicon: Lexicon,
     lookup: str = "word",  # 'word': the word so far; 'start': pieces that begin a word; 'piece': as published
 ) -> VADTable:

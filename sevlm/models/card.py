@@ -15,16 +15,28 @@ from ..utils import read_object
 
 
 # %% ../../nbs/library/model_card.ipynb #37e82ad8
+def _is_score(score: object) -> bool:
+    "Whether this is a value (None: not computed) with its n and interval, as an evaluation writes them."
+    if not isinstance(score, dict) or not {"value", "n"} <= score.keys():
+        return False
+    ends = score.get("interval") or []
+    numbers = [] if score["value"] is None else [score["value"], score["n"]]
+    return isinstance(ends, list) and all(isinstance(x, int | float) for x in numbers + ends)
+
+
 def recorded_scores(
     folder: str | Path | None,  # of a checkpoint, or None
 ) -> dict | None:  # 'about' and 'scores', as in metrics.json; None if there are none
-    "The scores recorded beside a checkpoint, or beside the run it belongs to. Raises `CheckpointError` if unreadable."
-    places = [] if folder is None else [Path(folder), Path(folder).parent]
-    file = next((f for place in places if (f := place / "metrics.json").is_file()), None)
-    if file is None:
+    "The scores recorded in a checkpoint's own folder. Raises `CheckpointError` if they cannot be read."
+    if folder is None or not (file := Path(folder) / "metrics.json").is_file():
         return None
-    found = read_object(file, CheckpointError, "scores, as `sevlm evaluate --out` writes them")
-    return found if "scores" in found else {"about": {}, "scores": found}
+    expected = "scores, as `sevlm evaluate --out` writes them"
+    found = read_object(file, CheckpointError, expected)
+    recorded = {"about": {}, **(found if "scores" in found else {"scores": found})}  # early files have scores alone
+    about, scores = recorded["about"], recorded["scores"]
+    if not isinstance(about, dict) or not isinstance(scores, dict) or not all(map(_is_score, scores.values())):
+        raise CheckpointError(f"{file} does not hold {expected}: evaluate the checkpoint again, or remove the file.")
+    return recorded
 
 
 # %% ../../nbs/library/model_card.ipynb #1f7a9d79

@@ -32,7 +32,7 @@ from sevlm.models.tokenizer import (
 )
 
 from ..config import emotion_id
-from ..errors import CheckpointError, ConfigError, ImageError, LexiconError
+from ..errors import CheckpointError, ConfigError, ImageError, LexiconError, did_you_mean
 from ..images import PICTURES, open_and_check, other_files_notice, picture_files
 from ..lexicon.lexicon import Lexicon
 from ..lexicon.token_table import VADTable, cached_table
@@ -289,18 +289,37 @@ class Explainer(ModelHubMixin, library_name="sevlm", tags=["image-to-text", "art
     ) -> "Explainer":  # with the same weights
         "The same model with another lexicon behind its VAD encoder. Raises `LexiconError` for an unreadable file."
         words = lexicon if isinstance(lexicon, Lexicon) else Lexicon.read(lexicon)
-        table = cached_table(self.tokenizer, words, self.model.config.lookup)
+        table: Any = self.table
+        if isinstance(table, VADTable):
+            table = cached_table(self.tokenizer, words, self.model.config.lookup)
+        else:  # an `NltkTable`
+            table = table.with_lexicon(words)
         return Explainer(self.model, self.tokenizer, table, self.device)
 
     def _save_pretrained(self, save_directory: Path) -> None:
         "Model, tokenizer, and the VAD table if its lexicon may be passed on."
+        self.table.publish(save_directory)  # first, since it may refuse
         self.model._save_pretrained(save_directory)
         save_tokenizer(self.tokenizer, save_directory)
-        self.table.publish(save_directory)
 
     @classmethod
-    def _from_pretrained(cls, *, model_id: str, revision: str | None = None, **how: object) -> "Explainer":
-        return load(model_id, revision=revision)
+    def _from_pretrained(
+        cls,
+        *,
+        model_id: str,  # as `load` takes it
+        revision: str | None,
+        cache_dir: str | Path | None,
+        force_download: bool,
+        local_files_only: bool,
+        token: str | bool | None,
+        **how: Any,  # of `load`: lexicon, device, tag, tower, lemmas
+    ) -> "Explainer":
+        "As `load`. Raises `ConfigError` for an argument that it does not have."
+        valid = ("lexicon", "device", "tag", "tower", "lemmas")
+        for name in how.keys() - valid:
+            raise ConfigError(f"from_pretrained has no argument {name!r}. {did_you_mean(name, valid)}")
+        hub: dict[str, Any] = dict(cache_dir=cache_dir, force_download=force_download, token=token)
+        return load(model_id, **how, revision=revision, hub=dict(hub, local_files_only=local_files_only))
 
     def generate_model_card(self, *args: object, **kwargs: object) -> ModelCard:
         "As `SEVLM.generate_model_card`, with a line on the lexicon."
@@ -330,6 +349,7 @@ def load(
     tower: str | Path | None = None,  # a file or folder with the image encoder's weights; None: as the model names them
     lemmas: str = "lemminflect",  # released weights: how words find their entry; 'nltk' as the released code does
     revision: str | None = None,  # branch or commit on the hub; None: the newest
+    hub: dict[str, Any] | None = None,  # as `from_hub` takes them: token, cache_dir, force_download, local_files_only
 ) -> Explainer:
     "A model, ready to explain pictures. Raises `CheckpointError`, `LexiconError` or `ConfigError`."
     if lemmas not in ("lemminflect", "nltk"):
@@ -342,7 +362,7 @@ def load(
         )
     words = lexicon if lexicon is None or isinstance(lexicon, Lexicon) else Lexicon.read(lexicon)
     if not there:
-        folder = from_hub(str(source), tag or "best-res", revision)
+        folder = from_hub(str(source), tag or "best-res", revision, **(hub or {}))
     else:
         folder = asset("mini") if source is None else Path(source)
     if is_released(folder):

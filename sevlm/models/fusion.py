@@ -65,10 +65,6 @@ class VADEncoder(nn.Module):
         config: SEVLMConfig,  # fields used: vad_layers, vad_heads, vad_hidden, vad_positions, dropout, causal_vad
     ):
         super().__init__()
-        if 3 % config.vad_heads:
-            raise ConfigError(
-                f"vad_heads is {config.vad_heads}; expected 1 or 3, since a VAD vector has three numbers."
-            )
         self.causal = config.causal_vad
         self.positions = nn.Embedding(config.vad_positions, 3)
         self.norm = nn.LayerNorm(3)

@@ -16,6 +16,7 @@ __all__ = [
     "reason_of",
     "fetch",
     "read_pickle",
+    "are_weights",
     "read_tensors",
     "weights_file",
     "read_json",
@@ -31,6 +32,7 @@ import os
 import pickle
 import re
 import ssl
+import threading
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -64,17 +66,21 @@ def ask_hub() -> Exception | None:  # None: it answered; else what came instead
 
 
 # %% ../../nbs/library/hub.ipynb #e792a352
+_OFFLINE = threading.RLock()  # one thread at a time changes the setting, which all of them share
+
+
 @contextmanager
 def offline_unless_reachable() -> Iterator[Exception | None]:  # why the hub does not answer; None: it does
     "Inside the block the hub's library uses only its cache, if the hub does not answer."
     from huggingface_hub import constants
 
-    before, silence = constants.HF_HUB_OFFLINE, ask_hub()
-    constants.HF_HUB_OFFLINE = before or silence is not None
-    try:
-        yield silence
-    finally:
-        constants.HF_HUB_OFFLINE = before
+    with _OFFLINE:
+        before, silence = constants.HF_HUB_OFFLINE, ask_hub()
+        constants.HF_HUB_OFFLINE = before or silence is not None
+        try:
+            yield silence
+        finally:
+            constants.HF_HUB_OFFLINE = before
 
 
 # %% ../../nbs/library/hub.ipynb #36e6a564
@@ -193,6 +199,11 @@ def read_pickle(
         ) from e
 
 
+def are_weights(thing: object) -> bool:
+    "Whether something that was read is names with tensors, as the weights of a model are."
+    return isinstance(thing, dict) and all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in thing.items())
+
+
 def read_tensors(
     path: str | Path,  # .safetensors, or a PyTorch file such as pytorch_model.bin
 ) -> tuple[dict[str, torch.Tensor], dict[str, str]]:  # tensors by name, and the file's own notes
@@ -200,9 +211,7 @@ def read_tensors(
     path = Path(path)
     if path.suffix != ".safetensors":
         tensors = read_pickle(path)
-        if not isinstance(tensors, dict) or not all(
-            isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in tensors.items()
-        ):
+        if not are_weights(tensors):
             raise CheckpointError(
                 f"{path} holds a {type(tensors).__name__} that is not names with tensors; expected the weights of a "
                 "model alone."

@@ -7,7 +7,7 @@ their layout."""
 __all__ = [
     "BLOCK_NAMES",
     "VAD_BLOCK",
-    "JUDGE",
+    "CONTRASTIVE_LAYERS",
     "MODEL_PREFIX",
     "STATS",
     "TOKENIZER",
@@ -37,12 +37,22 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from sevlm.models.hub import (
+    WEIGHTS,
+    are_weights,
+    check_tensors,
+    fetch,
+    read_json,
+    read_pickle,
+    read_tensors,
+    weights_file,
+)
+
 from ..config import SEVLMConfig
-from ..errors import CheckpointError, did_you_mean
+from ..errors import CheckpointError, ConfigError, did_you_mean
 from ..utils import write_atomic
 from .decoder import gpt2_weights
-from .hub import WEIGHTS, check_tensors, fetch, read_json, read_pickle, read_tensors, weights_file
-from .sevlm import MODEL_FILES, SEVLM, own_weights
+from .sevlm import MODEL_FILES, SEVLM, check_sizes, own_weights
 from .tokenizer import ADDED, load_tokenizer
 from .vision import NOTE, check_tower, describe_tower, load_tower
 
@@ -63,7 +73,7 @@ VAD_BLOCK = {
     **{f"self_attention.{x}": x for x in ("query", "key", "value")},
     **{x: x for x in ("fc.0", "fc.2", "norm1", "norm2")},
 }
-JUDGE = (0, 2, 4, 6, 8)  # the linear layers of the contrastive head
+CONTRASTIVE_LAYERS = (0, 2, 4, 6, 8)  # the linear layers of the contrastive head
 
 
 def _pairs(names):
@@ -83,7 +93,7 @@ def decoder_names(
     if config.use_fusion:
         inside["transformer.VAD_linear"] = "fusion.linear"
     if config.use_contrast:
-        inside |= {f"sim_mlp.pred.{k}": f"contrastive_head.mlp.{k}" for k in JUDGE}
+        inside |= {f"sim_mlp.pred.{k}": f"contrastive_head.mlp.{k}" for k in CONTRASTIVE_LAYERS}
     if config.use_vad_head:
         inside["VAD_head"] = "vad_head"
     return {
@@ -122,6 +132,7 @@ class Released:
     unused: dict = field(
         default_factory=dict
     )  # tensors the reference stores and never uses, as read: file -> name -> tensor
+    tower: dict | None = None  # the image encoder's tensors, as read, if it was trained
 
 
 MODEL_PREFIX, STATS, TOKENIZER = "nle_model_", "ckpt_stats_", "nle_gpt2_tokenizer_0"
@@ -176,20 +187,20 @@ def released_config(
     source: str | Path,  # named in messages
     **overrides: Any,  # of the configuration, such as another tower
 ) -> SEVLMConfig:
-    "The configuration of a released checkpoint."
+    "The configuration of a released checkpoint. Raises `CheckpointError`, or `ConfigError` for impossible settings."
     for key, value in FIXED.items():
         if settings.get(key, value) != value:
             raise CheckpointError(
                 f"{source}: {key} = {settings[key]!r}, expected {value!r}; this is not the architecture of SEVLM."
             )
     if "sevlm" in settings:
-        return SEVLMConfig.from_dict({**settings["sevlm"], **overrides})
-    missing = [
-        k for k in ("n_layer", "n_head", "n_embd", "n_positions", "vocab_size") if not isinstance(settings.get(k), int)
-    ]
-    if missing:
+        return SEVLMConfig.from_dict(settings["sevlm"]).replace(**overrides)
+    size = settings.get("img_size") or 224
+    numbers = {k: settings.get(k) for k in ("n_layer", "n_head", "n_embd", "n_positions", "vocab_size")}
+    wrong = [k for k, v in {**numbers, "img_size": size}.items() if not isinstance(v, int)]
+    if wrong:
         raise CheckpointError(
-            f"{source}: {missing[0]!r} is missing or no whole number; expected the config.json of a GPT-2 with "
+            f"{source}: {wrong[0]!r} is missing or no whole number; expected the config.json of a GPT-2 with "
             "cross-attention."
         )
     sizes = dict(
@@ -203,7 +214,6 @@ def released_config(
         use_contrast=bool(settings.get("use_cl_loss")),
         use_fusion=bool(vad),
     )
-    size = settings.get("img_size") or 224
     sizes |= dict(image_size=size, patches=(size // PATCH) ** 2, max_tokens=settings.get("max_seq_len") or 30)
     shape = lambda key, i, default: vad[key].shape[i] if key in vad and vad[key].dim() else default
     sizes |= dict(
@@ -224,6 +234,13 @@ def _tokenizer(folder):
                 f"{file}: {token!r} should be {i} and was read as {found}; the ids do not follow those of vocab.json."
             )
     return tokenizer
+
+
+def _tensors_of(stats, key, source):
+    "Takes the tensors of a part out of the dictionary in `source`; None if they are not there."
+    if (found := stats.pop(key, None)) is None or are_weights(found):
+        return found
+    raise CheckpointError(f"{source}: {key} is not names with tensors; expected the weights of a model. Copy it again.")
 
 
 def _split(state, expected, unused, source, who):
@@ -249,14 +266,18 @@ def read_released(
         raise CheckpointError(
             f"{tar} holds a {type(stats).__name__}; expected a dictionary with emo_encoder_state_dict."
         )
-    vad, tower = dict(stats.pop("emo_encoder_state_dict", {})), stats.pop("encoder_state_dict", None)
-    config = released_config(settings, vad, place / "config.json", **overrides)
+    vad, tower = _tensors_of(stats, "emo_encoder_state_dict", tar) or {}, _tensors_of(stats, "encoder_state_dict", tar)
+    try:
+        config = released_config(settings, vad, place / "config.json", **overrides)
+        check_sizes(config, {**tensors, **{f"vad_encoder.{k}": v for k, v in vad.items()}}, place)
+        model = SEVLM(config)
+    except ConfigError as e:
+        raise CheckpointError(f"{place}: {e}") from e
     if config.vocab_size != len(tokenizer):
         raise CheckpointError(
             f"{place / 'config.json'} says vocab_size = {config.vocab_size}, the tokenizer in {root / TOKENIZER} has "
             f"{len(tokenizer)} entries; they belong together."
         )
-    model = SEVLM(config)
     if model.encoder.width != config.width:
         raise CheckpointError(
             f"{root}: the tower {config.tower!r} hands on {model.encoder.width} numbers a patch, the decoder reads "
@@ -288,7 +309,7 @@ def read_released(
     if isinstance(before := settings.get(NOTE), dict):
         check_tower(model.encoder, before, root, weights=tower is not None or bool(config.tower_pretrained))
     rest |= {k: v for k, v in tensors.items() if k not in kept and k != "lm_head.weight"}
-    return Released(model.eval(), tokenizer, tag, settings, stats, {"decoder": rest, "vad_encoder": idle})
+    return Released(model.eval(), tokenizer, tag, settings, stats, {"decoder": rest, "vad_encoder": idle}, tower)
 
 
 def _fill_tower(model, state, source):
@@ -327,7 +348,7 @@ def _settings(model):
         prefix_size=config.width,
         **{f"{k}_pdrop": config.dropout for k in ("attn", "embd", "resid")},
         max_seq_len=config.max_tokens,
-        num_emotion=9,
+        num_emotion=len(config.emotions),
         use_cl_loss=config.use_contrast,
         use_VAD_loss=config.use_vad_head,
         use_exp_loss=True,
@@ -394,6 +415,7 @@ def write_released(
     stats = {
         **(released.stats or dict(epoch=0, optimizer_state_dict={}, scheduler={}, best_acc=0.0, best_res=0.0)),
         **({"emo_encoder_state_dict": vad} if vad else {}),
+        **({"encoder_state_dict": released.tower} if released.tower else {}),
     }
     with write_atomic(folder / f"{STATS}{released.tag}.tar") as tmp:
         torch.save(stats, tmp)
@@ -436,6 +458,7 @@ def from_hub(
     repo: str = "jing5566/SEVLM",  # hub id
     tag: str = "best-res",  # which of the released weights
     revision: str | None = None,  # branch or commit; None: the newest
+    **how: Any,  # more for `snapshot_download`: token, cache_dir, force_download, local_files_only
 ) -> Path:  # a folder in the released layout, or a checkpoint as `save_pretrained` writes it
     "Downloads a model once, with progress. Raises `CheckpointError`, which says what to fetch and where to put it."
     from huggingface_hub import snapshot_download
@@ -444,7 +467,7 @@ def from_hub(
     wanted = [f"{above}{part}" for part in parts for above in ("", "*/")]
     folder = Path(
         fetch(
-            lambda: snapshot_download(repo, revision=revision, allow_patterns=[*wanted, *CHECKPOINT]),
+            lambda: snapshot_download(repo, revision=revision, allow_patterns=[*wanted, *CHECKPOINT], **how),
             f"the released weights {repo!r}",
             f"fetch {', '.join(parts)} of https://huggingface.co/{repo} elsewhere (about 1.2 GB), put them into one "
             f"folder, and give its path instead of {repo!r}.",

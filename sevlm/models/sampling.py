@@ -5,6 +5,7 @@ picture, and on nothing else."""
 
 # %% auto #0
 __all__ = [
+    "MOST_BEAMS",
     "PROCESSORS",
     "Process",
     "SIGNS",
@@ -29,9 +30,10 @@ import torch
 from ..errors import ConfigError, did_you_mean, require
 
 # %% ../../nbs/library/sampling.ipynb #1a86f98d
+MOST_BEAMS = 1_000  # texts kept of each picture; more would only fill memory
 _VALID: dict[str, tuple[type, Callable[[Any], bool], str]] = {  # setting -> type, test, what is expected
     "new_tokens": (int, lambda n: n >= 1, "a whole number of at least 1, or None for the limit of the model"),
-    "beams": (int, lambda n: n >= 1, "a whole number of at least 1 (1: one text, no beam search)"),
+    "beams": (int, lambda n: 1 <= n <= MOST_BEAMS, f"at least 1 (one text, no beam search), at most {MOST_BEAMS}"),
     "length_penalty": (float, math.isfinite, "a number (0: none; above 0 favours long texts)"),
     "temperature": (float, lambda t: 0 < t < math.inf, "a number above 0 (for the most likely tokens do not sample)"),
     "top_k": (int, lambda n: n >= 0, "a whole number (0: draw from all tokens)"),

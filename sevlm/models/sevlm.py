@@ -50,7 +50,7 @@ from .card import model_card, recorded_scores
 from .contrast import ContrastiveHead, contrastive_loss, contrastive_scores, masked_mean
 from .decoder import Decoder
 from .fusion import Fusion, VADEncoder
-from .hub import check_tensors, fetch, read_tensors
+from .hub import check_tensors, fetch, fingerprint, read_tensors
 from .vad_head import VADHead, vad_loss
 
 
@@ -218,14 +218,8 @@ class SEVLM(
         return dict(con=con, total=config.con_weight * con)
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        """Weights, configuration, the scores on file, and a tower that is a file of its own. Called by
-        `save_pretrained`."""
-        config = self.config
-        if config.tower_pretrained and not is_published(config.tower, config.tower_pretrained):
-            save_tower(self.encoder, save_directory / "tower.safetensors")
-            config = config.replace(tower_pretrained="tower.safetensors")
-        save_model(self, save_directory)
-        config.save(save_directory / "config.json")
+        "Weights, configuration, the scores on file, and a tower that is not published. Called by `save_pretrained`."
+        save_model(self, save_directory, with_tower=not is_published(self.config.tower, self.config.tower_pretrained))
         if (scores := recorded_scores(self.source)) is not None:
             write_json(save_directory / "metrics.json", scores)
 
@@ -283,13 +277,17 @@ def own_weights(model: SEVLM) -> dict[str, torch.Tensor]:
 def save_model(
     model: SEVLM,
     folder: str | Path,  # made if missing; files in it are replaced whole
+    with_tower: bool = False,  # also tower.safetensors; random weights, which are nowhere else, are written in any case
 ) -> Path:  # the folder
     "Writes model.safetensors, with a note of the image encoder it was trained with, and config.json."
-    folder = Path(folder)
+    folder, config = Path(folder), model.config
     weights = {k: v.detach().cpu().contiguous() for k, v in own_weights(model).items()}
     with write_atomic(folder / "model.safetensors") as path:
         save_file(weights, path, metadata={NOTE: json.dumps(describe_tower(model.encoder))})
-    model.config.save(folder / "config.json")
+    if with_tower or not config.tower_pretrained:
+        save_tower(model.encoder, folder / "tower.safetensors")
+        config = config.replace(tower_pretrained="tower.safetensors")
+    config.save(folder / "config.json")
     return folder
 
 
@@ -321,8 +319,8 @@ def check_sizes(config: SEVLMConfig, weights: dict[str, torch.Tensor], folder: P
     asked += vad * (c.vad_positions + c.vad_layers * c.vad_hidden)
     if asked > there:
         raise CheckpointError(
-            f"{folder}: config.json asks for at least {asked:,} numbers, model.safetensors holds {there:,}. The two do "
-            "not belong together: copy both again."
+            f"{folder}: config.json asks for at least {asked:,} numbers, its weights hold {there:,}. The two do not "
+            "belong together: copy both again."
         )
     if c.image_size > MOST_PIXELS:
         raise CheckpointError(f"{folder}: config.json has image_size = {c.image_size}; expected {MOST_PIXELS} at most.")
@@ -356,7 +354,8 @@ def _as_earlier_versions(encoder: ImageEncoder, where: Path) -> None:
 
 def load_model(
     folder: str | Path,  # as `save_model` writes it
-    # an encoder that already has its weights, or a file with them; None: they are found by `config.tower_pretrained`
+    # an encoder that already has its weights, or a file with them; None: they are found by `config.tower_pretrained`,
+    # which may name a file in the folder
     tower: ImageEncoder | str | Path | None = None,
 ) -> SEVLM:  # in evaluation mode
     "Reads a checkpoint folder, with its tower. Raises `CheckpointError`, also for a tower it was not trained with."
@@ -367,15 +366,15 @@ def load_model(
         check_sizes(config, weights, folder)
         if isinstance(tower, str | Path):
             config = config.replace(tower_pretrained=str(tower))
+        elif os.path.isfile(here := folder / config.tower_pretrained):  # also for a name that no file can have
+            config = config.replace(tower_pretrained=str(here))
         model = SEVLM(config)
     except ConfigError as e:
         raise CheckpointError(f"{folder}: {e}") from e
     if isinstance(tower, ImageEncoder):
         model.encoder = tower
-    elif source := config.tower_pretrained:
-        here = folder / source
-        inside = tower is None and os.path.isfile(here)  # also for a name that no file can have
-        load_tower(model.encoder, str(here) if inside else source, as_trained=True)
+    elif config.tower_pretrained:
+        load_tower(model.encoder, config.tower_pretrained, as_trained=True)
     load_weights(model, weights, folder)
     before = recorded_tower(metadata, folder)
     if before is None:
@@ -385,6 +384,12 @@ def load_model(
             before["fingerprint"] = metadata["tower"]
         if not isinstance(tower, ImageEncoder):
             _as_earlier_versions(model.encoder, folder)
-    check_tower(model.encoder, before, folder, weights=bool(config.tower_pretrained))
+    lost = tower is None and not config.tower_pretrained  # random weights, drawn anew
+    if lost and before.get("fingerprint") not in (None, fingerprint(model.encoder.visual)):
+        raise CheckpointError(
+            f"{folder}: its image encoder had random weights, which earlier versions of sevlm did not write. Give the "
+            "encoder (tower=..., --tower FILE), or train the model again."
+        )
+    check_tower(model.encoder, before, folder)
     model.source = folder
     return model.eval()

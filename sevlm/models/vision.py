@@ -103,7 +103,7 @@ def make_preprocess(
     std: Iterable[float],  # of each colour channel, on the scale 0..1
     resize: str = "bicubic",  # interpolation; 'bilinear' is the published one
 ) -> Preprocess:
-    "The preprocessing of SEVLM, bit for bit that of torchvision. Raises `ConfigError` for another interpolation."
+    "SEVLM's preprocessing, bit for bit as `torchvision.transforms.v2`. Raises `ConfigError` for another `resize`."
     if resize not in RESIZE:
         raise ConfigError(f"resize is {resize!r}; expected one of {sorted(RESIZE)}. {did_you_mean(resize, RESIZE)}")
     return Preprocess(size, tuple(mean), tuple(std), resize)
@@ -386,12 +386,12 @@ class ImageEncoder(nn.Module):
         self.image_stats, self.resize = config.image_stats, config.resize
         self.use(tower_facts(config.tower, config.tower_pretrained))
         self.requires_grad_(False).eval()
-        patches, self.width = self._measure()
-        if (patches, self.image_size) != (config.patches, config.image_size):
+        self.patches, self.width = self._measure()
+        if (self.patches, self.image_size) != (config.patches, config.image_size):
             raise ConfigError(
-                f"the tower {config.tower!r} with pool = {config.pool} gives {patches} patches of a picture of "
+                f"the tower {config.tower!r} with pool = {config.pool} gives {self.patches} patches of a picture of "
                 f"{self.image_size} pixels; the configuration says patches = {config.patches}, image_size = "
-                f"{config.image_size}. Set patches={patches}, image_size={self.image_size}."
+                f"{config.image_size}. Set patches={self.patches}, image_size={self.image_size}."
             )
 
     def use(
@@ -490,7 +490,7 @@ def encode_images(
         grids.append(encoder(torch.stack(batch).to(device))[0].cpu())
     if sum(map(len, grids)) != total:
         raise ValueError(f"expected {total} pictures, got {sum(map(len, grids))}")
-    return torch.cat(grids)
+    return torch.cat(grids) if grids else torch.empty(0, encoder.patches, encoder.width)
 
 
 # %% ../../nbs/course/05_vision.ipynb #44f671f6
@@ -726,13 +726,18 @@ def _published_weights(tower: str, tag: str) -> dict[str, torch.Tensor]:
     )
 
 
+def _clean_tag(tag: str) -> str:
+    "A tag of published weights as open_clip's registry spells it."
+    return tag.lower().replace("-", "_")
+
+
 def is_published(
     tower: str,  # a shipped tower or an open_clip model name
     pretrained: str,  # as a configuration names weights
 ) -> bool:
     "Whether weights are shipped or named by a tag, so that they can be had again without a file."
     shipped = (asset("towers") / f"{tower}.json").is_file()
-    return pretrained == "mini" or (not shipped and pretrained.lower().replace("-", "_") in _registered_tags(tower))
+    return pretrained == "mini" or (not shipped and _clean_tag(pretrained) in _registered_tags(tower))
 
 
 def load_tower(
@@ -749,7 +754,7 @@ def load_tower(
         weights, facts = read_tensors(asset("mini/tower.safetensors"))[0], tower_facts("mini")
         facts = replace(facts, weights="mini", tower="")
     elif is_published(encoder.name, pretrained):
-        tag = pretrained.lower().replace("-", "_")
+        tag = _clean_tag(pretrained)
         facts = tower_facts(encoder.name, tag)
         _check_facts(encoder, facts, what, as_trained)  # before anything is fetched
         weights = _published_weights(encoder.name, tag)
@@ -820,6 +825,7 @@ def export_tower(
 ) -> Path:  # the file
     "Writes published weights into a file, with what they need in its notes. Raises `CheckpointError`."
     build_tower(tower)  # raises for an unknown name
+    tag = _clean_tag(tag)
     facts = published_facts(tower, tag)
     if facts is None:
         raise CheckpointError(

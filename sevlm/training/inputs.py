@@ -76,7 +76,7 @@ def tokenizer_of(
 
     names = ("vocab.json", "merges.txt")  # by name: transformers makes an empty tokenizer where it finds no files
     files = fetch(
-        lambda: [hf_hub_download("distilbert/distilgpt2", name) for name in names],
+        lambda: [hf_hub_download("distilgpt2", name) for name in names],
         "GPT-2's tokenizer",
         f"fetch {' and '.join(names)} of distilgpt2 elsewhere, put them into a folder, and give it as --tokenizer.",
     )

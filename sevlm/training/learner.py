@@ -122,6 +122,7 @@ EVENTS = (
     "after_validate",
     "after_epoch",
     "on_interrupt",
+    "on_error",
     "after_fit",
 )
 
@@ -399,9 +400,6 @@ class _State:
         now = rng_state()
         set_rng_state(state["rng"])  # can it be set?
         set_rng_state(now)
-        with torch.no_grad():
-            for n, p in own.items():
-                p.copy_(weights[n])
         self.optimiser.load_state_dict(state["optimiser"])
         if self.scheduler:
             self.scheduler.load_state_dict(state["scheduler"])
@@ -414,6 +412,9 @@ class _State:
         for k in STATE_KEYS:
             setattr(self, k, state.get(k, getattr(self, k)))  # an older state may lack a name
         self.accumulate = accumulate
+        with torch.no_grad():  # last: a state that is refused leaves the model as it is
+            for n, p in own.items():
+                p.copy_(weights[n])
 
 
 # %% ../../nbs/library/learner.ipynb #26bf560c
@@ -565,6 +566,9 @@ class Learner(_Step, _State):
                 self.interrupted = True
                 with defer_interrupts():
                     self.event("on_interrupt")
+            except Exception:
+                self.event("on_error")
+                raise
             self.event("after_fit")
             lost = next(filter(None, self.processes.gather(self.unreadable)), "")
             self.processes.wait()  # what the main process writes is complete
@@ -622,6 +626,7 @@ class RecorderCB(CB):
     ):
         self.steps, self.epochs, self.validations = [], [], []
         self.folder = Path(folder) if folder is not None else None
+        self.columns: dict[str, list[str]] = {}  # of each file
 
     def load(self, state: dict[str, Any]) -> None:
         "Restore the tables; rows that a killed run wrote after its last state are removed from the files."
@@ -630,14 +635,18 @@ class RecorderCB(CB):
             self._write(table)
 
     def _write(self, table: str) -> None:
-        "The whole file of a table."
-        rows = getattr(self, table)
-        if self.folder is not None and rows:
-            names = list(dict.fromkeys(name for row in rows for name in row))
-            with write_atomic(self.folder / f"{table}.csv") as tmp, open(tmp, "w", encoding="utf-8", newline="") as f:
-                writer = csv.DictWriter(f, names, lineterminator="\n")
-                writer.writeheader()
-                writer.writerows(rows)
+        "The whole file of a table; an empty table has none."
+        if self.folder is None:
+            return
+        rows, file = getattr(self, table), self.folder / f"{table}.csv"
+        self.columns[table] = list(dict.fromkeys(name for row in rows for name in row))
+        if not rows:
+            file.unlink(missing_ok=True)
+            return
+        with write_atomic(file) as tmp, open(tmp, "w", encoding="utf-8", newline="") as f:
+            writer = csv.DictWriter(f, self.columns[table], lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
 
     def add(self, table: str, row: dict[str, Any]) -> None:
         "Add a row to a table, and to its file."
@@ -646,11 +655,11 @@ class RecorderCB(CB):
         if self.folder is None:
             return
         with saving(f"{table}.csv", self.folder):
-            if len(rows) == 1 or row.keys() != rows[-2].keys():
+            if not row.keys() <= set(self.columns.get(table, ())):
                 self._write(table)  # a new header
                 return
             with open(self.folder / f"{table}.csv", "a", encoding="utf-8", newline="") as f:
-                csv.DictWriter(f, list(row), lineterminator="\n").writerow(row)
+                csv.DictWriter(f, self.columns[table], lineterminator="\n").writerow(row)
 
     def position(self, learner: Learner) -> dict[str, int]:
         "The first columns of a row."
@@ -738,6 +747,7 @@ class ProgressCB(CB):
         clock: Callable[[], float] = time.monotonic,  # seconds
     ):
         self.make, self.every, self.clock = bar, validate_every, clock
+        self.bar: Any = None  # from `before_fit` on
 
     def before_fit(self, learner: Learner) -> None:
         self.total = learner.epochs * len(learner.batches)
@@ -785,7 +795,10 @@ class ProgressCB(CB):
         self.show(learner)
 
     def after_fit(self, learner: Learner) -> None:
-        self.bar.close()
+        if self.bar is not None:
+            self.bar.close()
+
+    on_error = after_fit
 
 
 # %% ../../nbs/library/learner.ipynb #9d4e3223
@@ -858,7 +871,7 @@ class BestCB(CB):
 
 
 class EarlyStopCB(CB):
-    "Stops after `patience` validations without gain on any of the metrics (published: 10). Raises like `BestCB`."
+    "Stops at the `patience`-th validation in a row without gain on any of the metrics. Raises like `BestCB`."
 
     keeps = ("best", "since")
 
@@ -939,12 +952,14 @@ class TrackCB(CB):
             if not filter_trackers([name], str(folder)):
                 raise ConfigError(f"the tracker {name} is not installed: pip install {name}")
         self.names, self.folder, self.settings = list(names), Path(folder), settings
+        self.trackers: list[Any] = []  # from `before_fit` on
 
     def before_fit(self, learner: Learner) -> None:
         self.accelerator = learner.processes.accelerator_of(
             learner.precision, log_with=self.names, project_dir=str(self.folder)
         )
         self.accelerator.init_trackers("tracking", self.settings)
+        self.trackers = self.accelerator.trackers
 
     def after_step(self, learner: Learner) -> None:
         self.accelerator.log({f"train/{name}": loss for name, loss in learner.losses.items()}, learner.step)
@@ -953,5 +968,7 @@ class TrackCB(CB):
         self.accelerator.log({f"validation/{name}": x for name, x in learner.metrics.items()}, learner.step)
 
     def after_fit(self, learner: Learner) -> None:
-        for tracker in self.accelerator.trackers:
+        for tracker in self.trackers:
             tracker.finish()
+
+    on_error = after_fit

@@ -42,12 +42,13 @@ def parse_bytes(text: str) -> int:  # of '11GB', '10.5 GiB', '900MB'; a bare num
             f"{str(text)!r} is no amount of memory; expected a number with one of {', '.join(UNITS)}, such as 11GB or "
             "10.5GiB (without a unit: GB)."
         )
-    if not 0 < (size := round(float(found[1]) * units[found[2].lower()])) <= MAX_BYTES:
+    amount = float(found[1]) * units[found[2].lower()]  # infinite for hundreds of digits
+    if not 0.5 < amount <= MAX_BYTES:
         raise ConfigError(
-            f"{str(text)!r} is {size:.3g} bytes; expected more than none and at most {MAX_BYTES:.0e}. "
+            f"{str(text)[:60]!r} is {amount:.3g} bytes; expected more than none and at most {MAX_BYTES:.0e}. "
             "A number without a unit is in GB."
         )
-    return size
+    return round(amount)
 
 
 # %% ../../nbs/library/memory.ipynb #5ca4334e

@@ -152,9 +152,9 @@ def limit_memory(
     device: torch.device,
 ) -> None:
     "Let PyTorch take no more than so much of a CUDA device; more is out of memory, as on a smaller card."
-    if budget and device.type == "cuda":
+    if device.type == "cuda":  # without a limit, too: an earlier run of this process may have set one
         total = torch.cuda.get_device_properties(device).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, budget * 1e9 / total), device)
+        torch.cuda.set_per_process_memory_fraction(min(1.0, budget * 1e9 / total) if budget else 1.0, device)
 
 
 def fit_to_device(
@@ -275,7 +275,7 @@ def _build_learner(
     seed_everything(settings.seed)
     model = start_model(config, data.tokenizer, gpt2).to(processes.device)
     if "image_encoder" in previous:  # its weights may be a file that was replaced meanwhile
-        check_tower(model.encoder, previous["image_encoder"], out, weights=bool(config.tower_pretrained))
+        check_tower(model.encoder, previous["image_encoder"], out)
     wanted = previous.get("precision", "auto") if settings.precision == "auto" else settings.precision
     precision = resolve_precision(wanted, processes.device, processes.requested)
     if precision != "float32":
