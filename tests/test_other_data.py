@@ -2,6 +2,7 @@
 
 import io
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -599,6 +600,15 @@ def test_classifiers_know_their_emotions(tmp_path):
     turned = alignment_measures(again, ["the sky", "wide"], [c[::-1] for c in counts], MOODS[::-1])
     plain = alignment_measures(again, ["the sky", "wide"], counts, MOODS)
     assert {k: m.value for k, m in turned.items()} == pytest.approx({k: m.value for k, m in plain.items()})
+    more = alignment_measures(again, ["the sky", "wide"], [(0, *c) for c in counts], ("awe", *MOODS))  # nobody's awe
+    assert {k: m.value for k, m in more.items()} == pytest.approx({k: m.value for k, m in plain.items()})
+    silent = SimpleNamespace(emotions=MOODS, probabilities=lambda texts: np.full((len(texts), 5), 0.2))
+    last = alignment_measures(silent, ["", ""], [(*c, 0) for c in counts], (*MOODS, "awe"))
+    assert last["emotional alignment (strict)"].value == 0  # probabilities that are all equal name none
+    with pytest.raises(DataError, match="knows calm, gloomy.*the paintings have awe"):
+        alignment_measures(again, ["x"], [(1, 0, 0, 0, 0, 0)], ("awe", *MOODS))
+    with pytest.raises(DataError, match="knows calm, gloomy.*the paintings have gloomy"):
+        alignment_measures(again, ["x"], [c[1:] for c in counts[1:]], MOODS[1:])  # one too many
     with pytest.raises(DataError, match="knows calm, gloomy.*the paintings have amusement"):
         alignment_measures(again, ["x"], [voted("awe", choices=EMOTIONS).counts])
     assert ImageEmotionConfig.preset("mini", emotions=MOODS).emotions == MOODS
