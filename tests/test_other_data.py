@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -143,6 +145,15 @@ def test_what_a_table_leaves_open_is_drawn(photos):
     keys = [p.key for part in parts.values() for p in part]
     assert len(keys) == len(set(keys)) == 25
     assert complete_parts({**some, "": named[""]}, 3) == complete_parts({**some, "": named[""]}, 3)
+    many = [Painting("s", str(i), ("awe",), ("x",), ()) for i in range(1000)]
+    assert {k: len(v) for k, v in complete_parts({"train": many}, 0).items()} == dict(train=850, val=50, test=100)
+
+
+def test_further_test_sets_are_artemis_only(tmp_path):
+    fill(tmp_path, two_each())
+    (tmp_path / "artEmisX_test_x.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(DataError, match="no part 'test_x'. Valid: train, val, test, all"):
+        paintings_of(open_data(tmp_path), "test_x")
 
 
 def test_bad_rows_are_counted(tmp_path):
@@ -373,7 +384,21 @@ def test_arrow_and_parquet_are_unpacked(tmp_path, form):
             open_data(source)
 
 
-def test_unpacking_fails_whole(tmp_path):
+def stopping(replace, folder, after):
+    "`os.replace` that is interrupted once, after so many files were moved into the folder."
+    moved = []
+
+    def call(old, new):
+        replace(old, new)
+        if Path(new).parent == folder != Path(old).parent:
+            moved.append(new)
+            if len(moved) == after + 1:
+                raise KeyboardInterrupt
+
+    return call
+
+
+def test_unpacking_fails_whole(tmp_path, monkeypatch):
     pq = pytest.importorskip("pyarrow.parquet")
     pq.write_table(columnar(), tmp_path / "a.parquet")
     data = (tmp_path / "a.parquet").read_bytes()
@@ -385,6 +410,12 @@ def test_unpacking_fails_whole(tmp_path):
         with pytest.raises(DataError):
             make_imagefolder(tmp_path / name, tmp_path / "out")
     assert sorted(p.name for p in tmp_path.iterdir()) == before
+    for stop in range(3):  # an interrupt after so many moves: the pictures, the report, the table
+        with monkeypatch.context() as m:
+            m.setattr(os, "replace", stopping(os.replace, tmp_path / "out", stop))
+            with pytest.raises(KeyboardInterrupt):
+                make_imagefolder(tmp_path / "a.parquet", tmp_path / "out")
+        assert not [p for p in (tmp_path / "out").iterdir() if not p.name.startswith(".")]
     make_imagefolder(tmp_path / "a.parquet", tmp_path / "out")
     with pytest.raises(DataError, match="single file"):
         make_imagefolder(tmp_path / "out" / "metadata.jsonl", tmp_path / "more")

@@ -74,6 +74,7 @@ from tqdm.auto import tqdm
 from ..config import EMOTIONS, SEVLMConfig
 from ..data.batches import Batch, PairBatches, collate, pair
 from ..data.paintings import Painting
+from ..errors import require
 from ..lexicon.token_table import VADTable
 from ..models.contrast import contrastive_loss, contrastive_scores
 from ..models.generation import generate_texts
@@ -430,7 +431,8 @@ def over_seeds(
     values: Sequence[float] | np.ndarray,  # one number a seed
     level: float = 0.95,
 ) -> tuple[float, float, float]:  # mean, low, high; with fewer than two seeds there is no interval: nan
-    "Mean with its interval by Student's t."
+    "Mean with its interval by Student's t. Raises `ConfigError` if scipy is missing."
+    require("scipy", extra="metrics")
     from scipy.stats import t
 
     x = np.asarray(values, float)
