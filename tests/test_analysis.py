@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from sevlm.config import EMOTIONS
-from sevlm.errors import DataError
+from sevlm.errors import ConfigError, DataError
 from sevlm.studies.ablation import COMBINATIONS, GRIDS, IDEAS, SUMS, Judged, combination_name, differences
 from sevlm.studies.factorial import effects, factorial_contrasts, late_gain
 from sevlm.synthetic.dataset import catalogue
@@ -108,6 +108,11 @@ def test_a_grid_can_be_compared_and_a_broken_one_cannot(grid):
     assert (found[found.arm == arms[0]].difference == 0).all()
     with pytest.raises(DataError, match="every arm needs every seed"):
         differences(rows[(rows.arm != arms[-1]) | (rows.seed != 2)], arms[0], draws=100)
+    few, odd, whole = (differences(rows, arms[0], draws=draws) for draws in (7, 107, 100))
+    assert np.isfinite(few[["low", "high"]].to_numpy()).all() and (few.low <= few.high).all()
+    assert not odd.equals(whole) and found.equals(whole)
+    with pytest.raises(ConfigError, match="draws = 0"):
+        differences(rows, arms[0], draws=0)
 
 
 def test_the_prose_about_the_ideas_follows_from_their_grid():
