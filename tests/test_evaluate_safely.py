@@ -20,13 +20,13 @@ import pytest
 
 import sevlm
 from sevlm.cli import main
-from sevlm.config import EMOTIONS, canonical_emotion
+from sevlm.config import EMOTIONS, RELEASE_COLUMNS, canonical_emotion
 from sevlm.data.paintings import Painting, read_artemis
 from sevlm.errors import DataError, SevlmError
 from sevlm.metrics import captions as C
 from sevlm.studies import evaluate as E
 from sevlm.studies.compare import compare, comparison_sentence
-from sevlm.synthetic.dataset import ANNOTATIONS, RELEASE_COLUMNS, make_mini, read_truth
+from sevlm.synthetic.dataset import ANNOTATIONS, make_mini, read_truth
 from sevlm.synthetic.truth import synthetic_scores
 
 needs_java = pytest.mark.skipif(shutil.which("java") is None, reason="Java is not installed")

@@ -74,7 +74,6 @@ from tqdm.auto import tqdm
 from ..config import EMOTIONS, SEVLMConfig
 from ..data.batches import Batch, PairBatches, collate, pair
 from ..data.paintings import Painting
-from ..errors import require
 from ..lexicon.token_table import VADTable
 from ..models.contrast import contrastive_loss, contrastive_scores
 from ..models.generation import generate_texts
@@ -85,6 +84,7 @@ from ..synthetic.paint import SUBJECTS, VALUES, Scene, random_scene
 from ..synthetic.truth import expected_accuracy
 from ..synthetic.words import grounded, utterance
 from ..utils import asset, read_object, seed_everything, write_json
+from .factorial import student_half_width
 
 # %% ../../nbs/studies/lab_contrast.ipynb #57132d9c
 EYE_VALUES = (*SUBJECTS, *itertools.chain.from_iterable(VALUES.values()))  # 36 values
@@ -432,13 +432,10 @@ def over_seeds(
     level: float = 0.95,
 ) -> tuple[float, float, float]:  # mean, low, high; with fewer than two seeds there is no interval: nan
     "Mean with its interval by Student's t. Raises `ConfigError` if scipy is missing."
-    require("scipy", extra="metrics")
-    from scipy.stats import t
-
     x = np.asarray(values, float)
     if len(x) < 2:
         return float(x.mean()) if len(x) else math.nan, math.nan, math.nan
-    half = t.ppf((1 + level) / 2, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x))
+    half = student_half_width(x.std(ddof=1) / np.sqrt(len(x)), len(x) - 1, level)
     return float(x.mean()), float(x.mean() - half), float(x.mean() + half)
 
 
