@@ -27,6 +27,7 @@ from sevlm.lexicon.files import find_lexicon, is_lexicon, read_lexicon_file
 from sevlm.lexicon.lexicon import Lexicon
 from sevlm.near import (
     decode_text,
+    is_file_name,
     match_names,
     near_files,
     near_names,
@@ -621,3 +622,8 @@ def test_emotions_in_another_spelling_are_read_and_counted(tmp_path):
     frame, same = read_rows(tmp_path / "a.csv")
     assert painting.emotions == tuple(frame.emotion) == ("awe", "something else", "awe")
     assert all(r.notes["emotions read under another spelling"] == 2 and not r.dropped for r in (report, same))
+
+
+def test_names_that_could_leave_a_folder_are_no_file_names():
+    assert all(map(is_file_name, ("a", "a.jpg", "..a", "a b", "\u00fc", "-")))
+    assert not any(map(is_file_name, ("", " ", ".", "..", " .. ", "a/b", "/a", "a\\b", "a\0", None, 3)))
