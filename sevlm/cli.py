@@ -1050,7 +1050,7 @@ def _mini(args):
     from sevlm.synthetic.dataset import make_mini, mini_statistics
 
     paintings = 4000 if args.paintings is None else args.paintings
-    folder = make_mini(args.folder, paintings, args.seed or 0, args.size, args.workers, not args.quiet)
+    folder = make_mini(args.folder, paintings, args.seed or 0, args.size, args.workers, not args.quiet, print_result)
     print_result(f"synthetic mini-ArtEmis in {folder}")
     for name, value in mini_statistics(folder).items():
         print_result(f"  {name}: {value:.3f}" if isinstance(value, float) else f"  {name}: {value:,}")
@@ -1241,7 +1241,7 @@ def _demo(args):
     from sevlm.synthetic.truth import synthetic_scores
     from sevlm.training.run import start_run
 
-    make_mini(data, args.paintings, args.seed, progress=not args.quiet)
+    make_mini(data, args.paintings, args.seed, progress=not args.quiet, log=print_result)
     step(
         2,
         f"training the small model for {settings.epochs} epochs, in {out}; "

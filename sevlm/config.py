@@ -6,6 +6,7 @@
 __all__ = [
     "EMOTIONS",
     "POLARITY",
+    "RELEASE_COLUMNS",
     "LONGEST_EMOTION",
     "TEXTS",
     "PUBLISHED",
@@ -44,6 +45,7 @@ EMOTIONS = (  # in the order of ArtEmis ("optas/artemis") and of SEVLM
     "something else",
 )
 POLARITY = {name: "positive" if i < 4 else "negative" if i < 8 else "other" for i, name in enumerate(EMOTIONS)}
+RELEASE_COLUMNS = ("art_style", "painting", "emotion", "utterance", "repetition")  # docs/facts/data.md, section 1.1
 
 
 # %% ../nbs/library/config.ipynb #49cd4e99

@@ -28,6 +28,7 @@ __all__ = [
     "text_encoding",
     "same_text",
     "repaired_name",
+    "is_file_name",
     "plain_name",
     "Matches",
     "match_names",
@@ -349,6 +350,11 @@ def repaired_name(name: str) -> str:
 
 
 # %% ../nbs/library/near.ipynb #4b03075a
+def is_file_name(name: object) -> bool:
+    "Whether something is the name of a single file or folder, which cannot lead out of the folder it is in."
+    return isinstance(name, str) and name.strip() not in ("", ".", "..") and not re.search(r"[/\\\0]", name)
+
+
 _LETTERS = str.maketrans({"ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "æ": "ae", "œ": "oe", "ı": "i"})
 _ENDING = re.compile(f"(?:{'|'.join(map(re.escape, PICTURES))})+$", re.IGNORECASE)
 

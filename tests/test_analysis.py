@@ -9,8 +9,17 @@ import pandas as pd
 import pytest
 
 from sevlm.config import EMOTIONS
-from sevlm.errors import DataError
-from sevlm.studies.ablation import COMBINATIONS, GRIDS, IDEAS, SUMS, Judged, combination_name, differences
+from sevlm.errors import ConfigError, DataError
+from sevlm.studies.ablation import (
+    COMBINATIONS,
+    GRIDS,
+    IDEAS,
+    SUMS,
+    Judged,
+    combination_name,
+    differences,
+    score_values,
+)
 from sevlm.studies.factorial import effects, factorial_contrasts, late_gain
 from sevlm.synthetic.dataset import catalogue
 
@@ -18,6 +27,7 @@ REPO = Path(__file__).resolve().parent.parent
 DATA, PAGES, FIGURES = REPO / "nbs" / "data", REPO / "nbs" / "analysis", REPO / "figures"
 if not DATA.exists():  # e.g. when only the wheel and the tests are at hand: say so, do not pass
     pytest.skip("the notebooks and their data are not beside the tests", allow_module_level=True)
+EMPTY = dict(right="", grounded="", cider="")  # columns in which an empty field is a missing value
 COLUMNS = ["dataset", "split", "system", "metric", "value", "source_repo", "source_path", "note"]
 SEED_OF_TEST_SET = 12
 
@@ -30,8 +40,8 @@ def published():
 @pytest.fixture(scope="module", params=["factorial", "corrections"])
 def grid(request):
     "A stored grid: its arms, its rows of texts, its answers without texts."
-    name, empty = request.param, dict(right="", grounded="", cider="")
-    rows = pd.read_csv(DATA / f"{name}_rows.csv.gz", keep_default_na=False, na_values=empty)
+    name = request.param
+    rows = pd.read_csv(DATA / f"{name}_rows.csv.gz", keep_default_na=False, na_values=EMPTY)
     return list(GRIDS[name]), rows, Judged.load(DATA / f"{name}_judged.npz")
 
 
@@ -108,6 +118,11 @@ def test_a_grid_can_be_compared_and_a_broken_one_cannot(grid):
     assert (found[found.arm == arms[0]].difference == 0).all()
     with pytest.raises(DataError, match="every arm needs every seed"):
         differences(rows[(rows.arm != arms[-1]) | (rows.seed != 2)], arms[0], draws=100)
+    few, odd, whole = (differences(rows, arms[0], draws=draws) for draws in (7, 107, 100))
+    assert np.isfinite(few[["low", "high"]].to_numpy()).all() and (few.low <= few.high).all()
+    assert not odd.equals(whole) and found.equals(whole)
+    with pytest.raises(ConfigError, match="draws = 0"):
+        differences(rows, arms[0], draws=0)
 
 
 def test_the_prose_about_the_ideas_follows_from_their_grid():
@@ -123,6 +138,22 @@ def test_the_prose_about_the_ideas_follows_from_their_grid():
         text = " ".join((REPO / page).read_text(encoding="utf-8").replace("*costs*", "costs").split())
         assert f"contrastive loss costs {said(cost.value, interval, cost.high, cost.low)}" in text, page
     assert f"gains {gain.value:.1f} points back ({gain.low:.1f} to {gain.high:.1f})" in text
+
+
+def test_the_prose_of_the_ablations_follows_from_their_grid():
+    judged = Judged.load(DATA / "factorial_judged.npz")
+    rows = pd.read_csv(DATA / "factorial_rows.csv.gz", keep_default_na=False, na_values=EMPTY)
+    ideas = {combination_name(on): [IDEAS[idea] for idea in on] for on in COMBINATIONS}
+    main = {name: weights for name, weights in factorial_contrasts(ideas).items() if " : " not in name}
+    found = effects(100 * judged.right(), judged.arms, main).set_index("effect")
+    text = " ".join(" ".join("".join(c["source"]) for c in cells("a2_ablations.ipynb")).split())
+    assert f"by so little ({-found.value['VAD head']:.2f} points" in text
+    assert f"Fusion is ruled out to be worth more than {found.high['fusion']:.2f} points" in text
+    scores = {"log score": judged.log_scores, **score_values(rows, judged.arms)}
+    price = {name: effects(v, judged.arms, {"contrast": main["contrast"]}).iloc[0] for name, v in scores.items()}
+    without_zero = {name for name, r in price.items() if r.low > 0 or r.high < 0} - {"emotion accuracy"}
+    assert without_zero == {"log score", "grounding"} and found.high["contrast"] < 0
+    assert "price is clear in accuracy, log score and grounding" in text
 
 
 def test_the_prose_about_the_corrections_follows_from_their_grid():

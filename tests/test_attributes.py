@@ -116,11 +116,12 @@ def test_interventions_ask_the_model_before_and_after(explainer):
     assert np.allclose(changes[0].true, emotion_odds(other) - emotion_odds(scene))
 
 
-def test_table_is_made_stored_and_found_again(explainer, tmp_path, capsys):
+def test_table_is_made_stored_and_found_again(explainer, tmp_path, caplog):
     how = dict(fit=60, test=30, scenes=2, size=128, workers=1, progress=False)
+    caplog.set_level("INFO", "sevlm.synthetic.dataset")
     rows = attribute_table(explainer, tmp_path / "sets", **how)
     assert attribute_table(explainer, tmp_path / "sets", **how) == rows  # sets and patch tokens are there
-    assert capsys.readouterr().out.count("reused") == 2
+    assert caplog.text.count("reused") == 2
     assert all(tuple(r) == ATTRIBUTE_COLUMNS for r in rows) and [
         r["kind"] for r in rows if r["value"] == ALL_VALUES
     ] == list(ATTRIBUTE_KINDS)

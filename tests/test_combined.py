@@ -26,8 +26,7 @@ from sevlm.artemis.protocol import (
     write_parts,
 )
 from sevlm.artemis.protocol import test_sets as sets_of  # the name would be collected as a test
-from sevlm.config import EMOTIONS
-from sevlm.data.paintings import COLUMNS
+from sevlm.config import EMOTIONS, RELEASE_COLUMNS
 from sevlm.errors import DataError
 
 MINIMAL, DEEP = Protocol.preset("minimal"), Protocol.preset("deep")
@@ -36,7 +35,7 @@ MINIMAL, DEEP = Protocol.preset("minimal"), Protocol.preset("deep")
 def old_rows(paintings):
     return pd.DataFrame(
         [("R", name, EMOTIONS[i % 9], "the sea is very calm", n) for name, n in paintings.items() for i in range(n)],
-        columns=COLUMNS,
+        columns=RELEASE_COLUMNS,
     )
 
 

@@ -1,6 +1,7 @@
 """Judging saved answers, and comparing two runs of them."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -218,6 +219,24 @@ def test_compare_finds_a_difference_and_none_where_there_is_none(tmp_path):
     assert np.allclose(back.low, -t.high) and np.allclose(back.difference, -t.difference)
     with pytest.raises(DataError, match="no score"):
         comparison_sentence(found, "SPICE")
+    with pytest.raises(ConfigError, match="both runs are called 'test'"):
+        compare(a, b, paintings, ("test", "test"), meteor="off")
+
+
+def test_models_that_choose_from_more_than_the_data_has_are_compared_as_they_are_scored():
+    paintings, run = world(40)
+    eight = tuple(e for e in EMOTIONS if e != "awe")
+    chosen = [(replace(p, choices=eight), a) for p, a in zip(paintings, run(0.6)) if "awe" not in p.emotions]
+    paintings, nine = zip(*chosen)
+    few = [a | dict(probabilities=dict.fromkeys(eight, 1 / 8)) for a in nine]  # chooses from the eight
+    for a, b in ((nine, nine), (nine, few), (few, nine)):
+        found = compare(a, b, paintings, meteor="off", draws=10)
+        values = found.table.set_index("score")
+        for name, answers in (("a", a), ("b", b)):
+            scores = score(answers, paintings, meteor="off", draws=10).scores
+            for measure in ("Brier score", "calibration error", "cross-entropy of the votes", "macro F1"):
+                assert values.loc[measure, name] == pytest.approx(scores[measure]["value"])
+        assert not found.notes
 
 
 def test_an_unsettled_difference_says_what_it_excludes():

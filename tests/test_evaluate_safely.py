@@ -20,13 +20,13 @@ import pytest
 
 import sevlm
 from sevlm.cli import main
-from sevlm.config import EMOTIONS, canonical_emotion
+from sevlm.config import EMOTIONS, RELEASE_COLUMNS, canonical_emotion
 from sevlm.data.paintings import Painting, read_artemis
 from sevlm.errors import DataError, SevlmError
 from sevlm.metrics import captions as C
 from sevlm.studies import evaluate as E
 from sevlm.studies.compare import compare, comparison_sentence
-from sevlm.synthetic.dataset import ANNOTATIONS, RELEASE_COLUMNS, make_mini, read_truth
+from sevlm.synthetic.dataset import ANNOTATIONS, make_mini, read_truth
 from sevlm.synthetic.truth import synthetic_scores
 
 needs_java = pytest.mark.skipif(shutil.which("java") is None, reason="Java is not installed")
@@ -345,6 +345,47 @@ def test_answers_of_another_evaluation_are_set_aside_and_told(world, ask, tmp_pa
     shutil.copy(paintings[1].image, paintings[0].image)  # a picture is replaced
     other = ask(tmp_path / "d", paintings=paintings)
     assert other.asked == len(paintings) and "differ in pictures" in other.log[0]
+
+
+def test_what_was_set_aside_is_never_replaced(world, ask, tmp_path):
+    ask(tmp_path, paintings=world.paintings[:8]).found.save(tmp_path)
+    first, kept = E.read_predictions(tmp_path), tmp_path / E.EARLIER
+    for log in (1, 0, 0):  # stopped before the first answer, three times
+        assert len(ask(tmp_path, stop_after=0).log) == log
+        assert E.read_predictions(kept) == first and "BLEU-4" in E.read_scores(kept)
+        assert [p.name for p in tmp_path.iterdir() if p.is_dir()] == [E.EARLIER]
+    assert (
+        ask(tmp_path, paintings=world.paintings[:16], stop_after=0).log == []
+    )  # nothing was answered: nothing to keep
+    ask(tmp_path, stop_after=8)
+    other = ask(tmp_path, paintings=world.paintings[:8])
+    assert E.read_predictions(kept) == first and len(E.read_predictions(tmp_path / "earlier-2")) == 8
+    assert "differ in paintings" in other.log[0] and other.log[0].endswith("earlier-2")
+
+
+def test_scores_of_saved_answers_do_not_cost_the_answers_of_a_model(world, ask, tmp_path, caplog, run):
+    n, out, kept = len(world.paintings), tmp_path / "out", tmp_path / "out" / E.EARLIER
+    other = write_answers(tmp_path / "other.jsonl", answers_of(world.paintings))
+    line = ["evaluate", world.folder, "--part", "all", "--no-meteor", "--quiet", "--out", out, "--predictions"]
+    ask(out, stop_after=16)
+    before = (out / E.ANSWERS).read_bytes()
+    for split in (
+        "published",
+        "first",
+    ):  # the answers so far are scored; they stay, and the rest can still be asked for
+        assert run(*line, out, "--split", split)[0] == 0
+        assert json.loads((out / "metrics.json").read_text(encoding="utf-8"))["about"]["without an answer"] == n - 16
+        assert (out / E.ANSWERS).read_bytes() == before and not kept.exists()
+    assert ask(out).asked == n - 16
+    assert run(*line, other)[0] == 0
+    assert f"other answers of a model: they are now in {kept}" in caplog.text
+    assert E.read_predictions(kept) == [{k: a[k] for k in a if k != "majority"} for a in world.whole.predictions]
+    assert (kept / E.ANSWERS_OF).exists() and (kept / "scores.csv").exists() and not (out / E.ANSWERS_OF).exists()
+    assert E._lines_of(E.read_predictions(out)) == E._lines_of(E.read_predictions(other))
+    with open(kept / E.ANSWERS, "ab") as f:
+        f.write(b'{"painting": "half')  # no longer a whole file
+    world.whole.save(kept)
+    assert E.read_predictions(kept) == world.whole.predictions and (kept / E.EARLIER / E.ANSWERS_OF).exists()
 
 
 def test_answers_without_a_record_are_not_taken_for_the_models(world, ask, tmp_path):

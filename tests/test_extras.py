@@ -14,9 +14,10 @@ PACKAGE = Path(sevlm.__file__).resolve().parent
 # all that the extras bring, by the name of the import; None in sys.modules: as if it were not installed
 EXTRAS = (
     "pandas sklearn pycocoevalcap nltk symspellpy open_clip torchvision transformers seaborn ipywidgets pillow_heif "
-    "pyarrow"
+    "pyarrow scipy"
 ).split()
 BLOCK = f"import sys; sys.modules.update(dict.fromkeys({EXTRAS!r})); "
+UNBLOCK = "import sys; del sys.modules['pandas']; "  # an extra that is there in part
 
 
 def python(code, *argv):
@@ -60,6 +61,9 @@ def test_a_command_names_the_extra_it_needs(line, package, extra, tmp_path):
         ("from sevlm.models.vision import create_clip; create_clip('ViT-B-32')", "clip"),
         ("from sevlm.metrics.emotions import confusion; confusion(['awe'], ['awe'])", "metrics"),
         ("import sevlm.artemis.protocol", "prepare"),
+        (UNBLOCK + "from sevlm.artemis.utterances import dictionary; dictionary()", "prepare"),
+        (UNBLOCK + "from sevlm.artemis.utterances import Speller; Speller(['sky'])('skye')", "prepare"),
+        (UNBLOCK + "from sevlm.studies.lab_contrast import over_seeds; over_seeds([0.1, 0.2])", "metrics"),
         ("from sevlm.models.sampling import *; make_process(Generation(sample=True, top_p=0.9))", "sampling"),
         ("import sevlm.studies.compare", "metrics"),
         (

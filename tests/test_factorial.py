@@ -1,5 +1,7 @@
 """Grids over all combinations: effects with intervals, what a grid can see, and a tiny grid from data to files."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -171,6 +173,17 @@ def test_real_paintings_are_judged_by_their_votes():
     awe, fear = EMOTIONS.index("awe"), EMOTIONS.index("fear")
     assert chance.sum() == 1 and chance[0, awe] == 1 and np.allclose(odds[1, [awe, fear]], 0.5)
     assert accuracy_of(np.array([awe, fear]), chance) == 1 and accuracy_of(np.array([fear, awe]), chance) == 0
+    all_votes = tuple({"awe": 3, "fear": 5}.get(e, 0) for e in EMOTIONS)  # of more annotators than those kept
+    chance, odds = chances([replace(some[0], votes=all_votes)])
+    assert chance[0, fear] == 1 == chance.sum() and odds[0, fear] == 5 / 8
+    chance, _ = chances([replace(some[0], votes=all_votes)], emotions=EMOTIONS[::-1])
+    assert chance[0, EMOTIONS[::-1].index("fear")] == 1
+
+
+def test_synthetic_paintings_are_judged_over_the_models_emotions():
+    p, odds = Painting("s", "a", ("awe",) * 5, ("x",) * 5, ("",) * 5), np.arange(1, 10) / 45
+    one, back = (chances([p], {p.key: (None, odds)}, emotions) for emotions in (EMOTIONS, EMOTIONS[::-1]))
+    assert np.allclose(one[0], back[0][:, ::-1]) and (one[1] == back[1][:, ::-1]).all()
 
 
 def test_paintings_of_a_curve_lie_evenly():
@@ -252,6 +265,22 @@ def test_a_grid_from_data_to_files(grid, folder, more):
     again = Judged.load(folder / "judged.npz")
     assert (again.named == judged.named).all() and np.allclose(again.recalls(), judged.recalls(), atol=2e-3)
     assert np.allclose(again.right().mean(-1), again.accuracy()) and (again.accuracy() <= again.ceiling() + 1e-6).all()
+
+
+def test_a_grid_is_judged_over_the_pictures_that_are_left(grid, folder, more, caplog):
+    grid()
+    whole = judged_grid(folder / "out", list(ARMS), seeds=2)
+    lost = GridData(None, more).tested(TINY)[0][3].image
+    saved = lost.read_bytes()
+    try:
+        lost.unlink()
+        judged = judged_grid(folder / "out", list(ARMS), seeds=2)
+    finally:
+        lost.write_bytes(saved)
+    keep = np.delete(np.arange(whole.named.shape[-1]), 3)
+    assert "1 judged paintings are left out" in caplog.text
+    assert (judged.named == whole.named[..., keep]).all() and (judged.chance == whole.chance[keep]).all()
+    assert judged.accuracy().shape == (2, 2)
 
 
 def test_a_grid_with_a_missing_run_is_not_judged(grid, folder):

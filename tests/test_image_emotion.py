@@ -70,6 +70,17 @@ def test_one_epoch_of_resnet_on_files(paintings):
     ).shape == (2, 9)
 
 
+def test_another_file_of_start_weights_is_another_run(paintings, tmp_path, monkeypatch):
+    monkeypatch.setattr(ie, "load_imagenet", lambda model, path: torch.nn.init.constant_(model.head[0].bias, path))
+    train = lambda path: ie.train_image_emotion(
+        paintings[:5], paintings[5:8], RESNET, imagenet=path, folder=tmp_path, progress=False
+    )
+    train(0.25)
+    train(0.25)
+    with pytest.raises(ConfigError, match="another run: weights is"):
+        train(0.5)
+
+
 def test_preprocessing_is_lanczos_to_a_square():
     model = ie.ImageEmotion(RESNET)
     im = Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 40, 3), dtype=np.uint8))

@@ -19,14 +19,15 @@ from sevlm.artemis.protocol import read_preprocessed, read_rows
 from sevlm.artemis.records import RecordFolder, read_histograms, read_records
 from sevlm.artemis.utterances import read_known_words, read_tables
 from sevlm.cli import main
-from sevlm.config import EMOTIONS
+from sevlm.config import EMOTIONS, RELEASE_COLUMNS
 from sevlm.data import paintings as paintings_module
-from sevlm.data.paintings import COLUMNS, NO_PICTURE, UNSURE, Release, find_image, find_images, read_artemis
+from sevlm.data.paintings import NO_PICTURE, UNSURE, Release, find_image, find_images, read_artemis
 from sevlm.errors import DataError, LexiconError
 from sevlm.lexicon.files import find_lexicon, is_lexicon, read_lexicon_file
 from sevlm.lexicon.lexicon import Lexicon
 from sevlm.near import (
     decode_text,
+    is_file_name,
     match_names,
     near_files,
     near_names,
@@ -50,7 +51,7 @@ def csv_of(path, names, style=STYLE):
     "A release with two annotations for each painting."
     rows = [(style, name, emotion, "The sea, so wide.", 2) for name in names for emotion in ("awe", "fear")]
     with open(path, "w", encoding="utf-8", newline="") as f:
-        csv.writer(f).writerows([COLUMNS, *rows])
+        csv.writer(f).writerows([RELEASE_COLUMNS, *rows])
     return path
 
 
@@ -615,9 +616,14 @@ def test_checksums_name_what_is_near(tmp_path):
 
 def test_emotions_in_another_spelling_are_read_and_counted(tmp_path):
     rows = [("Cubism", "a", e, "it is a fine one", "3") for e in ("AWE", " Something-Else", "awe")]
-    text = "\n".join(",".join(row) for row in [COLUMNS, *rows]) + "\n"
+    text = "\n".join(",".join(row) for row in [RELEASE_COLUMNS, *rows]) + "\n"
     (tmp_path / "a.csv").write_text(text, encoding="utf-8")
     (painting,), report = read_artemis(tmp_path / "a.csv")
     frame, same = read_rows(tmp_path / "a.csv")
     assert painting.emotions == tuple(frame.emotion) == ("awe", "something else", "awe")
     assert all(r.notes["emotions read under another spelling"] == 2 and not r.dropped for r in (report, same))
+
+
+def test_names_that_could_leave_a_folder_are_no_file_names():
+    assert all(map(is_file_name, ("a", "a.jpg", "..a", "a b", "\u00fc", "-")))
+    assert not any(map(is_file_name, ("", " ", ".", "..", " .. ", "a/b", "/a", "a\\b", "a\0", None, 3)))

@@ -2,6 +2,9 @@
 
 import io
 import json
+import os
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -142,6 +145,15 @@ def test_what_a_table_leaves_open_is_drawn(photos):
     keys = [p.key for part in parts.values() for p in part]
     assert len(keys) == len(set(keys)) == 25
     assert complete_parts({**some, "": named[""]}, 3) == complete_parts({**some, "": named[""]}, 3)
+    many = [Painting("s", str(i), ("awe",), ("x",), ()) for i in range(1000)]
+    assert {k: len(v) for k, v in complete_parts({"train": many}, 0).items()} == dict(train=850, val=50, test=100)
+
+
+def test_further_test_sets_are_artemis_only(tmp_path):
+    fill(tmp_path, two_each())
+    (tmp_path / "artEmisX_test_x.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(DataError, match="no part 'test_x'. Valid: train, val, test, all"):
+        paintings_of(open_data(tmp_path), "test_x")
 
 
 def test_bad_rows_are_counted(tmp_path):
@@ -372,7 +384,21 @@ def test_arrow_and_parquet_are_unpacked(tmp_path, form):
             open_data(source)
 
 
-def test_unpacking_fails_whole(tmp_path):
+def stopping(replace, folder, after):
+    "`os.replace` that is interrupted once, after so many files were moved into the folder."
+    moved = []
+
+    def call(old, new):
+        replace(old, new)
+        if Path(new).parent == folder != Path(old).parent:
+            moved.append(new)
+            if len(moved) == after + 1:
+                raise KeyboardInterrupt
+
+    return call
+
+
+def test_unpacking_fails_whole(tmp_path, monkeypatch):
     pq = pytest.importorskip("pyarrow.parquet")
     pq.write_table(columnar(), tmp_path / "a.parquet")
     data = (tmp_path / "a.parquet").read_bytes()
@@ -384,6 +410,12 @@ def test_unpacking_fails_whole(tmp_path):
         with pytest.raises(DataError):
             make_imagefolder(tmp_path / name, tmp_path / "out")
     assert sorted(p.name for p in tmp_path.iterdir()) == before
+    for stop in range(3):  # an interrupt after so many moves: the pictures, the report, the table
+        with monkeypatch.context() as m:
+            m.setattr(os, "replace", stopping(os.replace, tmp_path / "out", stop))
+            with pytest.raises(KeyboardInterrupt):
+                make_imagefolder(tmp_path / "a.parquet", tmp_path / "out")
+        assert sorted(p.name for p in tmp_path.iterdir()) == before
     make_imagefolder(tmp_path / "a.parquet", tmp_path / "out")
     with pytest.raises(DataError, match="single file"):
         make_imagefolder(tmp_path / "out" / "metadata.jsonl", tmp_path / "more")
@@ -599,6 +631,15 @@ def test_classifiers_know_their_emotions(tmp_path):
     turned = alignment_measures(again, ["the sky", "wide"], [c[::-1] for c in counts], MOODS[::-1])
     plain = alignment_measures(again, ["the sky", "wide"], counts, MOODS)
     assert {k: m.value for k, m in turned.items()} == pytest.approx({k: m.value for k, m in plain.items()})
+    more = alignment_measures(again, ["the sky", "wide"], [(0, *c) for c in counts], ("awe", *MOODS))  # nobody's awe
+    assert {k: m.value for k, m in more.items()} == pytest.approx({k: m.value for k, m in plain.items()})
+    silent = SimpleNamespace(emotions=MOODS, probabilities=lambda texts: np.full((len(texts), 5), 0.2))
+    last = alignment_measures(silent, ["", ""], [(*c, 0) for c in counts], (*MOODS, "awe"))
+    assert last["emotional alignment (strict)"].value == 0  # probabilities that are all equal name none
+    with pytest.raises(DataError, match="knows calm, gloomy.*the paintings have awe"):
+        alignment_measures(again, ["x"], [(1, 0, 0, 0, 0, 0)], ("awe", *MOODS))
+    with pytest.raises(DataError, match="knows calm, gloomy.*the paintings have gloomy"):
+        alignment_measures(again, ["x"], [c[1:] for c in counts[1:]], MOODS[1:])  # one too many
     with pytest.raises(DataError, match="knows calm, gloomy.*the paintings have amusement"):
         alignment_measures(again, ["x"], [voted("awe", choices=EMOTIONS).counts])
     assert ImageEmotionConfig.preset("mini", emotions=MOODS).emotions == MOODS

@@ -362,6 +362,19 @@ def test_sheets_say_what_is_missing():
     assert narrow.axes[-1].get_window_extent().y1 <= legend.y0 + 1  # the scale stands below its words
 
 
+def test_a_rule_with_a_long_name_does_not_run_into_its_picture():
+    tops = []
+    for words in (1, 60):
+        rule = Q.Rule("a rule " * words, "success", lambda j: True, lambda j: (0.0,))
+        fig = Q.example_sheet([Q.Example(rule, None, 0)], {}, "t", width=3)
+        below = next(t for t in fig.texts if t.get_text() == "no painting fits")  # where a picture would begin
+        lines = [t for t in fig.texts if "rule" in t.get_text()]
+        height = fig.get_figheight()
+        tops.append((1 - below.get_position()[1]) * height)
+        assert tops[-1] - (1 - lines[-1].get_position()[1]) * height >= Q._LINE
+    assert tops[1] > tops[0]
+
+
 def test_the_qualitative_page_runs_with_other_data_and_checkpoints(tmp_path, monkeypatch):
     "Data without a known truth, two checkpoints, few paintings."
     folder = make_mini(tmp_path / "data", n=16, seed=3, workers=1, progress=False)

@@ -3,7 +3,10 @@ twice, and mistakes told as such."""
 
 import csv
 import json
+import shutil
+import sys
 import unicodedata
+from pathlib import Path
 
 import pytest
 from commands import prepare_argv
@@ -13,6 +16,7 @@ from sevlm.artemis.prepare import (
     STAMP,
     Choices,
     Inputs,
+    Texts,
     check_wikiart,
     digest_of,
     find_pictures,
@@ -221,6 +225,41 @@ def test_what_changed_is_made_anew_and_nothing_else(handed, tmp_path):
     assert (tmp_path / "v1" / "artEmisX_val.json").is_file()
 
 
+def test_moved_pictures_are_repaired_by_the_same_command(handed, tmp_path):
+    wikiart = Path(shutil.copytree(handed / "mini" / "wikiart", tmp_path / "one" / "wikiart"))
+    first = prepare(inputs_of(handed, wikiart=wikiart), tmp_path / "out", progress=False)
+    texts = every_file(tmp_path / "out" / "cache")
+    (tmp_path / "other").mkdir()
+    moved = wikiart.rename(tmp_path / "other" / "wikiart")
+    with pytest.raises(DataError, match="Run `sevlm prepare` again with their new place"):
+        open_data(tmp_path / "out" / "v1")
+    again = prepare(inputs_of(handed, wikiart=moved), tmp_path / "out", progress=False)
+    assert open_data(tmp_path / "out" / "v1").images == moved and again["v1"]["inputs"] == first["v1"]["inputs"]
+    assert every_file(tmp_path / "out" / "cache") == texts
+
+
+def test_a_damaged_cache_is_made_anew(tmp_path):
+    said = ["The sky is wide.", "a calm sea", "The sky is wide."]
+    texts = Texts(tmp_path, (), None, ())
+    first, report = texts(said, progress=False)
+    assert first == ["the sky is wide", "a calm sea", "the sky is wide"]
+    text, log = next(tmp_path.glob("*.txt")), next(tmp_path.glob("*.json"))
+    good = text.read_bytes(), log.read_bytes()
+    for file, damage in ((text, good[0][:5]), (text, b"\xff" + good[0]), (log, b"{"), (log, b"[]"), (log, b"")):
+        file.write_bytes(damage)
+        again, told = texts(said, progress=False)
+        assert again == first and told.notes == report.notes and (text.read_bytes(), log.read_bytes()) == good
+    text.write_bytes(b"one\ntwo")  # whole files are read, not made
+    assert texts(said, progress=False)[0] == ["one", "two", "one"]
+
+
+def test_a_missing_library_is_told_before_its_version(handed, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "symspellpy", None)  # as if it were not installed
+    monkeypatch.setattr("sevlm.artemis.prepare.version", lambda name: 1 / 0)
+    with pytest.raises(ConfigError, match=r"symspellpy is needed here.*sevlm\[prepare\]"):
+        prepare(inputs_of(handed), tmp_path, progress=False)
+
+
 def test_a_run_cut_off_leaves_nothing_half_written(handed, tmp_path, monkeypatch):
     from sevlm.artemis import prepare as module
 
@@ -279,6 +318,8 @@ def test_files_of_the_original_tools_lead_to_the_same_records(handed, made, tmp_
         r["image_name"],
         r["origin_emotion_distribution"],
     )
+    counted = "as in the records given" if way == "records" else "those of all annotations"
+    assert f"Their emotions are {counted}." in (tmp_path / "prepare_report.md").read_text(encoding="utf-8")
     assert {p: {i: sorted_(r) for i, r in part.items()} for p, part in theirs.items()} == {
         p: {i: sorted_(r) for i, r in part.items()} for p, part in ours.items()
     }
@@ -286,6 +327,10 @@ def test_files_of_the_original_tools_lead_to_the_same_records(handed, made, tmp_
 
 def test_kept_rows_alone_have_no_full_histogram(handed, made, tmp_path):
     given = inputs_of(handed, artemis=None, preprocessed=made[0] / "v1" / "deep_nets" / "artemis_preprocessed.csv")
+    with pytest.raises(ConfigError, match="leave histogram out"):
+        inputs_of(
+            handed, artemis=None, records=made[0] / "v1", histogram=made[0] / "v1" / "image-emotion-histogram.csv"
+        )
     with pytest.raises(ConfigError, match="histogram kept"):
         prepare(given, tmp_path, progress=False)
     assert prepare(given, tmp_path, Choices(histogram="kept"), progress=False)["v1"]["paintings"]

@@ -27,15 +27,15 @@ from sevlm.artemis.protocol import (
     tokens_of,
     write_preprocessed,
 )
-from sevlm.config import EMOTIONS
-from sevlm.data.paintings import COLUMNS, Painting, split_paintings
+from sevlm.config import EMOTIONS, RELEASE_COLUMNS
+from sevlm.data.paintings import Painting, split_paintings
 from sevlm.errors import ConfigError, DataError
 
 MINIMAL, DEEP = Protocol.preset("minimal"), Protocol.preset("deep")
 GOOD = ("Cubism", "lamp", "awe", "It glows.", "1")
 
 
-def write(path, rows, header=COLUMNS, encoding="utf-8", end="\n"):
+def write(path, rows, header=RELEASE_COLUMNS, encoding="utf-8", end="\n"):
     with open(path, "w", newline="", encoding=encoding) as f:
         csv.writer(f, lineterminator=end).writerows([header, *rows])
     return path
@@ -50,7 +50,7 @@ def frame_of(paintings, texts=("the sky is very blue",)):
             for i in range(n)
             for text in [texts[i % len(texts)]]
         ],
-        columns=[*COLUMNS, "utterance_spelled"],
+        columns=[*RELEASE_COLUMNS, "utterance_spelled"],
     )
 
 
@@ -71,7 +71,7 @@ def test_rows_come_as_they_stand(tmp_path, end, encoding):
         (*r[:4], int(r[4])) for r in rows
     ]  # order kept; nothing becomes a missing value
     assert (
-        list(frame) == list(COLUMNS)
+        list(frame) == list(RELEASE_COLUMNS)
         and frame.repetition.dtype == np.int64
         and report.kept == report.read == 4
         and not report.dropped
@@ -138,7 +138,7 @@ def test_the_wrong_file_is_told(tmp_path):
     ):
         read_rows(one, "v2")
     for version in ("v1", "v2"):
-        made = write(tmp_path / "made.csv", [(*GOOD, "train")], (*COLUMNS, "split"))
+        made = write(tmp_path / "made.csv", [(*GOOD, "train")], (*RELEASE_COLUMNS, "split"))
         with pytest.raises(DataError, match="column split: it is preprocessed. Expected"):
             read_rows(made, version)
         both = write(tmp_path / "both.csv", [], (*RAW["v2"], "version"))
@@ -147,9 +147,9 @@ def test_the_wrong_file_is_told(tmp_path):
         with pytest.raises(DataError, match="found the columns word, valence; expected"):
             read_rows(write(tmp_path / "lexicon.csv", [], ("word", "valence")), version)
     with pytest.raises(DataError, match="Missing or repeated: emotion"):
-        read_rows(write(tmp_path / "twice.csv", [], (*COLUMNS, "emotion")))
+        read_rows(write(tmp_path / "twice.csv", [], (*RELEASE_COLUMNS, "emotion")))
     with pytest.raises(DataError, match="Missing or repeated: anchor_art_style"):
-        read_rows(write(tmp_path / "half.csv", [], (*COLUMNS, "anchor_painting")), "v2")
+        read_rows(write(tmp_path / "half.csv", [], (*RELEASE_COLUMNS, "anchor_painting")), "v2")
     with pytest.raises(DataError, match="version 'v3' is not known"):
         read_rows(one, "v3")
 
@@ -170,7 +170,7 @@ def test_the_wrong_file_is_told(tmp_path):
     ],
 )
 def test_files_that_stop_the_reading(tmp_path, content, part):
-    (tmp_path / "a.csv").write_bytes(",".join(COLUMNS).encode() + b"\n" + content)
+    (tmp_path / "a.csv").write_bytes(",".join(RELEASE_COLUMNS).encode() + b"\n" + content)
     with pytest.raises(DataError, match=part):
         read_rows(tmp_path / "a.csv")
 
@@ -327,7 +327,7 @@ def lengths_frame(*train, **other):
     rows = [("train", n) for n in train] + [(s, n) for s, ns in other.items() for n in ns]
     return pd.DataFrame(
         [("R", f"p{i}", "awe", "X", 1, " ".join(["w"] * n), s) for i, (s, n) in enumerate(rows)],
-        columns=[*COLUMNS, "utterance_spelled", "split"],
+        columns=[*RELEASE_COLUMNS, "utterance_spelled", "split"],
     )
 
 
@@ -452,7 +452,7 @@ def test_round_trip_with_hard_texts(tmp_path):
     path = write_preprocessed(made, tmp_path / "out", {"automatic_spell_check": True})
     pd.testing.assert_frame_equal(read_preprocessed(path), made.frame)
     whole = read_preprocessed(path, lists=True)
-    assert list(whole) == [*COLUMNS, "version", *MADE] and list(whole.tokens) == [
+    assert list(whole) == [*RELEASE_COLUMNS, "version", *MADE] and list(whole.tokens) == [
         tokens_of(t) for t in made.frame.utterance_spelled
     ]
     assert list(whole.tokens_encoded) == [

@@ -272,6 +272,17 @@ def test_interrupt_then_resume_equals_unbroken(tmp_path, monkeypatch):
             )
 
 
+def test_other_start_vectors_are_another_run(tmp_path):
+    s, one = TINY.replace(epochs=1), torch.randn(len(WORDS), 8)
+    for n, (vectors, other) in enumerate(((None, one), (one, None), (one, one + 1))):
+        train = lambda v: te.train_text_emotion(
+            PAIRS, PAIRS[:8], WORDS, s, vectors=v, folder=tmp_path / str(n), progress=False
+        )
+        assert same_weights(train(vectors).model, train(vectors).model)  # the same is found again
+        with pytest.raises(ConfigError, match="another run: vectors is"):
+            train(other)
+
+
 def test_other_frozen_vectors_are_another_run(tmp_path):
     s, vectors = TINY.replace(train_embedding=False, epochs=1), torch.randn(len(WORDS), 8)
     run = lambda v: te.train_text_emotion(PAIRS, PAIRS[:8], WORDS, s, vectors=v, folder=tmp_path, progress=False)

@@ -1,5 +1,6 @@
 """Scores against the known odds, and the similes of synthetic explanations."""
 
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sevlm.config import EMOTIONS
-from sevlm.data.paintings import Painting
+from sevlm.data.paintings import Painting, over_emotions
 from sevlm.errors import DataError
 from sevlm.metrics.bootstrap import bootstrap_weights, interval
 from sevlm.synthetic.paint import Scene, random_scene
@@ -26,6 +27,7 @@ from sevlm.synthetic.truth import (
     synthetic_scores,
     truth_measures,
     truthful_simile,
+    votes_cast,
 )
 from sevlm.synthetic.words import mini_words, similes_in, utterance
 from sevlm.utils import normalise
@@ -185,6 +187,11 @@ def test_scores_of_a_synthetic_set():
         and plain[EXPECTED_ACCURACY + BEST_REACHABLE]["value"] > measures[EXPECTED_ACCURACY].value
     )
     assert measures[EXPECTED_ACCURACY].n == 6 and np.isclose(measures[LOG_SCORE].value, -np.log(9))
+    turned = over_emotions([replace(p, votes=p.counts) for p in paintings], EMOTIONS[::-1])  # as of another model
+    shares = [replace(p, votes=tuple(n / 5 for n in p.counts)) for p in paintings]  # their listed annotations count
+    for same in (turned, shares):
+        assert (votes_cast(same) == votes_cast(paintings)).all() and votes_cast(same).sum() == 30
+        assert synthetic_scores(truth)(said, same)[1]["Bayes ceiling"] == plain["Bayes ceiling"]
     without, _ = synthetic_scores(truth)(said, paintings)  # captions alone
     assert not {EXPECTED_ACCURACY, LOG_SCORE, TRUTHFUL_SIMILES} & without.keys() and "grounding" in without
     assert plain["Bayes ceiling"]["n"] == 6 and synthetic_scores(None) is None

@@ -439,6 +439,8 @@ def test_records_are_written_and_read(tmp_path):
         b"x,1,2,never,\n",
         b"x,-1,2,full,\n",
         b"x,1e3,2,full,\n",
+        b"x," + 5000 * b"7" + b",2,full,\n",
+        b"x,1,-" + 5000 * b"7" + b",full,\n",
         b"\0,1,2\n",
     ):
         (tmp_path / "hostile.csv").write_bytes(hostile)

@@ -143,20 +143,19 @@ def _with_answered(usable: list[Painting], paintings: list[Painting], answered: 
 
 def paintings_of(
     data: Release | Prepared | ImageTable,  # from `open_data`
-    part: str = "test",  # 'train', 'val', 'test', 'all'; or a further test set, such as 'test_all' of v2.0
+    part: str = "test",  # 'train', 'val', 'test', 'all'; or a further test set of ArtEmis, such as 'test_all' of v2.0
     progress: bool = False,
     answered: Collection[str] = (),  # keys of paintings that need no picture any more, since a model has seen it
 ) -> tuple[list[Painting], list[str], list[Report]]:  # its paintings; the training texts; the reports
-    "One part of the data: its paintings with a usable picture, and those that were answered already."
+    """One part of the data: its paintings with a usable picture, and those that were answered already.
+
+    Raises `DataError` if there is no such part, or no usable picture."""
     parts, reports = data.parts(progress=progress)
     texts = [t for p in parts["train"] for t in p.explanations]
     for name, some in data.parts(images=False)[0].items() if answered else ():
         parts[name] = _with_answered(parts[name], some, answered)
-    further = {
-        f.stem.removeprefix("artEmisX_"): f
-        for f in data.folder.glob("artEmisX_test_*.json")
-        if not f.stem.endswith("_annot_exp")
-    }
+    beside = () if isinstance(data, ImageTable) else data.folder.glob("artEmisX_test_*.json")
+    further = {f.stem.removeprefix("artEmisX_"): f for f in beside if not f.stem.endswith("_annot_exp")}
     if part == "all":
         return sorted((p for some in parts.values() for p in some), key=lambda p: p.key), texts, reports
     if part in parts:

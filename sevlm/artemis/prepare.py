@@ -80,7 +80,7 @@ from sevlm.artemis.records import (
 
 from ..data.paintings import EXAMPLES, Painting, PictureSearch, Report, locate_images, usable_images
 from ..data.pictures import CHECKS, Checked, check_pictures, write_checks
-from ..errors import ConfigError, DataError
+from ..errors import ConfigError, DataError, require
 from ..lexicon.coverage import coverage_by_emotion
 from ..lexicon.files import find_lexicon
 from ..lexicon.lexicon import Lexicon, coverage
@@ -218,8 +218,12 @@ class Texts:
     def arguments(self) -> dict:
         return {"automatic_spell_check": bool(self.known_words)}  # under the original tool's name
 
-    def __call__(self, utterances: Sequence[str], progress: bool = True) -> list[str]:
-        "Raw utterances [N] -> `utterance_spelled` [N] and a Report."
+    def __call__(
+        self,
+        utterances: Sequence[str],  # N, raw
+        progress: bool = True,
+    ) -> tuple[list[str], Report]:  # N `utterance_spelled`; what was done
+        "Normalised utterances, from the cache if they are there whole."
         distinct = list(dict.fromkeys(utterances))
         report = Report(
             "utterances",
@@ -229,13 +233,21 @@ class Texts:
         )
         name = digest_of(*self.given, *(f"{p} {version(p)}" for p in LIBRARIES[:3]), TEXT_RULES, *distinct)
         kept, log = self.cache / f"{name}.txt", self.cache / f"{name}.json"
-        if not (kept.is_file() and log.is_file()):
-            self._make(distinct, kept, log, progress)
-        report.notes |= read_object(log)
-        spelled = dict(zip(distinct, kept.read_text(encoding="utf-8").split("\n")))
+        lines, notes = self._read(kept, log, len(distinct)) or self._make(distinct, kept, log, progress)
+        report.notes |= notes
+        spelled = dict(zip(distinct, lines, strict=True))
         return [spelled[u] for u in utterances], report
 
-    def _make(self, distinct, kept, log, progress):
+    def _read(self, kept: Path, log: Path, n: int) -> tuple[list[str], dict] | None:
+        "What was kept for n utterances; None: nothing, or a damaged file."
+        try:
+            lines, notes = kept.read_text(encoding="utf-8").split("\n"), read_object(log)
+        except (DataError, OSError, UnicodeDecodeError):
+            return None
+        return (lines, notes) if len(lines) == n else None
+
+    def _make(self, distinct: list[str], kept: Path, log: Path, progress: bool) -> tuple[list[str], dict]:
+        "Normalise, and keep the result."
         speller = Speller(read_known_words(*self.known_words)) if self.known_words else None
         spelled = spell_utterances(distinct, speller, self.tables, progress)
         notes = {"utterances without a word": spelled.count("")}
@@ -252,6 +264,7 @@ class Texts:
             tmp.write_text("\n".join(spelled), encoding="utf-8")
         with write_atomic(log) as tmp:
             tmp.write_text(json.dumps(notes, ensure_ascii=False), encoding="utf-8")
+        return spelled, notes
 
 
 # %% ../../nbs/artemis/prepare.ipynb #2528b5dc
@@ -267,7 +280,7 @@ class Inputs:
     records: str | Path = (
         None  # folder with artEmisX_train.json, _val and _test in the released code's form, in place of all
     )
-    histogram: str | Path = None  # image-emotion-histogram.csv, to go with the two above
+    histogram: str | Path = None  # image-emotion-histogram.csv, to go with `preprocessed` or `grouped`
     lexicon: str | Path = None  # any file `Lexicon.read` takes
     known_words: tuple = ()  # files of words the spelling step leaves alone
     tables: str | Path = None  # replacement tables: see `read_tables`
@@ -283,6 +296,8 @@ class Inputs:
             raise ConfigError("contrastive (v2.0) is combined with the release of v1.0; give artemis, too.")
         if self.histogram and self.artemis:
             raise ConfigError("a histogram is counted from artemis itself; leave histogram out.")
+        if self.histogram and self.records:
+            raise ConfigError("records have the emotions of each painting in them; leave histogram out.")
 
 
 @dataclass(frozen=True)
@@ -445,7 +460,6 @@ def _finish(out, title, inputs, choices, made, given, progress):
     stamp = {
         "data": title,
         "synthetic": (out / "mini_truth.csv").is_file(),
-        "wikiart": str(Path(inputs.wikiart).absolute()),
         "lexicon": lexicon,
         **given,
         "paintings": {name: len(part) for name, part in records.items()},
@@ -557,11 +571,13 @@ def page_of(
     lines = ["# What was prepared", ""]
     for name, s in done.items():
         n, c = s["paintings"], s["choices"]
+        counted = "all annotations" if c["histogram"] == "full" else "the annotations kept"
+        emotions = "as in the records given" if "records of train" in s["inputs"] else f"those of {counted}"
         lines += [
             f"## {name}: {s['data']}" + (", **synthetic**" if s["synthetic"] else ""),
             "",
             f"{sum(n.values()):,} paintings: {', '.join(f'{k:,} {part}' for part, k in n.items())}. Their emotions are "
-            f"those of {'all annotations' if c['histogram'] == 'full' else 'the annotations kept'}. "
+            f"{emotions}. "
             f"Pictures were checked as chosen ({c['pictures']}); paintings without a usable one are listed in "
             f"`{name}/{MISSING_PICTURES}`.",
             "",
@@ -585,7 +601,7 @@ def page_of(
 # %% ../../nbs/artemis/prepare.ipynb #cb99a68c
 def up_to_date(
     folder: str | Path,
-    given: dict,  # what must be the same: choices, inputs, versions
+    given: dict,  # what must be the same: place of the pictures, choices, inputs, versions
 ) -> dict | None:  # what its stamp says, or None
     "The stamp of a folder that was made of the same, and whose files are all there."
     try:
@@ -601,6 +617,8 @@ def up_to_date(
 
 def _given(inputs, choices):
     "What decides the content of all folders, looked at before anything slow begins."
+    for module in ("sklearn", "nltk", "symspellpy"):
+        require(module, extra="prepare")
     if not Path(inputs.wikiart).is_dir():
         raise DataError(
             f"no folder {inputs.wikiart}.{near_files(inputs.wikiart)} "
@@ -614,6 +632,7 @@ def _given(inputs, choices):
     if inputs.lexicon:
         Lexicon.read(inputs.lexicon)
     return {
+        "wikiart": str(Path(inputs.wikiart).absolute()),  # its place, which files of v2.0 and the stamp name
         "choices": asdict(choices),
         "inputs": checksums(inputs),
         "versions": {p: version(p) for p in LIBRARIES} | {"rules for texts": str(TEXT_RULES)},

@@ -37,7 +37,7 @@ import json
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
@@ -46,10 +46,10 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from ..config import EMOTIONS, Settings, canonical_emotion
-from ..data.paintings import COLUMNS, Report
+from ..config import EMOTIONS, RELEASE_COLUMNS, Settings, canonical_emotion
+from ..data.paintings import Report
 from ..errors import DataError, did_you_mean, require
-from ..near import decode_text, text_encoding, unreadable
+from ..near import decode_text, is_file_name, text_encoding, unreadable
 from ..utils import check_writable, write_atomic
 
 
@@ -97,7 +97,7 @@ class Protocol(Settings):
 # %% ../../nbs/artemis/protocol.ipynb #d579762e
 ANCHORS = ("anchor_art_style", "anchor_painting")
 RAW = {
-    "v1": COLUMNS,
+    "v1": RELEASE_COLUMNS,
     "v2": ("emotion", "utterance", "art_style", "painting", *ANCHORS, "repetition"),
 }  # docs/facts/data.md 1.1, 3.1
 SOURCE_FILES = {"v1": "the release of ArtEmis v1 (--artemis)", "v2": "ArtEmis v2's Contrastive.csv (--contrastive)"}
@@ -120,7 +120,7 @@ def _check_header(path, header, version):
             f"{'holds both versions' if made == ['version'] else 'is preprocessed'}. Expected {SOURCE_FILES[version]} "
             "as it was handed out."
         )
-    if set(COLUMNS) <= set(header) and (anchored := bool(set(header) & set(ANCHORS))) != (version == "v2"):
+    if set(RELEASE_COLUMNS) <= set(header) and (anchored := bool(set(header) & set(ANCHORS))) != (version == "v2"):
         raise DataError(
             f"{path} is {SOURCE_FILES['v2' if anchored else 'v1']}: it has {'the' if anchored else 'no'} column "
             f"{ANCHORS[1]}. Expected {SOURCE_FILES[version]}; exchange the two files."
@@ -153,7 +153,7 @@ def _fault(row, header):
     if canonical_emotion(cell["emotion"]) is None:
         return "unknown emotion", repr(cell["emotion"][:40])
     for name in (cell["art_style"], cell["painting"]):
-        if name.strip() in ("", ".", "..") or re.search(r"[/\\\0]", name):
+        if not is_file_name(name):
             return "name that could leave the image folder", repr(name[:40])
 
 
@@ -318,11 +318,13 @@ class Vocabulary:
             ) from e
 
 
-def tokens_of(text: str) -> list:
-    return text.split(" ") if text else []  # of an `utterance_spelled`
+def tokens_of(text: str) -> list[str]:
+    "The tokens of an `utterance_spelled`."
+    return text.split(" ") if text else []
 
 
-def token_counts(texts: Sequence[str]) -> "pd.Series":
+def token_counts(texts: Sequence[str]) -> np.ndarray:  # [N]
+    "How many tokens each of N `utterance_spelled` has."
     return np.fromiter((t.count(" ") + 1 if t else 0 for t in texts), np.int64, len(texts))
 
 
@@ -356,7 +358,7 @@ def preprocess(
     protocol: Protocol,  # Protocol
 ) -> Preprocessed:
     "Split, filter by length, count words (docs/facts/protocol.md 2.2, steps 2 to 9)."
-    if missing := [c for c in (*COLUMNS, "utterance_spelled") if c not in frame]:
+    if missing := [c for c in (*RELEASE_COLUMNS, "utterance_spelled") if c not in frame]:
         raise DataError(
             f"the rows have no column {missing[0]}; expected those of `read_rows` and utterance_spelled. "
             "`spell_utterances` makes the latter."
@@ -436,7 +438,7 @@ def read_preprocessed(
         frame = pd.read_csv(path, dtype=str, keep_default_na=False, usecols=lambda c: c not in skip, encoding=encoding)
     except (OSError, ValueError, csv.Error) as e:
         raise _unreadable(path, e, "an artemis_preprocessed.csv") from e  # pandas's parser errors are ValueErrors
-    if missing := [c for c in (*COLUMNS, *MADE) if c not in (*frame, *skip)]:
+    if missing := [c for c in (*RELEASE_COLUMNS, *MADE) if c not in (*frame, *skip)]:
         raise DataError(
             f"{path} has no column {missing[0]} (found {', '.join(frame)[:200]}). "
             + ("It is a raw release: preprocess it first." if missing[0] == "split" else "Expected preprocessed rows.")
@@ -484,16 +486,16 @@ def combine(
             raise DataError(
                 f"the {name} rows have no column {missing[0]}; expected what `read_rows(path, '{version}')` gives."
             )
-    old = old[list(COLUMNS)].assign(version="old", **dict(zip(ANCHORS, ("", "nan"))))
+    old = old[list(RELEASE_COLUMNS)].assign(version="old", **dict(zip(ANCHORS, ("", "nan"))))
     out = pd.concat([new[list(RAW["v2"])].assign(version="new"), old], ignore_index=True)
     return out.assign(painting=_nfd(out.painting), anchor_painting=_nfd(out.anchor_painting))
 
 
 # %% ../../nbs/artemis/protocol.ipynb #a9fec258
 def held_out_paintings(
-    counts: Mapping[str, int],  # painting -> number of its contrastive annotations
+    counts: pd.Series,  # by painting: number of its contrastive annotations
     budget: int,  # rows to hold out
-) -> list:  # names, in the order taken
+) -> list[str]:  # names, in the order taken
     "The contrastive paintings not trained on (docs/facts/protocol.md 3.3)."
     taken = []
     for r in range(5, 10):

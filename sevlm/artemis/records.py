@@ -49,7 +49,7 @@ from ..data.paintings import Painting, PictureSearch, Report, find_images
 from ..errors import DataError, did_you_mean
 from ..images import PICTURES
 from ..metrics.emotions import majority_ids
-from ..near import near_files, read_text, text_encoding
+from ..near import is_file_name, near_files, read_text, text_encoding
 from ..utils import check_writable, write_atomic
 from .pickles import read_untrusted, to_dataframe, type_name
 from .protocol import Vocabulary, tokens_of
@@ -116,8 +116,9 @@ def read_histograms(path: str | Path) -> pd.DataFrame:  # columns of `emotion_hi
             raise ValueError(f"more than {MOST_COLUMNS} columns")
         if odd := next((k for k, row in enumerate(rows, 1) if len(row) != len(header)), 0):
             raise ValueError(f"row {odd} after the header has {len(rows[odd - 1])} fields, the header {len(header)}")
-    except UnicodeDecodeError:
-        raise DataError(read_text(path, expected)) from None  # says which line is not UTF-8, and what the file is
+    except UnicodeDecodeError as e:
+        read_text(path, expected)  # raises: says which line is not UTF-8, and what the file is
+        raise DataError(f"cannot read {path}: {e}. Expected {expected}.") from e  # it has changed meanwhile
     except (OSError, ValueError, csv.Error) as e:
         raise DataError(f"cannot read {path}: {getattr(e, 'strerror', None) or e}. Expected {expected}.") from e
     table = pd.DataFrame(rows, columns=header, dtype=str)
@@ -143,11 +144,6 @@ def image_id(style: str, painting: str) -> str:
 
 
 # %% ../../nbs/artemis/records.ipynb #dc8c6a15
-def _has_bad_name(*names: object) -> bool:
-    "Is one of these no name of a single file or folder?"
-    return any(not isinstance(n, str) or n.strip() in ("", ".", "..") or re.search(r"[/\\\0]", n) for n in names)
-
-
 def _group_by_painting(
     rows: Iterable[tuple],  # split, style, painting, emotion, text
     report: Report,
@@ -163,7 +159,7 @@ def _group_by_painting(
         if split not in groups:
             raise DataError(f"{style}/{name}: found the split {split!r}; expected {', '.join(PARTS)} or rest.")
         if (style, name) not in keys:
-            if _has_bad_name(style, name):
+            if not (is_file_name(style) and is_file_name(name)):
                 raise DataError(
                     f"found the painting {style!r}, {name!r}; expected two names without separators of folders."
                 )
@@ -342,7 +338,7 @@ def _fault(i: str, r: object) -> str | None:
     if not all(isinstance(t, str) for t in texts):
         return "an explanation is no text"
     is_name = isinstance(name, str) and re.fullmatch(r"[^/]+/[^/]+\.\w+", name) and name.lower().endswith(PICTURES)
-    if not is_name or _has_bad_name(*name.split("/")):
+    if not is_name or not all(map(is_file_name, name.split("/"))):
         return f"image_name is {str(name)[:60]!r}, not style/painting.jpg"
     if not _are_votes(shares) or abs(sum(shares) - 1) > 1e-3:
         return f"origin_emotion_distribution is {str(shares)[:80]}, not 9 shares that sum to 1"

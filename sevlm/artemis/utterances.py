@@ -240,7 +240,10 @@ _ADDED = frozenset(
 
 
 def dictionary() -> dict:  # word -> count
-    "SymSpell's English dictionary as it was: the package's file without what was added later."
+    """SymSpell's English dictionary as it was: the package's file without what was added later.
+
+    Raises `ConfigError` if symspellpy is missing, `DataError` if its file is another one."""
+    require("symspellpy", extra="prepare")
     lines = (files("symspellpy") / DICTIONARY).read_text(encoding="utf-8").splitlines()
     counts = dict([(w, int(n)) for w, n in map(str.split, lines) if w not in _ADDED][:ENTRIES])
     if len(counts) != ENTRIES:
@@ -287,11 +290,12 @@ class Speller:
         )  # (token, replacement), token without suggestion -> how often met
         self._found = {}  # token -> replacement or None
 
-    def suggest(self, token: str) -> str:
-        "The first suggestion, or None."
+    def suggest(self, token: str) -> str | None:
+        "The first suggestion, or None. Raises `ConfigError` if symspellpy is missing."
+        engine = _engine(self.distance)
         from symspellpy import Verbosity
 
-        found = _engine(self.distance).lookup(token, Verbosity.TOP)
+        found = engine.lookup(token, Verbosity.TOP)
         return found[0].term if found else None
 
     def __call__(self, token: str) -> str:

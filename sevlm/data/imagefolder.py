@@ -243,6 +243,19 @@ def _rewrite(source: Path, writer: _Writer, language: str | None) -> Report:
     return report
 
 
+def _move_all(source: Path, out: Path) -> None:
+    "Everything in a folder goes into another, or nothing: a failure or an interrupt takes back what was moved."
+    items = sorted(source.iterdir(), key=lambda p: p.name in METADATA)  # without its table it is no data set
+    try:
+        for item in items:
+            os.replace(item, out / item.name)
+    except BaseException:
+        for item in items:
+            if not item.exists():
+                os.replace(out / item.name, item)
+        raise
+
+
 def make_imagefolder(
     source: str | Path,  # `datasets` folder, Parquet file or folder, or pictures with a table
     out: str | Path,  # must not exist, or be empty
@@ -275,10 +288,7 @@ def make_imagefolder(
                     shutil.copyfile(file, place / f"vad_lexicon{file.suffix or '.txt'}")
                 ImageTable(place)  # can be read, and trained on
                 (place / "report.txt").write_text(f"{report}\n", encoding="utf-8")
-                for item in sorted(
-                    place.iterdir(), key=lambda p: p.name in METADATA
-                ):  # without its table it is no data set
-                    os.replace(item, out / item.name)
+                _move_all(place, out)
         finally:
             shutil.rmtree(place, ignore_errors=True)
     return ImageTable(out), report

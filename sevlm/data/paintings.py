@@ -4,12 +4,11 @@
 
 # %% auto #0
 __all__ = [
+    "EXAMPLES",
     "NO_PICTURE",
     "UNSURE",
     "Listing",
     "NEAR_PICTURES",
-    "EXAMPLES",
-    "COLUMNS",
     "ARCHIVES",
     "Painting",
     "emotions_of",
@@ -36,18 +35,17 @@ import fnmatch
 import io
 import logging
 import os
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
-from ..config import EMOTIONS, POLARITY, canonical_emotion
+from ..config import EMOTIONS, POLARITY, RELEASE_COLUMNS, canonical_emotion
 from ..errors import DataError, LexiconError, require
 from ..images import PICTURES
 from ..lexicon.files import find_lexicon, is_lexicon
 from ..metrics.emotions import majority_ids
-from ..near import match_names, near_files, near_names, read_text, shown, what_is
+from ..near import is_file_name, match_names, near_files, near_names, read_text, shown, what_is
 from ..utils import normalise
 from .pictures import Checked, check_pictures
 
@@ -122,6 +120,9 @@ def over_emotions(
 
 
 # %% ../../nbs/artemis/release.ipynb #bbb5e11a
+EXAMPLES = 3  # shown of many
+
+
 @dataclass
 class Report:
     "What was read, what was dropped and why."
@@ -130,7 +131,7 @@ class Report:
     unit: str = "rows"
     read: int = 0
     dropped: Counter[str] = field(default_factory=Counter)  # reason -> number
-    examples: dict[str, list[str]] = field(default_factory=dict)  # reason -> the first three
+    examples: dict[str, list[str]] = field(default_factory=dict)  # reason -> the first `EXAMPLES`
     notes: dict[str, object] = field(default_factory=dict)  # other things worth knowing
 
     @property
@@ -142,7 +143,7 @@ class Report:
         "Count something that was dropped."
         self.dropped[reason] += count
         seen = self.examples.setdefault(reason, [])
-        if len(seen) < 3 and str(example) not in seen:
+        if len(seen) < EXAMPLES and str(example) not in seen:
             seen.append(str(example))
 
     def to_dict(self) -> dict[str, object]:
@@ -161,7 +162,6 @@ NO_PICTURE = "no picture for the painting"
 UNSURE = "no picture that is surely the painting's"
 Listing = dict[str, dict[str, list[str]]]  # style folder -> name without ending -> files
 NEAR_PICTURES = 20  # paintings without a picture for which near names are looked up; this takes time
-EXAMPLES = 3  # shown of many
 
 
 @dataclass
@@ -278,11 +278,8 @@ def find_image(
 
 
 # %% ../../nbs/artemis/release.ipynb #332b93c7
-COLUMNS = ("art_style", "painting", "emotion", "utterance", "repetition")  # docs/facts/data.md, section 1.1
-
-
 def _read_table(path: str | Path) -> tuple[list[str], list[tuple[int, list[str]]]]:  # header; line number and cells
-    "Header and numbered rows of a CSV file with `COLUMNS`."
+    "Header and numbered rows of a CSV file with `RELEASE_COLUMNS`."
     text = read_text(path, "the release file (CSV) as it was distributed")
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
@@ -290,9 +287,9 @@ def _read_table(path: str | Path) -> tuple[list[str], list[tuple[int, list[str]]
         rows = [(reader.line_num, row) for row in reader if row]
     except csv.Error as e:
         raise DataError(f"{path}, line {reader.line_num}: {e}. Expected a CSV file; is a quote not closed?") from e
-    if bad := [c for c in COLUMNS if header.count(c) != 1]:
+    if bad := [c for c in RELEASE_COLUMNS if header.count(c) != 1]:
         raise DataError(
-            f"{path}: found the columns {', '.join(header)[:200] or '(none)'}; expected {', '.join(COLUMNS)}, "
+            f"{path}: found the columns {', '.join(header)[:200] or '(none)'}; expected {', '.join(RELEASE_COLUMNS)}, "
             f"once each, separated by commas. Missing or repeated: {', '.join(bad)}."
         )
     return header, rows
@@ -305,7 +302,7 @@ def _fault(row: list[str], header: list[str]) -> tuple[str, str] | None:
         return "wrong number of fields", f"{len(row)} instead of {len(header)}"
     cell = dict(zip(header, row))
     for part in (cell["art_style"], cell["painting"]):
-        if part.strip() in ("", ".", "..") or re.search(r"[/\\\0]", part):
+        if not is_file_name(part):
             return "name that could leave the image folder", repr(part[:40])
     if canonical_emotion(cell["emotion"]) is None:
         return "unknown emotion", repr(cell["emotion"][:40])
@@ -315,7 +312,7 @@ def _fault(row: list[str], header: list[str]) -> tuple[str, str] | None:
 
 
 def read_artemis(
-    path: str | Path,  # CSV with `COLUMNS`
+    path: str | Path,  # CSV with `RELEASE_COLUMNS`
     images: str | Path | None = None,  # folder of style folders; None: paintings without images
 ) -> tuple[list[Painting], Report]:  # paintings sorted by key
     "Read a release in the file format of ArtEmis. Raises `DataError` for another file or a missing folder."
@@ -325,7 +322,7 @@ def read_artemis(
         )
     header, rows = _read_table(path)
     report = Report(f"annotations in {Path(path).name}", read=len(rows))
-    if extra := [c for c in header if c not in COLUMNS]:
+    if extra := [c for c in header if c not in RELEASE_COLUMNS]:
         report.notes["columns ignored"] = ", ".join(extra)
     respelled = 0  # emotions
     groups: dict[tuple[str, str], list[tuple[str, str, str, str]]] = {}
@@ -333,7 +330,7 @@ def read_artemis(
         if fault := _fault(row, header):
             report.drop(fault[0], f"line {line} ({fault[1]})")
         else:
-            style, name, written, utterance, repetition = (row[header.index(c)] for c in COLUMNS)
+            style, name, written, utterance, repetition = (row[header.index(c)] for c in RELEASE_COLUMNS)
             emotion = canonical_emotion(written) or written
             respelled += emotion != written
             groups.setdefault((style, name), []).append((emotion, normalise(utterance), utterance, repetition))

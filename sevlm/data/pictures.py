@@ -24,6 +24,7 @@ import csv
 import hashlib
 import logging
 import os
+import re
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -141,6 +142,7 @@ def in_threads(
 
 
 COLUMNS_OF_CHECKS = ("picture", "size", "mtime_ns", "check", "fault")
+_NUMBER = re.compile(r"\d{1,20}")  # int() refuses thousands of digits
 
 
 def write_checks(
@@ -165,7 +167,7 @@ def read_checks(file: str | Path) -> dict[str, Checked]:  # name -> what was fou
     return {
         name: Checked(int(size), int(mtime_ns), how, fault)
         for name, size, mtime_ns, how, fault in good
-        if size.isdecimal() and mtime_ns.removeprefix("-").isdecimal()
+        if _NUMBER.fullmatch(size) and _NUMBER.fullmatch(mtime_ns.removeprefix("-"))
     }
 
 

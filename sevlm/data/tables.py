@@ -269,7 +269,7 @@ def find_picture(
 
 
 # %% ../../nbs/library/tables.ipynb #1110ecd2
-HELD_OUT = {"test": 0.1, "val": 0.05}  # shares of a part that a table does not name; ArtEmis's
+HELD_OUT = {"test": 0.1, "val": 0.05}  # what is drawn for a part that a table does not name; ArtEmis's shares
 
 
 def complete_parts(
@@ -281,11 +281,11 @@ def complete_parts(
     if not any(parts.values()):
         return split_paintings(named.get("", ()), seed)
     parts["train"] += named.get("", ())
-    rng = np.random.default_rng(seed)
+    rng, total = np.random.default_rng(seed), len(parts["train"])
     for part, share in HELD_OUT.items():
         if not parts[part]:
             order = sorted(parts["train"], key=lambda p: p.key)
-            drawn = set(rng.permutation(len(order))[: max(1, round(share * len(order)))].tolist())
+            drawn = set(rng.permutation(len(order))[: max(1, round(share * total))].tolist())
             parts[part] = [p for i, p in enumerate(order) if i in drawn]
             parts["train"] = [p for i, p in enumerate(order) if i not in drawn]
     if not parts["train"]:
@@ -304,7 +304,7 @@ def _plain_text(value: object) -> str | None:
 
 
 class ImageTable:
-    """A folder with pictures and a table of their emotions and texts, with the attributes of a `Release`.
+    """A folder with pictures and a table of their emotions and texts, with the parts and emotions of a `Release`.
 
     Raises `DataError` if the table cannot be read, or if no model can be trained on its emotions."""
 

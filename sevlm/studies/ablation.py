@@ -63,7 +63,7 @@ from ..artemis.folder import open_data, truth_of
 from ..config import EMOTIONS, PUBLISHED, SEVLMConfig, TrainConfig
 from ..data.batches import PairBatches, collate
 from ..data.features import Features
-from ..data.paintings import Painting, emotions_of
+from ..data.paintings import Painting, emotions_of, over_emotions
 from ..errors import ConfigError, DataError, did_you_mean, require
 from ..metrics.captions import bleu_from_sums, caption_scores, simple_tokens
 from ..metrics.emotions import majority_ids
@@ -71,7 +71,7 @@ from ..models.explainer import Explainer
 from ..models.generation import generate_texts, next_logits
 from ..models.sevlm import SEVLM
 from ..models.tokenizer import encode_all, special_ids, split_answer
-from ..synthetic.truth import log_scores, majority_odds
+from ..synthetic.truth import log_scores, majority_odds, votes_cast
 from ..synthetic.words import grounded
 from ..training.inputs import TrainingData, cache_features, choose_storage, emotions_for, load_training_data
 from ..training.learner import CB, Learner, evaluating
@@ -198,11 +198,13 @@ def chances(
     truth: dict | None = None,  # key -> (scene, odds), synthetic sets only
     emotions: Sequence[str] = EMOTIONS,  # E
 ) -> tuple[np.ndarray, np.ndarray]:  # [N, E] chance that each emotion has the majority; [N, E] odds of a vote
-    "What answers are judged by: exact for synthetic paintings, from their votes for others."
-    votes = np.array([[p.emotions.count(e) for e in emotions] for p in paintings], float)
+    """What answers are judged by: exact for synthetic paintings, from their votes for others.
+
+    Raises `DataError` if the paintings have votes for another emotion."""
     if truth is not None:
-        odds = np.stack([truth[p.key][1] for p in paintings])
-        return majority_odds(odds, votes.sum(1)), odds
+        odds = np.stack([truth[p.key][1] for p in paintings])[:, [EMOTIONS.index(e) for e in emotions]]
+        return majority_odds(odds, votes_cast(paintings).sum(1)), odds
+    votes = np.array([p.counts for p in over_emotions(paintings, emotions)], float)
     strict = majority_ids(votes, "strict", emotions)
     return np.eye(len(emotions))[strict] * (strict >= 0)[:, None], votes / votes.sum(1, keepdims=True).clip(1)
 
@@ -578,7 +580,9 @@ def judged_grid(
     arms: Sequence[str],
     seeds: int,
 ) -> Judged:
-    "The answers of a grid's runs to the paintings that all of them have seen. Raises `DataError` if a run is missing."
+    """The answers of a grid's runs to the paintings that all of them have seen and that still have a picture.
+
+    Raises `DataError` if a run is missing, or if there is no such painting."""
     runs, found = {}, {}
     for arm, seed in product(arms, range(seeds)):
         folder = _run_folder(out, arm, seed)
@@ -587,14 +591,19 @@ def judged_grid(
         runs[arm, seed] = read_object(folder / "scores.json", curve=list, config=dict)
         with np.load(folder / "judged.npz", allow_pickle=False) as file:
             found[arm, seed] = {k: file[k] for k in ("paintings", "named", "log_scores")}
-    common = set.intersection(*(set(f["paintings"]) for f in found.values()))
-    keep = {k: np.isin(f["paintings"], list(common)) for k, f in found.items()}
-    table = lambda name: np.stack([[found[a, s][name][keep[a, s]] for s in range(seeds)] for a in arms])
     first = runs[arms[0], 0]
     shared = GridData(*(None if first[k] == "None" else first[k] for k in ("data", "test", "judged")))
     config = SEVLMConfig.from_dict(first["config"])
     paintings, truth = shared.judged(config)
     emotions = emotions_for(config, emotions_of(paintings))
+    judged = [set(f["paintings"].tolist()) for f in found.values()]
+    common = set.intersection({p.key for p in paintings}, *judged)
+    if lost := len(set.union(*judged)) - len(common):
+        _log.warning("%d judged paintings are left out, since pictures were lost or found on the way", lost)
+    if not common:
+        raise DataError(f"no painting was judged by all runs of {out} and still has a picture.")
+    keep = {k: np.isin(f["paintings"], list(common)) for k, f in found.items()}
+    table = lambda name: np.stack([[found[a, s][name][keep[a, s]] for s in range(seeds)] for a in arms])
     chance = chances([p for p in paintings if p.key in common], truth, emotions)[0]
     curves = [[[row["accuracy"] for row in runs[a, s]["curve"]] for s in range(seeds)] for a in arms]
     steps = np.array([row["step"] for row in first["curve"]])
@@ -660,19 +669,22 @@ def differences(
 ) -> pd.DataFrame:  # per arm and score: value, difference to the base, low, high (95 %), number of seeds and paintings
     """Scores and their paired differences; seeds and paintings are redrawn together.
 
-    Raises `ConfigError` if there is no such arm, `DataError` if the grid is not complete."""
+    Raises `ConfigError` if there is no such arm or no draw, `DataError` if the grid is not complete."""
+    if draws < 1:
+        raise ConfigError(f"draws = {draws}; expected 1 or more.")
+    blocks = [min(DRAWS_AT_ONCE, draws - at) for at in range(0, draws, DRAWS_AT_ONCE)]
     arms = list(table.arm.unique())
     if base not in arms:
         raise ConfigError(f"{base!r} is not an arm of this table. {did_you_mean(base, arms)}")
     rng, rows, at_base = np.random.default_rng(seed), [], arms.index(base)
-    weights = lambda n: rng.multinomial(n, [1 / n] * n, DRAWS_AT_ONCE).astype(float)
+    weights = lambda n, k: rng.multinomial(n, [1 / n] * n, k).astype(float)
     for name, column in SCORES.items():
         if column and (column not in table or table[column].isna().all()):
             continue  # grounding of a real data set; CIDEr of a single painting
         x = _array(table, [column] if column else SUMS, arms)
         S, N = x.shape[1:3]
         whole = _scores(x, name, np.ones((1, S)), np.ones((1, N)))[0]
-        drawn = np.concatenate([_scores(x, name, weights(S), weights(N)) for _ in range(draws // DRAWS_AT_ONCE)])
+        drawn = np.concatenate([_scores(x, name, weights(S, k), weights(N, k)) for k in blocks])
         gaps = drawn - drawn[:, [at_base]]
         for a, arm in enumerate(arms):
             low, high = np.nanquantile(gaps[:, a], [0.025, 0.975])  # nan: a draw without any majority

@@ -14,11 +14,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from sevlm.studies.evaluate import (
+    FILTERED,
+    Evaluation,
+    aligned,
+    answer_notes,
+    emotions_of_answers,
+    measure,
+    read_predictions,
+    recognised,
+)
+
 from ..artemis.folder import open_data
-from ..data.paintings import Painting, emotions_of
-from ..errors import DataError
+from ..data.paintings import Painting, emotions_of, over_emotions
+from ..errors import ConfigError, DataError
 from ..metrics.bootstrap import bootstrap_weights, percentile_interval
-from .evaluate import FILTERED, Evaluation, aligned, answer_notes, measure, read_predictions, recognised
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -80,12 +90,19 @@ def compare(
 ) -> Comparison:
     """The difference and its interval for every score, on the same redrawn paintings for both runs.
 
-    Raises `DataError` if the runs did not answer the same paintings, or none of those given."""
+    Raises `ConfigError` if both runs have one name, `DataError` if they did not answer the same paintings, or none of
+    those given."""
+    if names[0] == names[1]:
+        raise ConfigError(f"both runs are called {names[0]!r}; expected two names, one for each column of values.")
     if isinstance(paintings, (str, Path)):  # answers are there: no picture is needed
         parts, _ = open_data(paintings).parts(images=False)
         paintings = sorted((p for part in parts.values() for p in part), key=lambda p: p.key)
     a, b = (recognised(_predictions(run), paintings)[0] for run in (run_a, run_b))
     common = _common_paintings(a, b, paintings, names)
+    emotions: Sequence[str] = emotions_of(common)
+    for run in (a, b):
+        emotions = emotions_of_answers(run, emotions)
+    common = over_emotions(common, emotions)
     answers = [aligned(run, common)[0] for run in (a, b)]
     one, two = (measure(rows, common, **options) for rows in answers)
     first, second = one.measures, two.measures
@@ -103,7 +120,7 @@ def compare(
     skipped = {k: s["note"] for k, s in {**one.plain, **two.plain}.items() if s["value"] is None}
     notes = list(dict.fromkeys(one.notes + two.notes))
     for name, given in zip(names, answers):
-        about_answers = answer_notes(given, (), options.get("split", "first"), emotions_of(common))
+        about_answers = answer_notes(given, (), options.get("split", "first"), emotions)
         notes += [f"{name}: {note}" for note in about_answers]
     return Comparison(pd.DataFrame(rows), names, len(common), draws, skipped, notes)
 

@@ -20,8 +20,8 @@ __all__ = [
     "CALIBRATION",
     "ANSWERS",
     "ANSWERS_OF",
-    "LEADING_SCORES",
     "EARLIER",
+    "LEADING_SCORES",
     "explanation_of",
     "read_predictions",
     "read_scores",
@@ -36,6 +36,7 @@ __all__ = [
     "Measured",
     "measure",
     "Evaluation",
+    "emotions_of_answers",
     "score",
     "evaluate",
 ]
@@ -54,6 +55,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from itertools import count
 from numbers import Real
 from pathlib import Path
 from typing import Any, Protocol
@@ -318,23 +320,26 @@ def alignment_measures(
 ) -> dict[str, Measure]:
     """Whether a classifier of texts finds the painting's emotion in the explanation, by both majority rules; with
     `right` also by the strict rule over the paintings whose emotion was named rightly, if there is one.
+    An emotion without votes that the classifier does not know has the probability 0.
 
-    Raises `DataError` if it fails or does not give a probability for each of the emotions.
+    Raises `DataError` if it fails, does not know an emotion with votes, or knows one that the paintings lack.
     Source: docs/facts/protocol.md, section 5.2."""
     known = tuple(getattr(classifier, "emotions", emotions))  # a classifier without names has the same
-    if set(known) != set(emotions):
+    voted = {e for e, n in zip(emotions, np.sum(counts, 0)) if n}
+    if not voted <= set(known) <= set(emotions):
         raise DataError(
             f"the text classifier knows {', '.join(known)}; the paintings have {', '.join(emotions)}. "
             "Train one on these data: sevlm listener."
         )
     with outside("the text classifier"):
         p = np.asarray(classifier.probabilities(list(explanations)), float)
-    if p.shape != (len(explanations), len(emotions)):
+    if p.shape != (len(explanations), len(known)):
         raise DataError(
-            f"the text classifier gave {p.shape} for {len(explanations)} explanations; expected [N, {len(emotions)}]."
+            f"the text classifier gave {p.shape} for {len(explanations)} explanations; expected [N, {len(known)}]."
         )
-    p = p[:, [known.index(e) for e in emotions]]
-    named = np.where(np.ptp(p, 1) > 0, p.argmax(1), -2)  # -2: named none; never equal to a majority
+    undecided = np.ptp(p, 1) == 0
+    p = np.stack([p[:, known.index(e)] if e in known else np.zeros(len(p)) for e in emotions], 1)
+    named = np.where(undecided, -2, p.argmax(1))  # -2: named none; never equal to a majority
     notes = {"strict": "more than half of the votes (SEVLM)", "tolerant": "at least half of them, no tie (ArtEmis)"}
     found = {}
     for rule in RULES:
@@ -607,6 +612,27 @@ def measure(
 
 # %% ../../nbs/library/evaluation.ipynb #3c079e53
 ANSWERS, ANSWERS_OF = "predictions.jsonl", "predictions_of.json"  # answers; the model and settings they are from
+EARLIER = (
+    "earlier"  # folder for the answers and scores of another evaluation; further ones are earlier-2, earlier-3 ...
+)
+
+
+def _set_aside(folder: Path) -> Path:  # where they are now
+    "Move the answers and scores of a folder into one inside it that holds none."
+    names = (ANSWERS, ANSWERS_OF, "metrics.json", "scores.csv")
+    places = (folder / (EARLIER if n == 1 else f"{EARLIER}-{n}") for n in count(1))
+    place = next(p for p in places if not any((p / name).exists() for name in names))
+    place.mkdir(exist_ok=True)
+    for name in names:
+        if (folder / name).exists():
+            os.replace(folder / name, place / name)
+    return place
+
+
+def _lines_of(rows: Iterable[dict]) -> list[str]:
+    "Answers as a model gives them: without what was added for scoring, and without paintings that have none."
+    fields = ("emotion", "explanation", "probabilities")
+    return [json.dumps([row["painting"], *(row[f] for f in fields)]) for row in rows if any(row[f] for f in fields)]
 
 
 @dataclass
@@ -630,12 +656,18 @@ class Evaluation:
         return dict(about=self.about, scores=self.scores, tables=self.tables)
 
     def save(self, out: str | Path) -> Path:  # the folder
-        "Writes metrics.json, the scores also as a table (scores.csv), and predictions.jsonl."
+        """Writes metrics.json, the scores also as a table (scores.csv), and predictions.jsonl.
+
+        The answers of a model that are there stay as they are if these are the scores of them; others are moved to the
+        folder `earlier`, with their scores, and the log says so."""
         out = check_writable(out)
-        if self.answers_of is None:
-            (out / ANSWERS_OF).unlink(missing_ok=True)  # of other answers
-        with write_atomic(out / ANSWERS) as path:
-            path.write_text("".join(json.dumps(p) + "\n" for p in self.predictions), encoding="utf-8")
+        stored = (out / ANSWERS_OF).exists()
+        if stored and not self._answers_in(out):
+            _log.warning("the folder %s held other answers of a model: they are now in %s", out, _set_aside(out))
+            stored = False
+        if self.answers_of is not None or not stored:
+            with write_atomic(out / ANSWERS) as path:
+                path.write_text("".join(json.dumps(p) + "\n" for p in self.predictions), encoding="utf-8")
         if self.answers_of is not None:
             write_json(out / ANSWERS_OF, self.answers_of)
         write_json(out / "metrics.json", self.to_dict())
@@ -647,6 +679,13 @@ class Evaluation:
                 for name, s in self.scores.items()
             )
         return out
+
+    def _answers_in(self, folder: Path) -> bool:
+        "Whether the answers of a folder are these."
+        try:
+            return _lines_of(read_predictions(folder)) == _lines_of(self.predictions)
+        except DataError:  # none, or not whole
+            return False
 
 
 # %% ../../nbs/library/evaluation.ipynb #bb580c6f
@@ -685,7 +724,10 @@ def _require_libraries() -> None:
         require(name, extra="metrics")
 
 
-def _emotions_of_answers(predictions: Sequence[dict], emotions: Sequence[str]) -> list[str]:
+def emotions_of_answers(
+    predictions: Sequence[dict],  # of one model
+    emotions: Sequence[str],  # of the data
+) -> list[str]:
     "The emotions of the data, and those that a model which chooses from more has given probabilities to."
     odds = [r.get("probabilities") for r in predictions if isinstance(r, dict)]
     lists = {tuple(p) for p in odds if isinstance(p, dict)}
@@ -710,7 +752,7 @@ def score(
     _require_libraries()
     if isinstance(predictions, (str, Path)):
         predictions = read_predictions(predictions)
-    paintings = over_emotions(paintings, _emotions_of_answers(predictions, emotions_of(paintings)))
+    paintings = over_emotions(paintings, emotions_of_answers(predictions, emotions_of(paintings)))
     rows, missing, notes = _join(predictions, paintings)
     found = measure(rows, paintings, synthetic, split=split, **options)
     notes += answer_notes(rows, missing, split, emotions_of(paintings)) + found.notes
@@ -736,9 +778,6 @@ def score(
 
 
 # %% ../../nbs/library/evaluation.ipynb #540dec64
-EARLIER = "earlier"  # folder for the answers and scores of another evaluation
-
-
 def _state_of(file: Path | None) -> tuple[int, int]:
     "Bytes, and when it was written last; zeros for a file that is not there."
     if file is None or not file.is_file():
@@ -778,11 +817,16 @@ class _AnswerFile:
         self.about: dict = {}  # also of the first call: patch tokens, threads
         self.kept: list[dict] = []
         found = _plain_json(stamp)
-        if self.path.exists() and found.get("depends on") == self.depends_on:
+        same = found.get("depends on") == self.depends_on
+        if same and self.path.exists():
             self.about = {name: found.get(name) for name in ("patch tokens", "threads")}
             self.kept = self._whole_batches(log)
-        elif any((self.folder / name).exists() for name in (ANSWERS, ANSWERS_OF, "metrics.json")):
-            self._set_aside(found.get("depends on"), log)
+        elif not same and any((self.folder / name).exists() for name in (ANSWERS, "metrics.json")):
+            other = found.get("depends on")
+            differs = [k for k, v in self.depends_on.items() if (other or {}).get(k) != v]
+            why = f"they differ in {', '.join(differs)}" if other else "it is not recorded what they depend on"
+            place = _set_aside(self.folder)
+            log(f"answers in {self.folder} are of another evaluation ({why}): they are now in {place}")
 
     def _whole_batches(self, log: Callable[[str], Any]) -> list[dict]:
         "The answers of whole batches; what follows them is cut off."
@@ -802,18 +846,6 @@ class _AnswerFile:
         if whole:
             log(f"{whole} of {len(self.keys)} answers are in {self.folder} already, from the same model and pictures")
         return rows[:whole]
-
-    def _set_aside(self, other: dict | None, log: Callable[[str], Any]) -> None:
-        "Move what another evaluation has left."
-        differs = [k for k, v in self.depends_on.items() if (other or {}).get(k) != v]
-        why = f"they differ in {', '.join(differs)}" if other else "it is not recorded what they depend on"
-        log(f"answers in {self.folder} are of another evaluation ({why}): they are now in {self.folder / EARLIER}")
-        place = self.folder / EARLIER
-        place.mkdir(exist_ok=True)
-        for name in (ANSWERS, ANSWERS_OF, "metrics.json", "scores.csv"):
-            (place / name).unlink(missing_ok=True)
-            if (self.folder / name).exists():
-                os.replace(self.folder / name, place / name)
 
     def start(self, **about: Any) -> dict:  # what predictions_of.json holds
         "Record what the answers depend on, with what else the first call has chosen."

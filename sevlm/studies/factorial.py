@@ -8,6 +8,7 @@ __all__ = [
     "factorial_contrasts",
     "contrasts_with",
     "variance_parts",
+    "student_half_width",
     "effects",
     "run_spread",
     "largest_spread",
@@ -20,9 +21,11 @@ __all__ = [
 # %% ../../nbs/studies/factorial.ipynb #4fc59b5e
 from collections.abc import Collection, Mapping, Sequence
 from itertools import combinations, product
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from ..errors import ConfigError, require
 
@@ -71,6 +74,18 @@ def variance_parts(
     return max(0.0, by_seed.var(ddof=1) - rest / N), max(0.0, by_painting.var(ddof=1) - rest / S), rest
 
 
+def student_half_width(
+    error: ArrayLike,  # standard error of a mean
+    freedom: ArrayLike,  # degrees of freedom of that error
+    level: float = 0.95,  # of the interval
+) -> Any:  # as the error: a number or an array
+    "Half of Student's interval. Raises `ConfigError` if scipy is missing."
+    require("scipy", extra="metrics")
+    from scipy.stats import t
+
+    return t.ppf((1 + level) / 2, freedom) * error
+
+
 def effects(
     values: np.ndarray,  # [arms, seeds, paintings], whose mean over the paintings is the score; paintings may be 1
     arms: Sequence[str],  # in the order of the values
@@ -81,9 +96,6 @@ def effects(
     share of the variance added.
 
     Raises `ConfigError` if a contrast names an arm that is not there, or if there is one seed only."""
-    require("scipy", extra="metrics")
-    from scipy.stats import t
-
     (_, S, N), rows = values.shape, []
     if S < 2:
         raise ConfigError("one seed: an interval needs two or more. Run the grid with --seeds.")
@@ -94,7 +106,7 @@ def effects(
         of_seeds = float(d.mean(1).var(ddof=1)) / S
         of_paintings = variance_parts(d)[1] / N if N > 1 else 0.0
         total = of_seeds + of_paintings
-        mean, half = float(d.mean()), float(t.ppf((1 + level) / 2, S - 1)) * total**0.5
+        mean, half = float(d.mean()), float(student_half_width(total**0.5, S - 1, level))
         errors = dict(seed_error=of_seeds**0.5, painting_error=of_paintings**0.5)
         rows.append(dict(effect=name, value=mean, low=mean - half, high=mean + half, **errors, seeds=S, paintings=N))
     return pd.DataFrame(rows)

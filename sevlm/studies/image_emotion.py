@@ -36,7 +36,7 @@ from ..data.paintings import Painting, check_images, emotions_of, over_emotions
 from ..errors import CheckpointError, ConfigError, DataError, require
 from ..images import open_image
 from ..metrics.emotions import majority_ids
-from ..models.hub import check_tensors, read_json, read_tensors
+from ..models.hub import check_tensors, fingerprint, read_json, read_tensors
 from ..models.vision import ImageEncoder, image_stats, load_tower
 from ..training.classifier import Trained, fit_classifier, save_weights
 from ..training.small_runs import Pair, ShuffledBatches, seeded
@@ -320,6 +320,7 @@ def train_image_emotion(
         model = ImageEmotion(s)
     if s.backbone == "resnet34" and imagenet:
         load_imagenet(model, None if imagenet is True else imagenet)
+    start = None if isinstance(imagenet, bool) else fingerprint(model)
     model.to(device)
     train_part, val_part = (_Pictures(paintings, model, progress) for paintings in (train, val))
     if len(train_part) < 2:
@@ -335,7 +336,7 @@ def train_image_emotion(
         "val divergence",
         save_image_emotion,
         lowest=True,
-        about={"start": str(bool(imagenet)), "paintings": checksum(votes)},
+        about={"start": str(bool(imagenet)), "weights": start, "paintings": checksum(votes)},
         patience=s.patience,
         loss_name="divergence",
         folder=folder,

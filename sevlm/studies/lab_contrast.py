@@ -84,6 +84,7 @@ from ..synthetic.paint import SUBJECTS, VALUES, Scene, random_scene
 from ..synthetic.truth import expected_accuracy
 from ..synthetic.words import grounded, utterance
 from ..utils import asset, read_object, seed_everything, write_json
+from .factorial import student_half_width
 
 # %% ../../nbs/studies/lab_contrast.ipynb #57132d9c
 EYE_VALUES = (*SUBJECTS, *itertools.chain.from_iterable(VALUES.values()))  # 36 values
@@ -430,13 +431,11 @@ def over_seeds(
     values: Sequence[float] | np.ndarray,  # one number a seed
     level: float = 0.95,
 ) -> tuple[float, float, float]:  # mean, low, high; with fewer than two seeds there is no interval: nan
-    "Mean with its interval by Student's t."
-    from scipy.stats import t
-
+    "Mean with its interval by Student's t. Raises `ConfigError` if scipy is missing."
     x = np.asarray(values, float)
     if len(x) < 2:
         return float(x.mean()) if len(x) else math.nan, math.nan, math.nan
-    half = t.ppf((1 + level) / 2, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x))
+    half = student_half_width(x.std(ddof=1) / np.sqrt(len(x)), len(x) - 1, level)
     return float(x.mean()), float(x.mean() - half), float(x.mean() + half)
 
 

@@ -69,13 +69,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm.auto import tqdm
 
 from ..config import EMOTIONS, POLARITY, SEVLMConfig
-from ..errors import ConfigError, DataError, did_you_mean, require
+from ..errors import ConfigError, DataError, did_you_mean
 from ..models.decoder import Decoder
 from ..models.fusion import Fusion, VADEncoder
 from ..models.vad_head import VADHead, vad_loss
 from ..synthetic.words import SPREAD, mini_words
 from ..training.small_runs import seeded
 from ..utils import check_writable, write_atomic
+from .factorial import student_half_width
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -498,9 +499,6 @@ def paired_effects(
     score: str = LAB_SCORES[0],
 ) -> pd.DataFrame:  # per cell: effect (arm - base), low, high, seeds
     "Differences between two arms, paired by seed, with Student's 95 % interval. Raises `ConfigError`, `DataError`."
-    require("scipy", extra="metrics")
-    from scipy.stats import t
-
     for name in (arm, base):
         if name not in set(rows.arm):
             raise ConfigError(f"{name!r} is not an arm of this table. {did_you_mean(name, list(rows.arm.unique()))}")
@@ -512,7 +510,7 @@ def paired_effects(
     table = (one - other).groupby(CELL).agg(effect="mean", spread="std", seeds="size").reset_index()
     if (few := table.seeds.min()) < 2:
         raise DataError(f"an interval needs two seeds or more; found {few}.")
-    half = t.ppf((1 + CONFIDENCE) / 2, table.seeds - 1) * table.spread / np.sqrt(table.seeds)
+    half = student_half_width(table.spread / np.sqrt(table.seeds), table.seeds - 1, CONFIDENCE)
     return table.assign(low=table.effect - half, high=table.effect + half).drop(columns="spread")
 
 

@@ -296,8 +296,10 @@ def _column(
 ) -> None:
     "A painting and what is said of it."
     j = example.judged
-    y = sheet.text(f"{example.rule.name} (of {example.pool})", left, top, wide, style="italic", color=_GREY)
-    y = top + 2 * _LINE + 0.08
+    below = sheet.text(f"{example.rule.name} (of {example.pool})", left, top, wide, style="italic", color=_GREY)
+    y = (
+        max(below, top + 2 * _LINE + 0.02) + 0.06
+    )  # room for two lines: pictures stand in a row; a longer name takes more
     if j is None:
         sheet.text("no painting fits", left, y, wide, color=_GREY)
         return

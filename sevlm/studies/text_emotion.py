@@ -44,7 +44,7 @@ from ..artemis.protocol import Vocabulary
 from ..config import EMOTIONS, POLARITY, Settings, emotion_id, emotions_problem
 from ..data.paintings import Report
 from ..errors import CheckpointError, ConfigError, DataError
-from ..models.hub import check_tensors, read_json, read_tensors
+from ..models.hub import check_tensors, fingerprint, read_json, read_tensors
 from ..near import text_encoding, unreadable, what_is
 from ..training.classifier import Trained, fit_classifier, save_weights
 from ..training.small_runs import Pair, ShuffledBatches, seeded
@@ -342,6 +342,7 @@ def train_text_emotion(
         model = TextEmotion(s, vocabulary)
     if vectors is not None:
         model.text_encoder.word_embedding[0].weight.data.copy_(vectors)
+    start = None if vectors is None else fingerprint(model.text_encoder.word_embedding)
     rows = model.to(device).rows((t for t, _ in train), s.max_tokens)
     labels = torch.tensor([emotion_id(e, s.emotions) for _, e in train])
     val_texts, val_emotions = [t for t, _ in val], [e for _, e in val]
@@ -357,7 +358,7 @@ def train_text_emotion(
         "val accuracy",
         save_text_emotion,
         rate=s.rate,
-        about={"texts": checksum([list(train), list(val), list(vocabulary.words)])},
+        about={"texts": checksum([list(train), list(val), list(vocabulary.words)]), "vectors": start},
         folder=folder,
         progress=progress,
     )

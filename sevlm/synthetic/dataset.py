@@ -9,7 +9,6 @@ __all__ = [
     "ANNOTATIONS",
     "TRUTH",
     "MINI_STAMP",
-    "RELEASE_COLUMNS",
     "SCENE_COLUMNS",
     "odds_table",
     "emotion_odds",
@@ -23,12 +22,13 @@ __all__ = [
 
 # %% ../../nbs/synthetic/dataset.ipynb #8c78c93e
 import csv
+import logging
 import os
 import re
 import shutil
 import statistics
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache, partial
 from pathlib import Path
@@ -38,11 +38,11 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from ..config import EMOTIONS, POLARITY
+from ..config import EMOTIONS, POLARITY, RELEASE_COLUMNS
 from ..errors import DataError
 from ..metrics.novelty import has_simile
 from ..utils import asset, end_with_parent, read_object, remove_leftovers, temporary_beside, write_json, writing
-from .paint import SMALLEST_PAINTED, Scene, paint, random_scene, style_of
+from .paint import SMALLEST_PAINTED, VALUES, Scene, paint, random_scene, style_of
 from .words import mini_lexicon, mini_words, utterance
 
 
@@ -133,8 +133,7 @@ def _paint_and_annotate(entry: CatalogueEntry, folder: str, seed: int, size: int
 VERSION = 2  # of the generator: raised whenever the same settings would give other files
 ANNOTATIONS, TRUTH, MINI_STAMP = "artemis_dataset_release_v0.csv", "mini_truth.csv", "mini.json"
 # columns of the annotations ("optas/artemis"; docs/facts/data.md 1.1)
-RELEASE_COLUMNS = ("art_style", "painting", "emotion", "utterance", "repetition")
-SCENE_COLUMNS = ("setting", "weather", "time", "palette", "brushwork")
+SCENE_COLUMNS = tuple(VALUES)
 
 
 def _write_csv(path: Path, header: Iterable, rows: Iterable) -> None:
@@ -170,6 +169,9 @@ def _fill_folder(folder: Path, n: int, seed: int, size: int, workers: int, progr
 
 
 # %% ../../nbs/synthetic/dataset.ipynb #3e3b1858
+_log = logging.getLogger(__name__)
+
+
 def make_mini(
     folder: str | Path,  # where the set goes; made when missing
     n: int = 4000,  # paintings
@@ -177,6 +179,7 @@ def make_mini(
     size: int = 256,  # pixels, side of the square paintings
     workers: int = 2,  # processes; they do not change the result
     progress: bool = True,  # show a bar
+    log: Callable[[str], Any] = _log.info,  # called with a line if the set is there already
 ) -> Path:  # the folder
     """Makes the synthetic mini-ArtEmis in the release form, or reuses the same set if it is there.
 
@@ -188,7 +191,7 @@ def make_mini(
     # the stamp is compared with that of an existing set: a change of its wording would make every set a foreign one
     folder, stamp = Path(folder), dict(made_by="sevlm.mini (synthetic)", version=VERSION, n=n, seed=seed, size=size)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        return _same_set(folder, stamp)
+        return _same_set(folder, stamp, log)
     tmp = temporary_beside(folder)
     with writing(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -202,13 +205,13 @@ def make_mini(
             except OSError:
                 if not (folder / MINI_STAMP).is_file():
                     raise
-                return _same_set(folder, stamp)  # another process was faster
+                return _same_set(folder, stamp, log)  # another process was faster
         finally:
             shutil.rmtree(tmp, ignore_errors=True)
     return folder
 
 
-def _same_set(folder: Path, stamp: dict[str, Any]) -> Path:
+def _same_set(folder: Path, stamp: dict[str, Any], log: Callable[[str], Any]) -> Path:
     "The folder, if it holds this very set; else `DataError`."
     there = folder / MINI_STAMP
     found = read_object(there) if there.is_file() else None
@@ -219,7 +222,7 @@ def _same_set(folder: Path, stamp: dict[str, Any]) -> Path:
             f"asked for {stamp}. Choose another folder, or remove this one yourself."
         )
     n, seed, size = (stamp[k] for k in ("n", "seed", "size"))
-    print(f"mini-ArtEmis with {n} paintings (seed {seed}, {size} px) is already in {folder.name}: reused")
+    log(f"mini-ArtEmis with {n} paintings (seed {seed}, {size} px) is already in {folder.name}: reused")
     return folder
 
 

@@ -20,11 +20,13 @@ __all__ = [
     "log_scores",
     "truth_measures",
     "truthful_simile",
+    "votes_cast",
     "synthetic_scores",
 ]
 
 # %% ../../nbs/synthetic/truth.ipynb #610089c8
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -195,6 +197,14 @@ _ONE_VOTE = 1.5  # a total below it is one of shares, not of votes
 _Found = tuple[dict[str, Measure], dict[str, dict]]  # measures with an interval; scores without
 
 
+def votes_cast(
+    paintings: Sequence[Any],  # N `Painting`s
+) -> np.ndarray:  # [N, 9] in the order of `EMOTIONS`
+    "The votes of synthetic paintings; where only their shares are known, the listed annotations."
+    found = [Counter(p.emotions) if sum(p.counts) <= _ONE_VOTE else dict(zip(p.choices, p.counts)) for p in paintings]
+    return np.array([[votes.get(e, 0) for e in EMOTIONS] for votes in found], float)
+
+
 def synthetic_scores(
     truth: dict[str, tuple[Scene, np.ndarray]] | None,  # key -> scene, odds, from `read_truth`; None: not known
 ) -> Callable[..., _Found] | None:  # (explanations, paintings, named, probabilities) -> scores; None if not known
@@ -213,9 +223,7 @@ def _synthetic_scores(
     if unknown := [p.key for p in paintings if p.key not in truth]:
         raise DataError(f"{len(unknown)} of {len(paintings)} paintings are not in {TRUTH}, e.g. {unknown[0]}.")
     scenes, odds = zip(*(truth[p.key] for p in paintings))
-    # a ceiling is over votes, not over shares
-    listed = [tuple(map(p.emotions.count, EMOTIONS)) for p in paintings]
-    votes = [p.counts[: len(EMOTIONS)] if sum(p.counts) > _ONE_VOTE else n for p, n in zip(paintings, listed)]
+    votes = votes_cast(paintings)  # a ceiling is over votes, not over shares
     ceiling = bayes_ceiling(odds, votes)
     g = grounding([things_named(e) for e in explanations], [s.attributes() for s in scenes])
     measures = {
@@ -237,7 +245,7 @@ def _synthetic_scores(
         true = [bool(truthful_simile(*case)) for case in zip(named, explanations, scenes)]
         note = "explanations with a simile: of the emotion named, and all things named are in the painting"
         measures[TRUTHFUL_SIMILES] = mean_of(true, similes, note)
-        for name, m in truth_measures(named, odds, np.sum(votes, axis=1), probabilities).items():
+        for name, m in truth_measures(named, odds, votes.sum(1), probabilities).items():
             if name.endswith(BEST_REACHABLE):  # of the paintings alone: nothing to compare two models by
                 scores[name] = dict(value=m.value, n=m.n, note=m.note)
             else:
