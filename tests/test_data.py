@@ -16,10 +16,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from sevlm.artemis.records import make_records
-from sevlm.config import EMOTIONS, SEVLMConfig, emotion_id
+from sevlm.config import EMOTIONS, RELEASE_COLUMNS, SEVLMConfig, emotion_id
 from sevlm.data.batches import Batch, PairBatches, collate, pair
 from sevlm.data.paintings import (
-    COLUMNS,
     Painting,
     Release,
     Report,
@@ -42,7 +41,7 @@ CONFIG = SEVLMConfig.preset("tiny")
 READS_YCBCR_TIFF = 13  # the first Pillow that does
 
 
-def write(path, rows, header=COLUMNS, **kw):
+def write(path, rows, header=RELEASE_COLUMNS, **kw):
     text = io.StringIO()
     csv.writer(text, **kw).writerows([header, *rows])
     path.write_bytes(text.getvalue().encode())
@@ -78,15 +77,15 @@ def test_quotes_commas_newlines(tmp_path, bom, end):
 @pytest.mark.parametrize(
     "header,missing",
     [
-        (COLUMNS[:4], "repetition"),
-        (("style", *COLUMNS[1:]), "art_style"),
-        ((*COLUMNS, "emotion"), "emotion"),
+        (RELEASE_COLUMNS[:4], "repetition"),
+        (("style", *RELEASE_COLUMNS[1:]), "art_style"),
+        ((*RELEASE_COLUMNS, "emotion"), "emotion"),
         ((), "art_style"),
     ],
 )
 def test_missing_columns(tmp_path, header, missing):
     with pytest.raises(
-        DataError, match=f"found the columns .* expected {', '.join(COLUMNS)}.*Missing or repeated:.*{missing}"
+        DataError, match=f"found the columns .* expected {', '.join(RELEASE_COLUMNS)}.*Missing or repeated:.*{missing}"
     ):
         read_artemis(write(tmp_path / "a.csv", [("a",) * len(header)], header))
 
@@ -134,7 +133,7 @@ def test_bad_rows_are_counted(tmp_path, row, reason):
 
 
 def test_other_columns_and_repetition(tmp_path):
-    _, report = read_artemis(write(tmp_path / "a.csv", [(*GOOD[:4], "5", "w")], (*COLUMNS, "worker")))
+    _, report = read_artemis(write(tmp_path / "a.csv", [(*GOOD[:4], "5", "w")], (*RELEASE_COLUMNS, "worker")))
     assert report.notes["columns ignored"] == "worker" and 1 in report.notes.values()
 
 

@@ -43,6 +43,7 @@ from sevlm.studies.lab_mask import (
     Lots,
     best_loss,
     draw_lots,
+    learn_lots,
     lots_batch,
     lots_config,
     mask_gaps,
@@ -224,6 +225,19 @@ def test_plans_name_every_run_once(tmp_path, monkeypatch):
     assert len(set(seen["contrast"])) == 6 * 5 + 4 * 4 + 2 * 4 and len(set(seen["mask"])) == 2 * 5 * len(
         MASK_CONDITIONS
     )
+
+
+def test_both_arms_of_the_mask_begin_alike_and_learn():
+    "The hint tells the word always: the loss in writing falls from nearly that of a guess among all tokens."
+    lots = Lots(told=1.0)
+    causal, leaky = (learn_lots(mask, lots, seed=0, steps_seen=(1, 60)) for mask in (True, False))
+    assert [(row["mask"], row["step"], row["best"]) for row in causal] == [("causal", 1, 0.0), ("causal", 60, 0.0)]
+    assert [row["mask"] for row in leaky] == ["none", "none"]
+    for first, last in (causal, leaky):
+        assert last["written"] < 0.5 * first["written"]
+    again = [learn_lots(True, lots, seed=0, steps_seen=(1, 2)) for _ in range(2)]
+    assert again[0] == again[1]
+    assert causal[-1]["trained"] == pytest.approx(causal[-1]["written"], abs=1e-4)  # nothing leaks
 
 
 def test_intervals_and_gaps_by_hand():

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from sevlm.app.remake import remake
 from sevlm.data.paintings import Release
+from sevlm.errors import CheckpointError
 from sevlm.models.explainer import load
 from sevlm.studies.evaluate import evaluate
 from sevlm.synthetic.dataset import make_mini, read_truth
@@ -56,3 +58,23 @@ def test_shipped_weights_are_small():
 def test_any_picture_is_explained_with_nine_probabilities():
     (answer,) = load(device="cpu")([Image.effect_noise((300, 90), 80).convert("RGB")])
     assert sum(answer.probabilities.values()) == pytest.approx(1, abs=1e-5) and len(answer.probabilities) == 9
+
+
+def test_a_little_remake_is_whole(tmp_path):
+    "The whole road of `make remake` with a few paintings: every part is made, and the model is written as it is shipped."
+    few = dict(tower_paintings=40, caption_paintings=40, paintings=40, tower_epochs=1, lm_epochs=1, caption_epochs=1)
+    found = remake(tmp_path / "parts", tmp_path / "work", **few, epochs=1, progress=False)
+    made, shipped = (
+        {p.relative_to(f) for f in [folder] for p in f.rglob("*") if p.is_file()}
+        for folder in (tmp_path / "parts", asset("mini"))
+    )
+    assert made == shipped
+    assert (
+        json.loads((tmp_path / "parts" / "metrics.json").read_text(encoding="utf-8"))["grounding"]["n"]
+        == found.scores["grounding"]["n"]
+        > 0
+    )
+    with pytest.raises(
+        CheckpointError, match="another image tower"
+    ):  # its own is shipped with it only when it is installed
+        load(tmp_path / "parts", device="cpu")

@@ -11,10 +11,13 @@ from filelock import FileLock
 from torch import nn
 
 from sevlm.config import Settings, SEVLMConfig
-from sevlm.errors import CheckpointError, ConfigError
+from sevlm.errors import CheckpointError, ConfigError, DataError
+from sevlm.models.tokenizer import load_tokenizer
 from sevlm.training.classifier import fit_classifier
+from sevlm.training.clip import LARGEST_SCALE, augment, train_clip
 from sevlm.training.pretraining import pretrain
 from sevlm.training.small_runs import OneLoss, Pair, ShuffledBatches, seeded, train_one_cycle
+from sevlm.utils import asset
 
 GENERATOR = torch.Generator().manual_seed(0)
 X = torch.randn(41, 3, generator=GENERATOR)
@@ -141,6 +144,34 @@ def test_language_model_is_repeatable_and_leaves_the_generators_alone():
     other = pretrain(rows, 9, config, epochs=2, batch_size=8, seed=1, progress=False)[1]
     assert torch.equal(before, torch.get_rng_state()) and losses == same != other and len(losses) == 2 * 5
     assert all(map(torch.equal, lm.state_dict().values(), again.state_dict().values())) and not lm.training
+
+
+def test_clip_is_repeatable_and_its_scale_is_bounded():
+    "Pictures of one colour each, named by their captions; a rate that would carry the scale far above its bound."
+    pytest.importorskip("open_clip")
+    colours = torch.rand(6, 3, generator=torch.Generator().manual_seed(0))
+    pixels = colours[:, :, None, None].expand(-1, -1, 96, 96)
+    captions, tokenizer = [[f"painting {i}", f"the number {i}"] for i in range(6)], load_tokenizer(asset("mini"))
+    train = lambda **how: train_clip(pixels, captions, tokenizer, epochs=2, batch_size=3, progress=False, **how)
+    before = torch.get_rng_state()
+    (clip, losses), (again, same) = train(lr=5.0), train(lr=5.0)
+    assert torch.equal(before, torch.get_rng_state()) and losses == same and len(losses) == 2 * 2
+    assert all(map(torch.equal, clip.state_dict().values(), again.state_dict().values())) and not clip.training
+    assert clip.logit_scale.exp().item() <= LARGEST_SCALE * 1.0001
+    with pytest.raises(DataError, match="6 pictures and 5 lists of captions"):
+        train_clip(pixels, captions[1:], tokenizer, progress=False)
+    with pytest.raises(DataError, match="1 of them empty"):
+        train_clip(pixels, [*captions[1:], []], tokenizer, progress=False)
+
+
+def test_augmenting_keeps_size_and_colour_of_a_plain_picture():
+    plain = torch.full((8, 3, 20, 20), 0.25)
+    edge = plain.clone()
+    edge[..., :10] = 0.75
+    assert torch.allclose(augment(plain), plain, atol=1e-6)
+    with seeded(0):
+        moved, other = augment(edge), augment(edge)
+    assert moved.shape == edge.shape and not torch.equal(moved, other)
 
 
 @pytest.mark.parametrize("at", range(1, 4 * STEPS + 1))
