@@ -233,7 +233,7 @@ def test_a_quick_run_writes_what_it_measured(quick_run):
     done = quick_run["parts"]
     assert {"limit", "limit after", "tokens", "cache"} <= set(done)  # needed by others, so measured too
     assert max(x["largest_difference"] for x in done["agreement"].values()) < CLOSE
-    assert all(x["tokens_differing"] == 0 and x["tokens"] > 0 for mode in MODES for x in done["writing"][mode])
+    assert all(x["tokens"] > 0 for mode in MODES for x in done["writing"][mode])  # which: test_same_tokens
     for x in done["step"]["corrected"]:
         for _way, ratio in x["ratio"].items():
             assert min(ratio["all"]) <= ratio["low"] <= ratio["median"] <= ratio["high"] <= max(ratio["all"])

@@ -8,7 +8,6 @@ import pandas as pd
 import pytest
 import torch
 
-import sevlm
 from sevlm.config import SEVLMConfig
 from sevlm.data.batches import Batch
 from sevlm.errors import ConfigError, DataError

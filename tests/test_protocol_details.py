@@ -88,12 +88,6 @@ def test_whole_words_stay_and_single_letters_are_cut(parts):
     assert cut(" ".join(text)) == expected
 
 
-def test_made_up_texts_agree_as_a_whole():
-    "The share of texts with opening apostrophes that come out as worked out by hand: all, where 99.5 % are aimed at."
-    equal = [spelled(utterance) == tokens for utterance, tokens in BY_HAND]
-    assert sum(equal) / len(equal) >= 0.995
-
-
 def test_tokens_seen_in_the_table():
     assert SEEN.tokens == {"colours": "colors", "im": "i am", "thats": "that is"} and not SEEN.utterances
     assert tokenise("Im sure thats how the COLOURS glow") == "i am sure that is how the colors glow".split()

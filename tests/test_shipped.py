@@ -42,7 +42,7 @@ def test_shipped_model_reaches_its_stated_score_on_new_paintings(unseen, score):
 
 def test_shipped_model_is_worth_shipping(unseen):
     "The bars of the demo: 80 % of the ceiling, grounding of 70 % and 30 points above shuffled."
-    assert STATED["emotion accuracy (strict)"]["value"] >= 0.8 * STATED["Bayes ceiling"]["value"]
+    assert unseen["emotion accuracy (strict)"]["value"] >= 0.8 * unseen["Bayes ceiling"]["value"]
     assert unseen["grounding"]["value"] >= 0.7
     assert unseen["grounding"]["value"] >= unseen["grounding, shuffled"]["value"] + 0.3
 
