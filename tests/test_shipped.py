@@ -3,7 +3,6 @@ numbers."""
 
 import json
 import math
-from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -15,7 +14,6 @@ from sevlm.synthetic.dataset import make_mini, read_truth
 from sevlm.synthetic.truth import synthetic_scores
 from sevlm.utils import asset
 
-ROOT = Path(__file__).parents[1]
 STATED = json.loads(asset("mini/metrics.json").read_text(encoding="utf-8"))
 UNSEEN_SEED = 424_242  # of no set that anything shipped was trained or chosen on
 STANDARD_ERRORS = 3  # how far below its stated value a score on new paintings may fall by chance
