@@ -48,7 +48,7 @@ SAYINGS = (
 
 def votes_of(rows, paintings, rng):
     "How many annotations each painting has: at least 5, 701 of 80,031 at least 41, `rows` in all."
-    crowded = min(max(1, round(CROWDED * paintings / 80031)), paintings - 1)  # one, at least, takes what is left
+    crowded = max(1, round(CROWDED * paintings / 80031))
     counts = np.full(paintings, 5)
     counts[rng.choice(paintings, crowded, replace=False)] = 41
     few = np.flatnonzero(counts == 5)
@@ -134,8 +134,8 @@ def main():
     parser.add_argument("--known-words", type=Path, help="with it the spelling step runs, too")
     parser.add_argument("--pictures", action="store_true", help="a small picture for every painting")
     args = parser.parse_args()
-    if args.paintings < 1:
-        parser.error("--paintings must be 1 or more.")
+    if args.paintings < 3:
+        parser.error("--paintings must be 3 or more: train, val and test need one each.")
     if args.folder.exists() and any(args.folder.iterdir()):
         parser.error(f"{args.folder} is not empty; give a new folder: what is there already would not be measured.")
     release = args.folder / "release"

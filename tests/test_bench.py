@@ -297,7 +297,7 @@ def test_seconds_and_memory_are_those_of_the_command():
         launch.run_measured(python("1 / 0"))
 
 
-@pytest.mark.parametrize("rows, paintings", [(5, 1), (100, 1), (100, 2), (100, 10), (4_000, 697)])
+@pytest.mark.parametrize("rows, paintings", [(51, 3), (100, 10), (4_000, 697)])
 def test_made_up_annotations_are_as_many_as_asked_for(rows, paintings):
     counts = prepare_full.votes_of(rows, paintings, np.random.default_rng(0))
     assert counts.sum() == rows and len(counts) == paintings and counts.min() >= 5
@@ -306,10 +306,11 @@ def test_made_up_annotations_are_as_many_as_asked_for(rows, paintings):
 def test_a_release_is_made_in_a_folder_of_its_own(tmp_path, monkeypatch, capsys):
     "A release of an earlier call, or a half one, is not what this call would say it had measured."
     (tmp_path / "release").mkdir()
-    monkeypatch.setattr(sys, "argv", ["prepare_full.py", str(tmp_path), "--rows", "50", "--paintings", "2"])
-    with pytest.raises(SystemExit):
-        prepare_full.main()
-    assert "is not empty" in capsys.readouterr().err
+    for folder, paintings, words in ((tmp_path, "3", "is not empty"), (tmp_path / "new", "1", "3 or more")):
+        monkeypatch.setattr(sys, "argv", ["prepare_full.py", str(folder), "--rows", "60", "--paintings", paintings])
+        with pytest.raises(SystemExit):
+            prepare_full.main()
+        assert words in capsys.readouterr().err
 
 
 def test_the_library_of_products_is_named(monkeypatch):
