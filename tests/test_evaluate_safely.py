@@ -163,7 +163,7 @@ def test_a_java_of_another_machine_cannot_be_started(tmp_path, monkeypatch):
 def test_a_java_that_hangs_midway_is_ended_with_its_children(tmp_path, monkeypatch):
     folder, end = tmp_path / "pids", C._end_java
     folder.mkdir()
-    sleeping = f'sleep 600 & echo $! > "{folder}/$$.tmp"; mv "{folder}/$$.tmp" "{folder}/$$"; wait'
+    sleeping = f'sleep 600 < /dev/null > /dev/null 2>&1 & echo $! > "{folder}/$$.tmp"; mv "{folder}/$$.tmp" "{folder}/$$"; wait'
     use(monkeypatch, fake_java(tmp_path / "bin", f"{VERSION}\n{sleeping}"))
 
     def end_when_its_child_runs(process):
