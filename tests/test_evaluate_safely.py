@@ -163,8 +163,9 @@ def test_a_java_of_another_machine_cannot_be_started(tmp_path, monkeypatch):
 def test_a_java_that_hangs_midway_is_ended_with_its_children(tmp_path, monkeypatch):
     folder, end = tmp_path / "pids", C._end_java
     folder.mkdir()
-    sleeping = f'sleep 600 < /dev/null > /dev/null 2>&1 & echo $! > "{folder}/$$.tmp"; mv "{folder}/$$.tmp" "{folder}/$$"; wait'
-    use(monkeypatch, fake_java(tmp_path / "bin", f"{VERSION}\n{sleeping}"))
+    child = "sleep 600 < /dev/null > /dev/null 2>&1 &"  # it holds no pipe that would be waited for
+    script = f'{VERSION}\n{child} echo $! > "{folder}/$$.tmp"; mv "{folder}/$$.tmp" "{folder}/$$"; wait'
+    use(monkeypatch, fake_java(tmp_path / "bin", script))
 
     def end_when_its_child_runs(process):
         "The limit is short; a busy machine may not have started the child by then."
