@@ -6,12 +6,11 @@
     python benchmarks/bench.py --quick --out FILE   tiny sizes, in seconds: shows that it runs; its ratios mean nothing
     python benchmarks/bench.py --parts step writing --out FILE
 
-Everything is measured in one run, the ways in turn. Leave the machine alone meanwhile. The file is written after each
-part.
+Everything is measured in one run, the ways in turn. Leave the machine alone meanwhile. The file is written at the end;
+what was measured so far is written after each part, into build/bench_cpu.partial.json (or beside FILE).
 """
 
 import argparse
-import json
 import sys
 import time
 from pathlib import Path
@@ -23,7 +22,7 @@ from parts import NEEDS, PARTS, Run, limit
 from setting import REPO, TEXTS
 
 from sevlm.errors import SevlmError
-from sevlm.utils import keep_freed_memory, resolve_device, write_atomic
+from sevlm.utils import keep_freed_memory, resolve_device, write_json
 
 
 def wanted(names: list, device) -> list:
@@ -37,8 +36,9 @@ def wanted(names: list, device) -> list:
     return [(name, part) for name, part in parts.items() if name in names]
 
 
-def measure(device, quick: bool, names: list, rounds: float, out: Path, say=print) -> dict:
-    "Runs the parts one after the other; the result so far is written after each."
+def measure(device, quick: bool, names: list, rounds: float, out: Path, partial: Path, say=print) -> dict:
+    """Runs the parts one after the other; the result so far is written into `partial` after each, and `out` only at
+    the end."""
     run = Run(device, quick, rounds)
     keep_freed_memory()
     todo = wanted(names, device)
@@ -55,23 +55,20 @@ def measure(device, quick: bool, names: list, rounds: float, out: Path, say=prin
         parts=run.done,
     )
 
-    def write():
-        with write_atomic(out) as tmp:
-            tmp.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-
     began = time.perf_counter()
     for name, part in todo:
         at = time.perf_counter()
         run.done[name] = part(run)
         say(f"{time.perf_counter() - began:7.0f} s  {name} ({time.perf_counter() - at:.0f} s)")
         result["seconds"] = round(time.perf_counter() - began, 1)
-        write()
+        write_json(partial, result)
     if "limit" in run.done:
         run.done["limit after"] = limit(run)
         for kind in ("product", "memory"):
             say(f"{kind}: before and after", *(f"{run.done[k][kind]['best']:.3g}" for k in ("limit", "limit after")))
     result["complete"] = len(todo) == len(PARTS) + (device.type == "cuda")
-    write()
+    write_json(out, result)
+    partial.unlink(missing_ok=True)
     return result
 
 
@@ -93,8 +90,10 @@ def main(argv=None):
         )
     try:
         device = resolve_device(args.device)
-        out = args.out or REPO / "nbs" / "data" / f"bench_{device.type}.json"
-        measure(device, args.quick, args.parts, args.rounds, out)
+        name = f"bench_{device.type}.json"
+        out = args.out or REPO / "nbs" / "data" / name
+        partial = (args.out or REPO / "build" / name).with_suffix(".partial.json")
+        measure(device, args.quick, args.parts, args.rounds, out, partial)
     except SevlmError as e:
         sys.exit(f"error: {e}")
     print(f"written to {out}")

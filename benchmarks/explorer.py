@@ -9,7 +9,6 @@ moments count: the first change that a reader sees, and the complete answer.
 
 import argparse
 import contextlib
-import json
 import statistics
 import subprocess
 import sys
@@ -186,7 +185,9 @@ def main(argv=None):
         for name, row in table.items():
             print(f"{name:24}" + "".join(f"{row[company]:8.2f}" for company in COMPANY))
     if args.out:
-        args.out.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        from sevlm.utils import write_json
+
+        write_json(args.out, rows)
 
 
 if __name__ == "__main__":

@@ -68,6 +68,15 @@ def against(found: dict, base: str) -> dict:
     )
 
 
+def product_library(device: torch.device) -> str:
+    "What multiplies matrices of float32 in the decoder's training."
+    if device.type == "cuda":
+        return "hipBLAS" if torch.version.hip else "cuBLAS"
+    if onednn_is_faster():
+        return "oneDNN"
+    return "MKL" if torch.backends.mkl.is_available() else "PyTorch's own"
+
+
 def machine(device: torch.device) -> dict:
     "Where this ran."
     fields = cpu_fields()
@@ -77,7 +86,7 @@ def machine(device: torch.device) -> dict:
         cpu=fields.get("model name", platform.processor() or platform.machine()),
         cpu_family=fields.get("cpu family"),
         vectors="avx512" if "avx512f" in flags else "avx2" if "avx2" in flags else None,
-        products="oneDNN" if onednn_is_faster() else "MKL",  # of float32, in the decoder's training
+        products=product_library(device),
         bfloat16_units=bfloat16_units(),
         cores=os.cpu_count(),
         threads=torch.get_num_threads(),

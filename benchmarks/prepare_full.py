@@ -6,7 +6,8 @@ Every utterance is drawn by lot from English words; nothing in it comes from Art
 for is in it: artists' names that went
 through the wrong encoding (composed, decomposed, or with #U escapes on disk), paintings with 41 annotations and more,
 repeated utterances, quotes, line breaks,
-utterances of one word and of two hundred. The result is written to FOLDER/benchmark.json with the machine it ran on.
+utterances of one word and of two hundred. FOLDER must be new or empty: what is there already would not be measured.
+The result is written to FOLDER/benchmark.json with the machine it ran on.
 """
 
 import argparse
@@ -15,15 +16,13 @@ import io
 import json
 import os
 import platform
-import resource
-import subprocess
 import sys
-import time
 import unicodedata
 from importlib import resources
 from pathlib import Path
 
 import numpy as np
+from launch import run_measured
 
 EMOTIONS = ("amusement", "awe", "contentment", "excitement", "anger", "disgust", "fear", "sadness", "something else")
 STYLES = (
@@ -135,9 +134,12 @@ def main():
     parser.add_argument("--known-words", type=Path, help="with it the spelling step runs, too")
     parser.add_argument("--pictures", action="store_true", help="a small picture for every painting")
     args = parser.parse_args()
+    if args.paintings < 3:
+        parser.error("--paintings must be 3 or more: train, val and test need one each.")
+    if args.folder.exists() and any(args.folder.iterdir()):
+        parser.error(f"{args.folder} is not empty; give a new folder: what is there already would not be measured.")
     release = args.folder / "release"
-    if not (release / "artemis_dataset_release_v0.csv").is_file():
-        make(release, args.rows, args.paintings, args.pictures)
+    make(release, args.rows, args.paintings, args.pictures)
     command = [
         sys.executable,
         "-m",
@@ -154,19 +156,15 @@ def main():
         *(["--known-words", args.known_words] if args.known_words else []),
         "--quiet",
     ]
-    seconds = []
-    for _ in range(2):  # the second run should find everything done
-        began = time.monotonic()
-        subprocess.run(list(map(str, command)), check=True)
-        seconds.append(round(time.monotonic() - began, 1))
+    seconds, peaks = zip(*(run_measured(command) for _ in range(2)))  # the second should find everything done
     found = dict(
         rows=args.rows,
         paintings=args.paintings,
         pictures=args.pictures,
         spelling=bool(args.known_words),
-        seconds_first=seconds[0],
-        seconds_again=seconds[1],
-        peak_memory_gb=round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20, 2),
+        seconds_first=round(seconds[0], 1),
+        seconds_again=round(seconds[1], 1),
+        peak_memory_gb=round(max(peaks) / 2**30, 2),
         cores=os.cpu_count(),
         machine=platform.processor() or platform.machine(),
         python=platform.python_version(),

@@ -5,24 +5,22 @@ python benchmarks/startup.py [--rounds N] [--out FILE]      leave the machine al
 """
 
 import argparse
-import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
+
+from launch import run_measured
+
+from sevlm.synthetic.dataset import make_mini
+from sevlm.utils import write_json
 
 REPO = Path(__file__).resolve().parent.parent
 ROUNDS = 5
-KILOBYTE = 1 if sys.platform == "darwin" else 1024  # the unit of ru_maxrss is not the same everywhere
 
 
 def commands(place: Path) -> dict[str, list[str]]:
     "name -> arguments of Python; the last is the floor under every command that computes."
-    from sevlm.synthetic.dataset import make_mini
-
     data = make_mini(place / "mini", 60, progress=False)
     sevlm = ["-m", "sevlm"]
     return {
@@ -35,13 +33,8 @@ def commands(place: Path) -> dict[str, list[str]]:
 
 def one(arguments: list[str]) -> tuple[float, float]:
     "Wall seconds and peak megabytes of one process."
-    began = time.perf_counter()
-    process = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    _, status, used = os.wait4(process.pid, 0)
-    took = time.perf_counter() - began
-    if os.waitstatus_to_exitcode(status) not in (0, 1):  # 1: done in part, such as a file with rows that were dropped
-        raise SystemExit(f"{' '.join(arguments)} failed: {process.stderr.read().decode()}")
-    return took, used.ru_maxrss * KILOBYTE / 1e6
+    seconds, peak = run_measured([sys.executable, *arguments], codes=(0, 1))  # 1: done in part, as with dropped rows
+    return seconds, peak / 1e6
 
 
 def main(argv=None):
@@ -61,7 +54,7 @@ def main(argv=None):
     for name, row in rows.items():
         print(f"{name:24} {row['seconds']:6.2f} s {row['megabytes']:7.0f} MB")
     if args.out:
-        args.out.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        write_json(args.out, rows)
 
 
 if __name__ == "__main__":

@@ -141,6 +141,8 @@ def main(argv=None):
     import torch
     from measure import machine
 
+    from sevlm.utils import write_json
+
     result = dict(
         kind="benchmark of threads",
         quick=args.quick,
@@ -150,7 +152,7 @@ def main(argv=None):
         rows=rows,
     )
     out = args.out or FOLDER.parent / "nbs" / "data" / "threads.json"
-    out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write_json(out, result)
     for name, found in result["summary"].items():
         print(
             f"{name:16} {found['before']:.4f} s before, {found['after']:.4f} s after: {found['faster']:.2f} times as "

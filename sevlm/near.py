@@ -72,7 +72,7 @@ MAGIC = (  # first bytes, where they stand, what the file is, what to do
     (b"{\\rtf", 0, "a document in Rich Text Format", "Open it and save it as plain text in UTF-8"),
     (b"%PDF-", 0, "a PDF document", AGAIN),
     (b"PAR1", 0, "a Parquet table", "Convert it: pandas.read_parquet(...).to_csv(..., index=False)"),
-    (b"ARROW1", 0, "an Arrow table", "Convert it: pandas.read_feather(...).to_csv(..., index=False)"),
+    (b"ARROW1\0\0", 0, "an Arrow table", "Convert it: pandas.read_feather(...).to_csv(..., index=False)"),
     (b"\x89HDF\r\n\x1a\n", 0, "an HDF5 file", AGAIN),
     (b"SQLite format 3\0", 0, "an SQLite database", "Export the table as CSV"),
     (b"\x93NUMPY", 0, "a NumPy array", AGAIN),
@@ -90,10 +90,10 @@ MAGIC = (  # first bytes, where they stand, what the file is, what to do
     ),
     (b"\x89PNG\r\n", 0, "a picture (PNG)", AGAIN),
     (b"\xff\xd8\xff", 0, "a picture (JPEG)", AGAIN),
-    (b"GIF8", 0, "a picture (GIF)", AGAIN),
-    (b"RIFF", 0, "a media file (RIFF)", AGAIN),
+    *((b"GIF8%ca" % n, 0, "a picture (GIF)", AGAIN) for n in b"79"),
     *((b"\x80" + bytes([n]), 0, "a Python pickle", AGAIN) for n in (2, 3, 4, 5)),
 )
+_RIFF = re.compile(rb"RIFF.{4}(?:WEBP|WAVE|AVI )", re.DOTALL)  # its size in between; other kinds count as binary
 _PAGE = re.compile(rb"\s*(?:<!--.*?-->\s*)*<(?:!doctype\s+html|html|head|body)\b", re.IGNORECASE | re.DOTALL)
 _PARTS = (  # of a zip: what a name begins with, what the file is then, what to do
     ("xl/", "an Excel workbook (.xlsx)", SAVE_AS),
@@ -142,6 +142,8 @@ def _kind_by_head(path: str | Path, head: bytes) -> str | None:
         return _zip_kind(path)
     if _PAGE.match(head.removeprefix(b"\xef\xbb\xbf")):
         return f"a page of the web (HTML), not the file that it offers. {AGAIN}; does the download need a login?"
+    if _RIFF.match(head):
+        return f"a media file (RIFF). {AGAIN}"
     for start, at, what, remedy in MAGIC:
         if head[at:].startswith(start):
             return f"{what}. {remedy.format(path=shlex.quote(str(path)))}"

@@ -210,7 +210,9 @@ def test_compare_finds_a_difference_and_none_where_there_is_none(tmp_path):
     assert ("strong is better") in comparison_sentence(found) and ("strong is better") in comparison_sentence(
         found, "cross-entropy of the votes"
     )
-    assert "better on" not in comparison_sentence(found, "mean length")
+    longer = [said | dict(explanation=said["explanation"] + " and more") for said in a]
+    lengths = compare(a, longer, paintings, ("short", "long"), meteor="off")
+    assert "long is higher; neither is better for that" in comparison_sentence(lengths, "mean length")
     same = compare(a, score(a, paintings, meteor="off"), paintings, meteor="off")
     assert (same.table[["difference", "low", "high"]].to_numpy() == 0).all() and (
         "are the same"

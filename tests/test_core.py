@@ -97,7 +97,7 @@ def test_every_switch_both_ways():
     for k in switches:
         for v in (True, False):
             assert getattr(SEVLMConfig.preset("tiny", **{k: v}), k) is v
-    for k, options in dict(boundary=("because", "fixed"), image_stats=("tower", "imagenet")).items():
+    for k, options in SEVLMConfig.choices.items():
         for v in options:
             assert getattr(SEVLMConfig.preset("tiny", **{k: v}), k) == v
 

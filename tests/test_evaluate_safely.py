@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from urllib.parse import quote
 
 import numpy as np
+import psutil
 import pytest
 
 import sevlm
@@ -97,10 +98,25 @@ def fake_java(folder, script, mode=0o755):
     return folder
 
 
+def within(seconds, reached):
+    "Whether something becomes true in time."
+    end = time.monotonic() + seconds
+    while not reached() and time.monotonic() < end:
+        time.sleep(0.02)
+    return reached()
+
+
+def runs(pid):
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def use(monkeypatch, folder):
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}/usr/bin{os.pathsep}/bin")
     if shutil.which("java", path=f"/usr/bin{os.pathsep}/bin"):  # one behind the fake would be found instead
-        real = {name: shutil.which(name) for name in ("sh", "sleep", "cat", "python3")}
+        real = {name: shutil.which(name) for name in ("sh", "sleep", "cat", "mv", "python3")}
         for name, path in real.items():
             (folder / name).symlink_to(path)
         monkeypatch.setenv("PATH", str(folder))
@@ -120,8 +136,8 @@ BROKEN = {
 def test_a_broken_java_costs_meteor_only(kind, tmp_path, monkeypatch, world, run):
     script, mode, why = BROKEN[kind]
     use(monkeypatch, fake_java(tmp_path / "bin", script, mode))
-    monkeypatch.setattr(C, "PROBE_SECONDS", 0.3)
-    monkeypatch.setattr(C._run_java, "__defaults__", (b"", 0.3, None))
+    if kind == "hangs":
+        monkeypatch.setattr(C._run_java, "__defaults__", (b"", 2.0, None))
     file, out = write_answers(tmp_path / "a.jsonl", answers_of(world.paintings)), tmp_path / "out"
     line = ["evaluate", world.folder, "--part", "all", "--predictions", file, "--out", out, "--quiet"]
     code, said, err = run(*line)
@@ -145,26 +161,28 @@ def test_a_java_of_another_machine_cannot_be_started(tmp_path, monkeypatch):
 
 
 def test_a_java_that_hangs_midway_is_ended_with_its_children(tmp_path, monkeypatch):
-    pids = tmp_path / "pids"
-    use(monkeypatch, fake_java(tmp_path / "bin", f'{VERSION}\nsleep 600 & echo $! >> "{pids}"; wait'))
+    folder, end = tmp_path / "pids", C._end_java
+    folder.mkdir()
+    child = "sleep 600 < /dev/null > /dev/null 2>&1 &"  # it holds no pipe that would be waited for
+    script = f'{VERSION}\n{child} echo $! > "{folder}/$$.tmp"; mv "{folder}/$$.tmp" "{folder}/$$"; wait'
+    use(monkeypatch, fake_java(tmp_path / "bin", script))
+
+    def end_when_its_child_runs(process):
+        "The limit is short; a busy machine may not have started the child by then."
+        within(30, (folder / str(process.pid)).exists)
+        end(process)
+
+    monkeypatch.setattr(C, "_end_java", end_when_its_child_runs)
     monkeypatch.setattr(C, "START_SECONDS", 0.5)
     monkeypatch.setattr(C, "SECONDS_PER_TEXT", 0.0)
     scores = C.caption_scores(HYP, REF)
     assert scores.tokenizer == "simple" and "had not answered" in scores.stand_in
     assert scores.skipped["METEOR"].startswith(C.FAILED) and "no end after" in scores.skipped["METEOR"]
     assert all(scores.values[name] is not None for name in ("BLEU-1", "ROUGE-L", "CIDEr"))
-    started = [int(pid) for pid in pids.read_text(encoding="utf-8").split()]
+    started = [int(file.read_text(encoding="utf-8")) for file in folder.iterdir()]
     assert len(started) == 2  # the tokenizer and METEOR
     for pid in started:
-        for _ in range(100):
-            if (
-                not Path(f"/proc/{pid}").exists()
-                or "Z" in Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").split(")")[1][:3]
-            ):
-                break
-            time.sleep(0.02)
-        else:
-            raise AssertionError("a child of java lives on")
+        assert within(30, lambda pid=pid: not runs(pid)), "a child of java lives on"
 
 
 def test_a_java_that_dies_midway_costs_meteor_only(tmp_path, monkeypatch, world, run):

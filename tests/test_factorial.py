@@ -10,7 +10,7 @@ import torch
 from sevlm.cli import main
 from sevlm.config import EMOTIONS, PUBLISHED, SEVLMConfig, TrainConfig
 from sevlm.data.paintings import Painting
-from sevlm.errors import ConfigError, DataError
+from sevlm.errors import ConfigError, DataError, SevlmError
 from sevlm.models.explainer import Explainer
 from sevlm.models.generation import next_logits
 from sevlm.models.sevlm import SEVLM
@@ -295,7 +295,7 @@ def test_a_grid_with_a_missing_run_is_not_judged(grid, folder):
 def test_each_seed_has_its_decoder(data, folder, monkeypatch):
     "The name of the decoder holds the seed; one that is not there is named."
     monkeypatch.setenv("SEVLM_CACHE", str(folder / "cache"))
-    with pytest.raises(Exception, match="decoder-0"):
+    with pytest.raises(SevlmError, match="decoder-0"):
         run_grid(
             {"plain": {}},
             data,

@@ -35,7 +35,7 @@ from sevlm.data.features import (
 from sevlm.data.paintings import read_artemis
 from sevlm.errors import ConfigError, DataError, ImageError
 from sevlm.images import open_image
-from sevlm.models.explainer import Explainer, load
+from sevlm.models.explainer import load
 from sevlm.models.vision import ImageEncoder, load_tower, make_preprocess
 from sevlm.studies.evaluate import evaluate
 from sevlm.synthetic.dataset import make_mini

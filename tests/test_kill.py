@@ -97,19 +97,21 @@ def unbroken(data, tmp_path_factory):
 def test_killed_at_random_moments(data, unbroken, tmp_path):
     "Where a kill falls is chance; the outcome is not."
     whole, seconds = unbroken
-    draw, kills, runs = np.random.default_rng(), 0, 0
-    while kills < KILLS:
-        out, runs = tmp_path / f"run-{runs}", runs + 1
-        for wait in draw.uniform(0.3, 0.95, 2) * seconds:  # up to two kills of one run
+    draw, kills = np.random.default_rng(KILLS), 0
+    for number in range(5 * KILLS):
+        out, waits = tmp_path / f"run-{number}", draw.uniform(0.3, 0.95, 2) * seconds  # up to two kills of one run
+        for wait in waits:
             p = launch(data, out, EPOCHS)
             time.sleep(wait)
             kills += p.poll() is None
             p.kill()
             p.communicate()
         code, err = finish(data, out, EPOCHS)
-        assert code == 0, err[-2000:]
+        assert code == 0, f"killed after {waits} s: {err[-2000:]}"
         same_run(out, whole)
-    print(f"{kills} kills in {runs} runs")
+        if kills >= KILLS:
+            return
+    pytest.fail(f"{kills} kills in {5 * KILLS} runs of {seconds:.1f} s: the others had ended before")
 
 
 @pytest.mark.parametrize("write", range(3, 20) if MANY else (5, 8, 14))

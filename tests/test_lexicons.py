@@ -293,11 +293,10 @@ def test_a_checksum_is_known_under_any_name(tmp_path, monkeypatch):
 
 
 def test_recognised_by_name_only_where_the_values_can_be_it():
-    at = lambda name, columns, v: (
-        (recognise(name, b"", columns, np.array([[v, 0.2, 0.3]]))[0] or PUBLISHED_LEXICONS[0]).name
-        if recognise(name, b"", columns, np.array([[v, 0.2, 0.3]]))[0]
-        else None
-    )
+    def at(name, columns, v):
+        found, _ = recognise(name, b"", columns, np.array([[v, 0.2, 0.3]]))
+        return found and found.name
+
     assert (
         at("NRC-VAD-Lexicon.txt", [], 0.5) == "NRC VAD v1"
         and at("NRC-VAD-Lexicon.txt", [], 5) is None

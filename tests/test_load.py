@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -304,11 +303,16 @@ def test_the_command_line_takes_what_load_takes(explain, picture, place, tmp_pat
 
 
 def test_a_model_of_one_token_answers_nothing_and_does_not_fail(explain):
-    "Random weights may end a text at once."
-    torch.manual_seed(0)
+    "Its text ends at once: the end of a text has the largest logit everywhere."
     model = SEVLM(SEVLMConfig.preset("tiny", vocab_size=len(explain.tokenizer), new_tokens=1))
+    with torch.no_grad():
+        last = model.decoder.transformer["ln_f"]
+        last.weight.zero_()
+        last.bias.fill_(1.0)
+        model.decoder.wte.weight.zero_()
+        model.decoder.wte.weight[special_ids(explain.tokenizer).eos] = 1.0
     answer = Explainer(model, explain.tokenizer, explain.table)(Image.new("RGB", (9, 9)), attention=True)
-    assert len(answer.tokens) <= 1 and answer.attention.shape[2] == len(answer.tokens)
+    assert answer.tokens == () and answer.explanation == "" and answer.attention.shape[2] == 0
 
 
 def test_importing_sevlm_loads_nothing_heavy():
@@ -321,12 +325,6 @@ def test_importing_sevlm_loads_nothing_heavy():
     with pytest.raises(AttributeError, match="no attribute 'laod'"):
         _ = sevlm.laod
     assert {"load", "SEVLM", "__version__"} <= set(dir(sevlm))
-
-
-@pytest.mark.skipif(not Path("figures/example.jpg").exists(), reason="needs the checkout")
-def test_the_first_line_of_the_readme(capsys):
-    print(sevlm.load()("figures/example.jpg"))
-    assert " because " in capsys.readouterr().out
 
 
 # ---- publishing: to a folder, and to a hub on this machine

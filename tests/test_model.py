@@ -8,6 +8,7 @@ from PIL import Image
 from sevlm.config import PUBLISHED, SEVLMConfig
 from sevlm.data.batches import Batch, collate
 from sevlm.models.contrast import contrastive_loss
+from sevlm.models.fusion import Fusion
 from sevlm.models.sevlm import SEVLM
 from sevlm.models.tokenizer import Special, span_masks
 from sevlm.models.vision import ImageEncoder, create_clip
@@ -26,14 +27,14 @@ def model_of(**switches) -> SEVLM:
     return SEVLM(SEVLMConfig.preset("tiny", **{"dropout": 0.0, "fusion_start": "random", **switches})).eval()
 
 
-def batch_of(model: SEVLM, paintings: int = 2, known: bool = True) -> Batch:
+def batch_of(model: SEVLM, paintings: int = 2, known: bool = True, config: SEVLMConfig | None = None) -> Batch:
     generator = torch.Generator().manual_seed(1)
     table = torch.randn(304, 3, generator=generator)
     look = lambda ids: (table[ids] * known, (ids > 9) & (ids < 300) & known)
     return collate(
         TEXTS * paintings,
         SPECIAL,
-        model.config,
+        config or model.config,
         look,
         image_of=torch.arange(2 * paintings) // 2,
         grid=torch.randn(paintings, 16, 48, generator=generator),
@@ -82,11 +83,36 @@ def test_stable_contrast():
     assert contrastive_loss(score + 100, stable=False).isnan() and contrastive_loss(score + 100).isfinite()
 
 
+def test_fusion_start():
+    "A new fusion hands the embeddings on; 'random' scrambles them, as published."
+    emb, enc, span = torch.randn(2, 5, 8), torch.randn(2, 5, 3), torch.ones(2, 5, dtype=torch.bool)
+    assert torch.allclose(Fusion(8, "identity")(emb, enc, span), emb)
+    assert (Fusion(8, "random")(emb, enc, span) - emb).abs().max() > 0.1
+    without = model_of(use_fusion=False)
+    for start, same in (("identity", True), ("random", False)):
+        model = model_of(fusion_start=start)
+        without.load_state_dict(model.state_dict(), strict=False)
+        logits = [m(batch_of(m)).logits for m in (model, without)]
+        assert ((logits[0] - logits[1]).abs().max() < 1e-5) == same
+
+
 def test_padding_to_the_full_length_where_it_counts():
-    """As published, texts have `max_tokens`; corrected, the length of the longest. Logits of real tokens then depend
-    on padding only in the former."""
+    "As published, texts have `max_tokens`; corrected, the length of the longest."
     for switches, T in (({}, 10), (dict(causal_vad=False), 32), (dict(pad_in_span=True), 32), (PUBLISHED, 32)):
         assert batch_of(model_of(**switches)).ids.shape == (4, T)
+
+
+@pytest.mark.parametrize(
+    "switches, moved", [({}, False), (dict(pad_in_span=True), False), (dict(causal_vad=False), True), (PUBLISHED, True)]
+)
+def test_logits_depend_on_padding_as_published_only(switches, moved):
+    "Those of real tokens: a VAD encoder without a mask sees the padding, too."
+    model, padded = model_of(**switches), dict(causal_vad=False)  # with it collate pads to max_tokens
+    short, long = (batch_of(model, config=model.config.replace(max_tokens=T, **padded)) for T in (12, 32))
+    real = short.ids != SPECIAL.pad
+    assert long.ids.shape == (4, 32) and torch.equal(long.ids[:, :12], short.ids)
+    difference = model(short).logits[real] - model(long).logits[:, :12][real]
+    assert (difference.abs().max() > 1e-3) == moved
 
 
 def test_fixed_boundary_counts_padding_on_both_sides():

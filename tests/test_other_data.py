@@ -3,6 +3,7 @@
 import io
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -263,26 +264,43 @@ NAMES = st.one_of(st.text(max_size=12), st.sampled_from(["a.png", "b.png", "../a
 LINES = st.lists(st.fixed_dictionaries(dict(file_name=NAMES, emotion=CELLS, text=CELLS, split=CELLS)), max_size=6)
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.one_of(st.binary(max_size=60), LINES), st.sampled_from(["metadata.csv", "metadata.jsonl"]))
-def test_any_table_is_read_or_refused(tmp_path, content, name):
-    "Whatever a table holds: a data set whose pictures lie in the folder, or an error of the project."
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.binary(max_size=60), st.sampled_from(["metadata.csv", "metadata.jsonl"]))
+def test_any_bytes_are_read_or_refused(tmp_path, content, name):
+    "Whatever bytes a table has: a data set, or an error of the project."
     for old in tmp_path.glob("metadata.*"):
         old.unlink()
-    for file in ("a.png", "b.png"):
-        (tmp_path / file).touch()
-    if isinstance(content, bytes):
-        (tmp_path / name).write_bytes(content)
-    else:
-        (tmp_path / "metadata.jsonl").write_text("".join(json.dumps(r) + "\n" for r in content), encoding="utf-8")
-    try:
-        parts, report = open_data(tmp_path).paintings()
-    except SevlmError:
-        return
-    found = [p for some in parts.values() for p in some]
-    assert report.kept == sum(len(p.emotions) for p in found) > 0
-    assert {p.image for p in found} <= {tmp_path / "a.png", tmp_path / "b.png"}
-    assert all(sum(p.counts) == len(p.emotions) and all(p.explanations) for p in found)
+    (tmp_path / name).write_bytes(content)
+    with suppress(SevlmError):
+        open_data(tmp_path).paintings()
+
+
+def test_any_rows_are_read_or_refused(tmp_path):
+    "Whatever stands below two good rows: a data set whose pictures lie in the folder, or an error of the project."
+    good = [
+        dict(file_name=f, emotion=mood, text="the sky", split="") for f, mood in (("a.png", "calm"), ("b.png", "tense"))
+    ]
+    for r in good:
+        picture(tmp_path / r["file_name"])
+    read = []
+
+    @settings(max_examples=100, deadline=None)
+    @given(LINES)
+    def check(rows):
+        write(tmp_path / "metadata.jsonl", [*good, *rows])
+        read.append(False)
+        try:
+            parts, report = open_data(tmp_path).paintings()
+        except SevlmError:
+            return
+        read[-1] = True
+        found = [p for some in parts.values() for p in some]
+        assert report.read == 2 + len(rows) and report.kept == sum(len(p.emotions) for p in found) >= 2
+        assert {p.image for p in found} == {tmp_path / "a.png", tmp_path / "b.png"}
+        assert all(sum(p.counts) == len(p.emotions) and all(p.explanations) for p in found)
+
+    check()
+    assert sum(read) > len(read) / 2
 
 
 # ---- published forms of other data sets

@@ -22,15 +22,14 @@ from words import EMOTIONS, LEXICON, TOKENIZER, WORDS
 
 from sevlm.config import PUBLISHED, SEVLMConfig, TrainConfig
 from sevlm.data.batches import collate, in_rows
-from sevlm.lexicon.lexicon import Lexicon
 from sevlm.lexicon.token_table import vad_table
 from sevlm.models.sevlm import SEVLM
-from sevlm.models.tokenizer import encode_all, load_tokenizer, special_ids
+from sevlm.models.tokenizer import encode_all, special_ids
 from sevlm.synthetic.dataset import make_mini
 from sevlm.training.distributed import start_processes
 from sevlm.training.learner import CB, Learner
 from sevlm.training.run import start_run
-from sevlm.utils import asset, seed_everything
+from sevlm.utils import seed_everything
 
 MODES = {
     "corrected": {},

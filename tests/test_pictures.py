@@ -348,7 +348,7 @@ def test_random_exif(picture):
 
 
 def test_a_large_jpeg_is_decoded_small_and_upright(picture, tmp_path, monkeypatch):
-    limit = Image.MAX_IMAGE_PIXELS
+    of_pillow = Image.MAX_IMAGE_PIXELS
     (exif := Image.Exif())[ORIENTATION] = 6
     for progressive in (False, True):
         picture.save(tmp_path / "x.jpg", exif=exif, progressive=progressive, quality=95)
@@ -361,7 +361,7 @@ def test_a_large_jpeg_is_decoded_small_and_upright(picture, tmp_path, monkeypatc
         monkeypatch.undo()
     monkeypatch.setattr(images, "MAX_JPEG_PIXELS", 60_000)
     assert "is too large: 0 million pixels; a JPEG may have" in message_of(coded(picture))
-    assert Image.MAX_IMAGE_PIXELS == 89_478_485
+    assert Image.MAX_IMAGE_PIXELS == of_pillow  # lifted while a picture is opened, if at all
 
 
 def test_a_jpeg_of_more_than_a_hundred_million_pixels(tmp_path):
@@ -409,8 +409,9 @@ def test_other_kinds_are_refused_by_their_header_with_advice_that_fits(tmp_path)
     for ending, data, size in header_bombs():
         (tmp_path / f"bomb.{ending}").write_bytes(data)
         said = message_of(tmp_path / f"bomb.{ending}")
-        assert said.startswith(str(tmp_path / f"bomb.{ending}")) and "again" not in said or size is None, said
+        assert said.startswith(str(tmp_path / f"bomb.{ending}")), said
         if size:
+            assert "again" not in said, said
             assert f"is too large: {size} pixels" in said and "100 million" in said and "-resize" in said
 
 

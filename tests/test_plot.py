@@ -42,7 +42,7 @@ def close_figures():
 )
 def test_axes_in_axes_out(draw):
     fig, ax = plt.subplots()
-    assert draw(ax) is ax and ax.has_data() or ax.patches
+    assert draw(ax) is ax and (ax.has_data() or ax.patches)
     assert draw(None).figure is not fig
 
 

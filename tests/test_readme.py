@@ -1,5 +1,6 @@
 """Every block of the README that a reader can paste runs, in order, in a folder that holds the figures alone."""
 
+import itertools
 import json
 import os
 import re
@@ -71,6 +72,50 @@ def test_readme_states_the_speed_on_file():
     assert f"takes {kept:.1f} s instead of {plain:.1f} s" in text and f"({plain / kept:.1f} x; " in text
     machine = bench["machine"]
     assert f"{machine['cpu']} with AVX-512, {machine['threads']} threads, {machine['date'][:10]}" in text
+
+
+def table_below(text, heading):
+    "The cells of the first table after a heading: first cell of a row -> its others."
+    lines = text.split(f"\n## {heading}\n")[1].splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("|"))
+    rows = itertools.takewhile(lambda line: line.startswith("|"), lines[start + 2 :])
+    return {first: others for first, *others in ([c.strip() for c in row.strip("|").split("|")] for row in rows)}
+
+
+def test_docs_state_the_speed_on_file():
+    "The tables of docs/speed.md against the published way and on threads, with their dates."
+    text = (ROOT / "docs" / "speed.md").read_text(encoding="utf-8")
+    bench, threads = (
+        json.loads((ROOT / "nbs" / "data" / f"{name}.json").read_text(encoding="utf-8"))
+        for name in ("bench_cpu", "threads")
+    )
+    parts, expected = bench["parts"], []
+    seconds = {way: x["seconds_a_batch"] / 4 for way, x in parts["epoch"]["ways"].items()}  # of 32, as four of 8
+    for way, what in (("ours, cached", "patch tokens kept"), ("ours", "without them")):
+        ratios = [x["ratio"][way]["median"] for x in parts["step"]["corrected"]]
+        lengths = f"over an epoch; {min(ratios):.1f} to {max(ratios):.1f} x by length of the texts"
+        plain = seconds["plain"]
+        expected.append(
+            (f"a training step of 8 paintings, {what} ({lengths})", plain, seconds[way], plain / seconds[way])
+        )
+    for mode, paintings, what in (
+        ("corrected", 8, "generating 25 tokens for 8 paintings"),
+        ("corrected", 32, "generating 25 tokens for 32 paintings"),
+        ("published", 8, "the same for 8 in the published mode, where less may be kept"),
+    ):
+        (found,) = (x["without_encoder"] for x in parts["writing"][mode] if x["paintings"] == paintings)
+        medians = [found["seconds"][way]["median"] for way in ("plain", "ours")]
+        expected.append((what, *medians, found["ratio"]["ours"]["median"]))
+    wanted = {what: [f"{a:.2f} s", f"{b:.2f} s", f"{x:.1f} x"] for what, a, b, x in expected}
+    assert table_below(text, "Against the published way") == wanted
+    names = dict(explain="explain one picture", train="a training step")
+    wanted = {
+        f"{names[task]}, {company}": [f"{x['before']:.3f} s", f"{x['after']:.3f} s", f"{x['faster']:.1f} x"]
+        for (task, company), x in ((key.split(", "), x) for key, x in threads["summary"].items())
+    }
+    assert table_below(text, "Threads") == wanted
+    assert f"Measured on **{bench['machine']['date'][:10]}** on an {bench['machine']['cpu']}" in text
+    assert f"Measured on {threads['machine']['date'][:10]} (PyTorch {threads['machine']['torch'].split('+')[0]}" in text
 
 
 def test_readme_links_and_commands_exist():

@@ -238,7 +238,7 @@ def test_a_painting_without_histogram_is_counted():
     records, report = make_records(FRAME, table[table.painting != "half"])
     assert report.dropped == {"split rest": 1, "no histogram for the painting": 2} and len(records["train"]) == 1
     assert len(make_records(FRAME, table[table.painting != "half"], "kept")[0]["train"]) == 2
-    with pytest.raises(DataError, match="no record can be made.*5 dropped|no record can be made"):
+    with pytest.raises(DataError, match="no record can be made"):
         make_records(FRAME, table[:0])
 
 

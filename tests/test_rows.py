@@ -12,12 +12,11 @@ from words import EMOTIONS, LEXICON, TOKENIZER, WORDS
 from sevlm.config import PUBLISHED, SEVLMConfig
 from sevlm.data.batches import AHEAD, PairBatches, collate, in_rows
 from sevlm.data.paintings import Painting
-from sevlm.lexicon.lexicon import Lexicon
 from sevlm.lexicon.token_table import vad_table
 from sevlm.models.sevlm import SEVLM
-from sevlm.models.tokenizer import encode_all, load_tokenizer, special_ids
+from sevlm.models.tokenizer import encode_all, special_ids
 from sevlm.models.vision import ImageEncoder
-from sevlm.utils import asset, seed_everything
+from sevlm.utils import seed_everything
 
 SPECIAL = special_ids(TOKENIZER)
 MODES = {

@@ -78,7 +78,7 @@ def test_what_the_user_has_set_stays(name, value):
 def test_few_for_nothing_and_all_for_a_large_model(two_threads):
     seconds = time_threads(lambda: None, 2)
     assert set(seconds) == {1, 2} and min(seconds.values()) > 0 and torch.get_num_threads() == 2
-    assert choose_threads(SMALL_WIDTH + 1, 1) == 2 and choose_threads(SMALL_WIDTH, 64) in (1, 2)
+    assert choose_threads(SMALL_WIDTH + 1, 1) == 2
 
 
 def test_the_quickest_wins_and_a_tie_goes_to_the_fewest(two_threads, monkeypatch):
