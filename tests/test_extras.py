@@ -19,7 +19,8 @@ parser.read(PACKAGE.parent / "settings.ini", encoding="utf-8")
 SETTINGS = parser["DEFAULT"]
 IMPORTS = {"scikit-learn": "sklearn", "open_clip_torch": "open_clip"}  # where the import has another name
 names = lambda key: {re.split("[<>=]", need)[0] for need in SETTINGS[key].split()}
-# all that the extras bring (SciPy comes with scikit-learn), by the name of the import; None in sys.modules: as if it were not installed
+# all that the extras bring (SciPy comes with scikit-learn), by the name of the import; None in sys.modules: as if it
+# were not installed
 EXTRAS = sorted(IMPORTS.get(n, n) for n in {"scipy"}.union(*(names(k) for k in SETTINGS if k.startswith("extra_"))))
 BLOCK = f"import sys; sys.modules.update(dict.fromkeys({EXTRAS!r})); "
 UNBLOCK = "import sys; del sys.modules['pandas']; "  # an extra that is there in part
