@@ -79,7 +79,11 @@ class _Dict(dict):
         pass
 
 
-_ALLOWED: dict[str, Any] = {"collections.OrderedDict": _Dict, "builtins.bytes": lambda: b""}
+_ALLOWED: dict[str, Any] = {
+    "collections.OrderedDict": _Dict,
+    "builtins.bytes": lambda: b"",
+    "pandas._libs.missing.NA": None,  # not called: the missing value itself
+}
 
 # %% ../../nbs/artemis/pickles.ipynb #5f8b4b39
 _MOST_NAMES = 1_000  # different names in one pickle
