@@ -338,7 +338,7 @@ def test_fields_that_are_missing_or_of_another_type(seeds, tmp_path):
     good = (seeds / "mini" / "mini_truth.csv").read_text(encoding="utf-8")
     for old, new in (("awe", "joy"), ("0.", "nan"), ("+", "\0"), ("subjects", '"subjects'), (",", ";")):
         (tmp_path / "mini_truth.csv").write_text(good.replace(old, new), encoding="utf-8")
-        with pytest.raises(DataError, match="unknown subject" if new == "\0" else "mini_truth.csv"):
+        with pytest.raises(DataError, match="mini_truth.csv"):
             read_truth(tmp_path)
 
 

@@ -248,7 +248,7 @@ def read_truth(
                     raise ValueError(f"the odds of {r['painting'][:60]!r} are {odds}")
                 scene = Scene(tuple(r["subjects"].split("+")), **{k: r[k] for k in SCENE_COLUMNS})
                 found[f"{r['art_style']}/{r['painting']}"] = scene, odds
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, csv.Error) as e:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, csv.Error, DataError) as e:
         raise DataError(f"{path} cannot be read ({e}). Make the synthetic set anew with make_mini.") from e
     return found
 
