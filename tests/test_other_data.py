@@ -160,6 +160,7 @@ def test_bad_rows_are_counted(tmp_path):
     parts, report = ImageTable(tmp_path).paintings()
     assert report.read == 58 and report.kept == 50 == sum(len(p.emotions) for p in parts[""])
     assert report.dropped == dict.fromkeys(bad, 1)
+    assert main(["inspect", str(tmp_path)]) == 1  # what is dropped in train and prepare is in their reports
     (tmp_path / "metadata.jsonl").unlink()
     (tmp_path / "metadata.csv").write_text(
         "file_name,emotion,text\n00.png,calm,so\n00.png,calm\n01.png,tense,so\n", encoding="utf-8"
