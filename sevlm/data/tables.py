@@ -488,8 +488,8 @@ class ImageTable:
         known = [row for row in self.rows if not row["split"] or row["split"].lower() in SPLIT_NAMES]
         matches = self._matches(known)
         owners: dict[Path, PictureMatch] = {}
-        for match in sorted((m for m in matches.values() if m), key=lambda m: m.rank):
-            owners.setdefault(match.file, match)
+        for found in sorted((m for m in matches.values() if m), key=lambda m: m.rank):
+            owners.setdefault(found.file, found)
         for row in self.rows:
             name, split = row["picture"], row["split"].lower()
             if split and split not in SPLIT_NAMES:
