@@ -266,7 +266,11 @@ MODEL_OPTIONS = (
         metavar="NAME",
         help="released weights instead: a hub id such as jing5566/SEVLM, or a folder in its layout; run as published",
     ),
-    option("--lexicon", metavar="FILE", help="with --weights: the VAD lexicon they were trained with"),
+    option(
+        "--lexicon",
+        metavar="FILE",
+        help="the VAD lexicon of weights or of a checkpoint that come without one; or another than the model's own",
+    ),
     option(
         "--tower",
         metavar="FILE",
@@ -334,16 +338,16 @@ def explainer_of(
         raise ConfigError("give either --checkpoint or --weights.")
     if args.weights:
         return load(args.weights, args.lexicon, args.device, tower=args.tower, lemmas=args.lemmas)
-    if args.lexicon or args.lemmas != "lemminflect":
-        raise ConfigError("--lexicon and --lemmas belong to --weights; a checkpoint of sevlm knows its own.")
+    if args.lemmas != "lemminflect":
+        raise ConfigError("--lemmas belongs to --weights; a checkpoint of sevlm finds words in its own way.")
     if args.tower and not args.checkpoint:
         raise ConfigError("--tower belongs to --weights or --checkpoint; the shipped model has its own.")
     if not args.checkpoint:
         print_message(
             "note: this is the shipped model, trained on synthetic paintings only; give your own by --checkpoint"
         )
-        return load(device=args.device)
-    return load(checkpoint_of(args.checkpoint), device=args.device, tower=args.tower)
+        return load(lexicon=args.lexicon, device=args.device)
+    return load(checkpoint_of(args.checkpoint), args.lexicon, args.device, tower=args.tower)
 
 
 # %% ../nbs/library/command_line.ipynb #4b8f6f03
@@ -1026,6 +1030,7 @@ def _ablate(args):
     THREADS,
     QUIET,
     examples="mini data/mini --paintings 500\nmini --remake",
+    resume_hint="Of a synthetic set nothing is kept: the same command begins anew.",
 )
 def _mini(args):
     if bool(args.folder) == args.remake:
@@ -1304,7 +1309,7 @@ def make_parser() -> Parser:
         p = commands.add_parser(
             entry.name,
             help=entry.summary,
-            description=entry.summary.capitalize() + ".",
+            description=entry.summary[0].upper() + entry.summary[1:] + ".",
             epilog=f"examples:\n{examples}",
         )
         for names, how in entry.options:
@@ -1333,6 +1338,13 @@ MORE_MEMORY = (
     "Close other programs, or ask for less at a time: a smaller batch_size or a larger accumulate (--set), fewer "
     "--workers, pooled patches (--set pool=2)."
 )
+
+
+def _check_out(args: argparse.Namespace) -> None:
+    "Raises `ConfigError` if results would be written among the data, where they would be read as data."
+    data, out = getattr(args, "data", None), getattr(args, "out", None)
+    if args.command is not _demo and data and out and Path(data).resolve() == Path(out).resolve():
+        raise ConfigError(f"--out {out} is the data folder. Choose another folder for what is written.")
 
 
 def _alone(args: argparse.Namespace) -> AbstractContextManager:
@@ -1377,6 +1389,7 @@ def main(
                 getattr(args, "parser", parser).refuse(unknown)
             if not hasattr(args, "command"):
                 parser.error("no command given. Try `sevlm demo`, or `sevlm --help`.")
+            _check_out(args)
             with _threads_in_environment(getattr(args, "threads", None)), _alone(args):
                 code = args.command.run(args) or 0
         except SystemExit as e:
@@ -1387,7 +1400,7 @@ def main(
         _discard_output()
         return 141
     except KeyboardInterrupt:
-        print_message("interrupted. " + (args.command.resume_hint if hasattr(args, "command") else ""))
+        print_message(f"interrupted. {args.command.resume_hint if hasattr(args, 'command') else ''}".strip())
         return 130
     except Exception as e:
         if (message := _mendable(e)) is None:

@@ -752,6 +752,7 @@ PICTURES = (
     *(".bmp", ".jp2", ".pbm", ".pgm", ".ppm", ".pnm"),
 )
 _NO_ENDING = "no ending"
+_BROKEN = "links to nothing"
 _MAC_NOTES = "._"  # a Mac puts such a file beside each file on foreign disks
 
 
@@ -759,23 +760,38 @@ def _is_picture(path: Path) -> bool:
     return path.suffix.lower() in PICTURES and not path.name.startswith(_MAC_NOTES)
 
 
+def _files_below(path: Path) -> Iterator[Path]:
+    "All files of a folder and of those below it, linked ones, too; each folder once, so that links in a circle end."
+    folders, seen = [str(path)], set()
+    while folders:
+        for place, inner, names in os.walk(folders.pop(0)):
+            if (real := os.path.realpath(place)) in seen:
+                inner.clear()
+                continue
+            seen.add(real)
+            folders += [link for name in sorted(inner) if os.path.islink(link := os.path.join(place, name))]
+            yield from (Path(place, name) for name in names)
+
+
 def picture_files(
-    path: str | Path,  # a file, or a folder that is searched with all folders below it
+    path: str | Path,  # a file, or a folder that is searched with all folders below it, linked ones, too
 ) -> list[Path]:  # sorted
     "The picture files at a path."
     path = Path(path)
     if not path.is_dir():
         return [path]
-    return sorted(p for p in path.rglob("*") if _is_picture(p) and p.is_file())
+    return sorted(p for p in _files_below(path) if _is_picture(p) and p.is_file())
 
 
 def other_files(
     path: str | Path,
-) -> Counter[str]:  # ending -> number of files
+) -> Counter[str]:  # ending, or "links to nothing" -> number of files
     "What `picture_files` passes over in a folder."
     path = Path(path)
-    found = (p for p in (path.rglob("*") if path.is_dir() else ()) if not _is_picture(p) and p.is_file())
-    return Counter(p.suffix.lower() or _NO_ENDING for p in found)
+    files = list(_files_below(path)) if path.is_dir() else []
+    found = Counter(p.suffix.lower() or _NO_ENDING for p in files if not _is_picture(p) and p.is_file())
+    broken = sum(p.is_symlink() and not p.exists() for p in files)
+    return found + Counter({_BROKEN: broken})
 
 
 def other_files_notice(

@@ -20,6 +20,7 @@ __all__ = [
     "write_atomic",
     "write_json",
     "read_object",
+    "format_bytes",
     "checksum",
     "check_writable",
     "working_in",
@@ -170,6 +171,16 @@ def read_object(
                 f"{path}: {name!r} {what}, expected a {kind.__name__}. It has to be {expected}: make or copy it again."
             )
     return found
+
+
+def format_bytes(
+    n: float,  # bytes
+) -> str:  # such as '52.2 kB'
+    "An amount of memory or disk in the largest unit that leaves a number of at least 1, with three digits."
+    units = ["B", "kB", "MB", "GB", "TB"]
+    while n >= 999.5 and len(units) > 1:
+        n, units = n / 1000, units[1:]
+    return f"{n:.3g} {units[0]}"
 
 
 def checksum(

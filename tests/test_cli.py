@@ -123,6 +123,11 @@ def test_every_command_has_help_with_examples(name, sevlm_):
         (["train", "d", "--out", "o", "--preset", "minni"], ["Did you mean 'mini'?"]),
         (["mini"], ["FOLDER", "--remake"]),
         (["mini", "x", "--remake"], ["FOLDER", "--remake"]),
+        (["mini", "x", "--paintings", "0"], ["(--paintings) is 0"]),
+        (["train", "d", "--out", "./d"], ["--out ./d is the data folder"]),
+        (["evaluate", "d", "--out", "d/"], ["is the data folder"]),
+        (["explain", "x.jpg", "--beams", "3", "--seed", "1"], ["(--beams)", "--seed"]),
+        (["explain", "x.jpg", "--length-penalty", "2"], ["(--length-penalty)", "--beams 4"]),
     ],
 )
 def test_slips(argv, words, sevlm_):
@@ -406,7 +411,7 @@ def test_mini(tmp_path, sevlm_):
     assert sevlm_(*argv)[0] == 0  # the same set: reused
     argv[3] = 9
     code, _, err = sevlm_(*argv)
-    assert code == 2 and "not empty" in err
+    assert code == 2 and "not empty" in err and "another mini-ArtEmis (n 8 instead of 9)" in err
     (tmp_path / "full").mkdir(), (tmp_path / "full" / "letter.txt").write_text("dear", encoding="utf-8")
     code, _, err = sevlm_("mini", tmp_path / "full")
     assert code == 2 and "not empty" in err and os.listdir(tmp_path / "full") == ["letter.txt"]
@@ -608,6 +613,27 @@ def test_ctrl_c_in_a_real_process(base, tmp_path, sevlm_):
         *argv, "epochs=1", "patience=500", "--resume"
     )  # fewer epochs than done: nothing to do, and whole
     assert code == 0 and "going on" in out and (tmp_path / "run" / "last" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    "argv, module, said",
+    [
+        (["mini", "set"], "sevlm.synthetic.dataset.make_mini", "interrupted. Of a synthetic set nothing is kept: "),
+        (["inspect", "set"], "sevlm.cli.inspect_path", "interrupted.\n"),
+    ],
+)
+def test_an_interrupt_says_how_to_go_on(argv, module, said, monkeypatch, tmp_path, sevlm_):
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(module, stop)
+    code, _, err = sevlm_(*argv)
+    assert code == 130 and said in err
+
+
+def test_summaries_keep_their_capitals(sevlm_):
+    assert "The files of ArtEmis, WikiArt and a lexicon" in " ".join(sevlm_("prepare", "--help")[1].split())
 
 
 def test_a_closed_pipe_is_no_error(base):

@@ -257,6 +257,8 @@ def test_an_unsettled_difference_says_what_it_excludes():
         found.table.set_index("score").loc["emotion accuracy (tolerant)"],
     )
     assert row.difference == 0 and -0.45 < row.low < -0.2 and 0.2 < row.high < 0.45  # 1.96 / sqrt(40) = 0.31
+    nothing = replace(found, table=found.table.assign(difference=-1e-9, low=-0.0, high=0.25))
+    assert "-0.000" not in comparison_sentence(nothing, "emotion accuracy (tolerant)")
     assert (
         "Not settled" in said
         and f"higher by more than {row.high:.3f} or lower by more than {-row.low:.3f}" in said

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from sevlm.config import EMOTIONS, POLARITY, TEXTS, SEVLMConfig, TrainConfig, emotion_id
 from sevlm.errors import ConfigError, DataError, SevlmError, did_you_mean
-from sevlm.utils import asset, check_writable, resolve_device, seed_everything, write_atomic
+from sevlm.utils import asset, check_writable, format_bytes, resolve_device, seed_everything, write_atomic
 
 CONFIGS = [(c, p) for c in (SEVLMConfig, TrainConfig) for p in c.presets]
 
@@ -206,6 +206,14 @@ def test_check_writable(tmp_path):
     (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(ConfigError, match="Choose another folder"):
         check_writable(tmp_path / "file" / "x")
+
+
+@pytest.mark.parametrize(
+    "n, said",
+    [(0, "0 B"), (999, "999 B"), (52_200, "52.2 kB"), (999_600, "1 MB"), (4.2e9, "4.2 GB"), (3e15, "3e+03 TB")],
+)
+def test_bytes_in_words(n, said):
+    assert format_bytes(n) == said
 
 
 def test_devices_and_seeds():

@@ -204,7 +204,7 @@ def test_bad_pictures(tmp_path):
 def test_release(tmp_path):
     with pytest.raises(DataError, match="no folder"):
         Release(tmp_path / "none")
-    with pytest.raises(DataError, match="holds nothing like artemis_dataset_release"):
+    with pytest.raises(DataError, match="holds nothing like artemis_dataset_release.*metadata.csv"):
         Release(tmp_path)
     write(tmp_path / "mine.csv", [GOOD])
     with pytest.raises(DataError, match="holds nothing like wikiart"):

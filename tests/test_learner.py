@@ -578,7 +578,7 @@ def test_validation_runs_in_the_precision_of_the_run(precision):
     assert seen == [(precision == "bfloat16", False, False)] * 2
 
 
-def test_best_and_early_stop(tmp_path):
+def test_best_and_early_stop(tmp_path, capsys):
     values = iter([0.2, 0.5, 0.4, float("nan"), 0.5, 0.9])
     saved, recorder = [], RecorderCB()
     best, stop = BestCB("accuracy", tmp_path / "best", lambda m, f: saved.append(f)), EarlyStopCB(["accuracy"], 3)
@@ -591,6 +591,7 @@ def test_best_and_early_stop(tmp_path):
         epochs=9,
     ).fit(9)
     assert learner.stopped and learner.step == 5 and len(saved) == 2 and (best.best, best.best_step) == (0.5, 2)
+    assert "stopped: no gain in accuracy for 3 validations (patience 3)" in capsys.readouterr().out
     again = (
         make(
             ValidateCB(lambda m: {}, 1),

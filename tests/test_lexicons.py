@@ -40,6 +40,7 @@ from sevlm.lexicon.files import (
 from sevlm.lexicon.lexicon import Lexicon
 from sevlm.lexicon.token_table import vad_table
 from sevlm.models.tokenizer import add_special_tokens, read_bpe
+from sevlm.synthetic.words import mini_lexicon
 
 HERE = Path(__file__).parent
 V1 = "calm\t0.800\t0.100\t0.575\nstorm\t0.300\t0.875\t0.725\nstill life\t.5\t.2\t.5\n"
@@ -552,3 +553,21 @@ def test_the_recording_with_nltks_data(gpt2):
     lexicon = Lexicon.read(HERE / "golden" / "vad_lexicon.tsv")
     a = agreement(texts, [nltk_vad(t, lexicon, NltkLemmas())[0] for t in texts], theirs)
     assert a.equal == a.tokens == 304, str(a)
+
+
+def test_the_projects_own_lexicon_may_be_passed_on(tmp_path):
+    "Whether it was read from a file or made in code, and in what is reported as in its terms."
+    made = Lexicon(mini_lexicon())
+    made.write(tmp_path / "mini.txt")
+    for lexicon in (made, Lexicon.read(tmp_path / "mini.txt")):
+        facts = lexicon.facts()
+        assert facts["known as"] == "the invented lexicon of mini-ArtEmis" and "may be passed on" in facts["terms"]
+
+
+def test_the_doubt_about_a_scale_names_a_way_without_code(tmp_path):
+    rows = "calm\t0.5\t0.2\t0.3\nglad\t0.9\t0.6\t0.5\n"
+    (note,) = Lexicon.read(put(tmp_path, "word\tvalence\tarousal\tdominance\n" + rows, "mine.tsv")).notes
+    assert "'valence (-1..1)' in the line of column names" in note
+    header = "word\tvalence (-1..1)\tarousal (-1..1)\tdominance (-1..1)\n"
+    told = Lexicon.read(put(tmp_path, header + rows, "mine.tsv"))
+    assert told.scale == "bipolar" and not told.notes

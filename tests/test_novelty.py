@@ -69,6 +69,7 @@ def test_draws_are_reproducible_bounded_and_seeded():
     assert (len(one.chosen), one.texts) == (40, 50) == (len(set(one.chosen.tolist())), len(set(texts)) // 4)
     other = novelty(said, texts, captions_n=40, texts_n=50, seed=1)
     assert other.chosen.tolist() != one.chosen.tolist()
+    assert novelty(said, ["one text"] * 17).rows("all")[0][3].endswith("with 1 different training text")
     assert novelty(said, texts).texts == 200 and len(novelty(said, texts).chosen) == 90
     with pytest.raises(DataError, match="No captions"):
         novelty([], texts)

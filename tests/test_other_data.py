@@ -173,6 +173,7 @@ def test_bad_rows_are_counted(tmp_path):
     parts, report = ImageTable(tmp_path).paintings()
     assert report.read == 58 and report.kept == 50 == sum(len(p.emotions) for p in parts[""])
     assert report.dropped == dict.fromkeys(bad, 1)
+    assert main(["inspect", str(tmp_path)]) == 1  # what is dropped in train and prepare is in their reports
     (tmp_path / "metadata.jsonl").unlink()
     (tmp_path / "metadata.csv").write_text(
         "file_name,emotion,text\n00.png,calm,so\n00.png,calm\n01.png,tense,so\n", encoding="utf-8"
@@ -202,11 +203,64 @@ def test_names_of_pictures(tmp_path, name, found):
     assert find_picture(tmp_path / "data", name, {}) == (found and tmp_path / "data" / found)
 
 
+@pytest.mark.parametrize("names", [("a/00.png", "00.png"), ("old/a/00.png", "old/00.png"), ("00.jpg", "00.png")])
+def test_a_picture_belongs_to_the_nearest_name(tmp_path, names):
+    "Whatever the order of the rows; the other name is dropped, and a name that is not the file's own is told."
+    fill(tmp_path, two_each())
+    wrong, right = (row(0, "calm", f"this is {name}") | {"file_name": name} for name in names)
+    for rows in ([wrong, right], [right, wrong]):
+        write(tmp_path / "metadata.jsonl", [*rows, *two_each()[2:]])
+        parts, report = ImageTable(tmp_path).paintings()
+        assert parts[""][0].utterances == (right["text"],)
+        assert report.dropped == {"the picture belongs to another name already": 1}
+    write(tmp_path / "metadata.jsonl", [wrong, *two_each()[2:]])
+    report = ImageTable(tmp_path).paintings()[1]
+    assert report.notes["pictures under another spelling or folder"] == f"1; for instance '00.png' for {names[0]}"
+
+
+def test_pictures_of_one_name_in_two_folders(tmp_path):
+    "As Affection has them: a column names the folder."
+    rows = [dict(dataset=d, image_name="1.png", emotion=m, text=d) for d, m in (("a", "calm"), ("b", "tense"))]
+    for r in rows:
+        picture(tmp_path / r["dataset"] / r["image_name"])
+    write(tmp_path / "metadata.csv", rows)
+    parts, report = ImageTable(tmp_path).paintings()
+    assert [(p.key, p.utterances) for p in parts[""]] == [("a/1.png", ("a",)), ("b/1.png", ("b",))]
+    assert "pictures under another spelling or folder" not in report.notes
+
+
+def test_emotions_are_counted_over_the_rows_that_are_kept(tmp_path):
+    "So that one emotion that is left over, all others being dropped, is refused as a table with one is."
+    fill(tmp_path, [row(k, mood) for k, mood in enumerate(["calm"] * 10 + ["Calm", "tense", "TENSE", "gloomy"])])
+    (tmp_path / "11.png").unlink()
+    notes = ImageTable(tmp_path).paintings()[1].notes
+    assert notes["emotions"] == "calm (11), gloomy (1), tense (1)"
+    assert notes["emotions read under another spelling"] == "'Calm' (1), 'TENSE' (1)"
+    assert notes["emotions with one annotation"] == "gloomy, tense"
+    for k in (12, 13):
+        (tmp_path / f"{k}.png").unlink()
+    with pytest.raises(DataError, match="at least two.*(?s:.*)3  no such picture"):
+        ImageTable(tmp_path).paintings()
+    (tmp_path / "emotions.csv").write_text("emotion\ncalm\ntense\ngloomy\n", encoding="utf-8")
+    assert ImageTable(tmp_path).paintings()[1].kept == 11
+
+
+def test_parts_that_a_table_does_not_name_are_told(tmp_path):
+    fill(tmp_path, [row(k, MOODS[k % 5], split="test" if k < 5 else "train" if k < 20 else "") for k in range(25)])
+    parts, (report, _) = ImageTable(tmp_path).parts()
+    assert {part: len(some) for part, some in parts.items()} == dict(train=19, val=1, test=5)
+    assert report.notes["the table has no usable picture for val"] == "1 of those for train are drawn"
+    assert report.notes["pictures without a split, beside others with one"] == "5, taken for train"
+    fill(tmp_path, two_each())
+    assert not any("train" in str(note) for note in ImageTable(tmp_path).parts(images=False)[1][0].notes.values())
+
+
 @pytest.mark.parametrize(
     "table,text,words",
     [
         ("metadata.csv", "file_name,emotion\na.png,calm\n", ["none for text", "Known names"]),
         ("metadata.csv", "file_name,emotion,text\n", ["holds no row"]),
+        ("metadata.tsv", "file_name\temotion\ttext\na.png\tcalm\tso, so\n", ["found 'calm'; expected at least two"]),
         ("metadata.csv", "file_name,emotion,text,text\na.png,calm,so,so\n", ["2 columns 'text'"]),
         ("metadata.csv", 'file_name,emotion,text\na.png,"calm,so\n', ["line 2", "quote"]),
         ("metadata.csv", "file_name,emotion,text\na.png,calm,caf\xe9\n".encode("latin-1"), ["not UTF-8"]),

@@ -734,6 +734,23 @@ def test_what_may_not_be_read_and_what_would_wait_for_ever(tmp_path, monkeypatch
     assert "you may not read it" in said and "chmod" in said
 
 
+def test_links_to_folders_are_followed_and_broken_ones_told(picture, tmp_path, capsys):
+    "Each folder once, so that links in a circle end."
+    folder, real = tmp_path / "holiday", tmp_path / "real"
+    for place in (folder / "deep", real):
+        place.mkdir(parents=True)
+        picture.save(place / "x.jpg")
+    (folder / "linked").symlink_to(real)
+    (real / "back").symlink_to(folder)
+    (folder / "again").symlink_to(folder / "deep")
+    (folder / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    assert picture_files(folder) == [folder / "deep" / "x.jpg", folder / "linked" / "x.jpg"]
+    assert other_files(folder) == {"links to nothing": 1}
+    assert main(["explain", str(folder), "--json"]) == 0
+    said = capsys.readouterr()
+    assert len(json.loads(said.out)) == 2 and "links to nothing (1)" in said.err
+
+
 def test_a_folder_of_everything(picture, tmp_path, capsys):
     for kind in ("WEBP", "AVIF", "TIFF", "JPEG"):
         picture.save(tmp_path / f"good.{kind.lower()}", kind)

@@ -3,7 +3,9 @@ process of its own."""
 
 import json
 import os
+import shutil
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -199,8 +201,8 @@ def test_the_released_way_of_finding_lemmas(place, capsys, monkeypatch):
         (("--weights", "hub"), "the released weights need the lexicon"),
         (("--weights", "nowhere", "--lexicon", "lexicon.txt"), "neither a folder nor the id"),
         (("--weights", "hub", "--checkpoint", "hub"), "either --checkpoint or --weights"),
-        (("--lexicon", "lexicon.txt"), "--lexicon and --lemmas belong to --weights"),
-        (("--lemmas", "nltk"), "belong to --weights"),
+        (("--lexicon", "nowhere.txt"), "nowhere.txt"),
+        (("--lemmas", "nltk"), "--lemmas belongs to --weights"),
         (("--tower", "tower.safetensors"), "--tower belongs to --weights or --checkpoint"),
         (("--weights", "hub", "--lexicon", "lexicon.txt", "--tower", "nowhere.safetensors"), "no tower weights at"),
     ],
@@ -209,6 +211,19 @@ def test_wrong_combinations(place, capsys, monkeypatch, given, words):
     monkeypatch.chdir(place)
     code, _, err = run(capsys, "explain", next((place / "data" / "wikiart").rglob("*.jpg")), *given)
     assert code == 2 and words in err
+
+
+def test_a_checkpoint_without_a_table_takes_the_lexicon(place, capsys, tmp_path):
+    "As a published model whose lexicon may not be passed on: the message names the option, and the option works."
+    published = Path(shutil.copytree(asset("mini"), tmp_path / "published"))
+    (published / "vad_table.safetensors").unlink()
+    picture = next((place / "data" / "wikiart").rglob("*.jpg"))
+    for command in (("explain", picture), ("evaluate", place / "data", "--no-meteor", "--quiet")):
+        argv = (*command, "--checkpoint", published, "--json")
+        code, _, err = run(capsys, *argv)
+        assert code == 2 and "(--lexicon)" in err
+        code, out, _ = run(capsys, *argv, "--lexicon", place / "lexicon.txt")
+        assert code == 0 and json.loads(out)
 
 
 def test_ablate_command(place, capsys, tmp_path):

@@ -8,12 +8,14 @@ import re
 import shutil
 import subprocess
 import sys
+import warnings
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from commands import prepare_argv
+from matplotlib.figure import Figure
 
 from sevlm.artemis.folder import Prepared, open_data, paintings_of
 from sevlm.artemis.prepare import MISSING_PICTURES, PICTURES_RECORD, Inputs, find_pictures, prepare
@@ -38,6 +40,7 @@ from sevlm.synthetic.dataset import make_mini
 from sevlm.training.inputs import load_training_data
 from sevlm.training.learner import CB
 from sevlm.training.run import start_run
+from sevlm.training.validation import _save_quietly
 
 PAINTINGS = 300
 CASES = Path(__file__).parent / "cases" / "images"
@@ -377,6 +380,16 @@ def test_a_picture_lost_before_the_validation(prepared, tmp_path, capsys):
     assert (
         run.learner.metrics and "validations before and after are over different paintings" in capsys.readouterr().out
     )
+
+
+def test_letters_without_a_glyph_make_no_warnings(tmp_path):
+    "Other warnings pass."
+    for text, missing in (("calm", False), ("静かな水", True)):
+        figure = Figure()
+        figure.suptitle(text)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert _save_quietly(figure, tmp_path / "sheet.png") == missing
 
 
 def test_kept_patch_tokens_need_no_picture_any_more(prepared, tmp_path):

@@ -35,7 +35,7 @@ def pair(
     others = [k for k in range(n) if painting.emotions[k] != painting.emotions[first]]
     if not others:
         raise DataError(
-            f"{painting.key} has annotations of one emotion only ({painting.emotions[0]}); expected two. PairBatches "
+            f"{painting.shown} has annotations of one emotion only ({painting.emotions[0]}); expected two. PairBatches "
             "leaves such paintings out."
         )
     return first, others[int(rng.integers(len(others)))]
@@ -285,12 +285,12 @@ class PairBatches:
                 self.report.notes["kept, with annotations of one emotion only"] = len(alone)
         else:
             for i in alone:
-                self.report.drop("one emotion only", self.paintings[i].key)
+                self.report.drop("one emotion only", self.paintings[i].shown)
             if len(alone) > len(self.usable):
                 self.report.notes["most paintings have one emotion only"] = "one_emotion=keep trains on them, too"
         for p in self.paintings:
             if not p.emotions:
-                self.report.drop("no annotation", p.key)
+                self.report.drop("no annotation", p.shown)
 
     def _encode(self, tokenizer):
         "All texts as one padded table; `start[i]` is the first row of painting i."

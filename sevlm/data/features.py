@@ -44,7 +44,7 @@ from tqdm.auto import tqdm
 from ..errors import ConfigError, DataError, ImageError, did_you_mean
 from ..models.hub import fingerprint
 from ..models.vision import ImageEncoder
-from ..utils import cache_folder, check_writable, resolve_device, write_atomic
+from ..utils import cache_folder, check_writable, format_bytes, resolve_device, write_atomic
 from .pictures import in_threads
 
 # %% ../../nbs/library/features.ipynb #882d76d2
@@ -316,7 +316,7 @@ def keep_features(
         todo = []
     if todo:
         need, free = feature_bytes(len(todo), *store.shape, dtype), shutil.disk_usage(check_writable(store.folder)).free
-        room = f"{need / 1e9:.3g} GB of the {free / 1e9:.3g} GB free at {store.folder}"
+        room = f"{format_bytes(need)} of the {format_bytes(free)} free at {store.folder}"
         if need > free:
             raise DataError(f"too little room: {len(todo)} of {len(wanted)} pictures take {room}. {REMEDIES}")
         if progress:

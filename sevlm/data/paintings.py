@@ -71,6 +71,11 @@ class Painting:
         return f"{self.style}/{self.name}"
 
     @property
+    def shown(self) -> str:
+        "The key as messages have it: without './' for a picture beside its table."
+        return self.key.removeprefix("./")
+
+    @property
     def counts(self) -> tuple[float, ...]:
         "Votes for each of `choices` (or shares, if `votes` holds shares)."
         return self.votes or tuple(map(self.emotions.count, self.choices))
@@ -381,7 +386,7 @@ def usable_images(
             why, example = search.fault(p.style, p.name)
             report.drop(why.removesuffix(" for the painting"), example)  # paintings are what is counted here
         elif found.fault:
-            report.drop(found.fault, p.key)
+            report.drop(found.fault, p.shown)
     return [p for p, found in zip(paintings, checks) if not found.fault], report
 
 
@@ -490,7 +495,8 @@ class Release:
         if not (found := _only(self.folder, patterns, fits)):
             raise DataError(
                 f"{self.folder} holds nothing like {' or '.join(patterns)}.{self._instead(patterns, fits)} "
-                "Expected a CSV file and a folder wikiart of style folders."
+                "Expected a CSV file and a folder wikiart of style folders; or, for pictures of your own, a table "
+                "beside them: metadata.csv with file_name, emotion, text."
             )
         return found
 

@@ -24,6 +24,8 @@ __all__ = [
     "order_emotions",
     "check_emotions",
     "read_choices",
+    "PictureMatch",
+    "match_picture",
     "find_picture",
     "complete_parts",
     "ImageTable",
@@ -41,19 +43,29 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+
+from sevlm.data.paintings import (
+    EXAMPLES,
+    Painting,
+    Report,
+    check_images,
+    find_image,
+    lexicon_in,
+    split_paintings,
+    usable_parts,
+)
 
 from ..config import EMOTIONS, POLARITY, canonical_emotion, emotions_problem
 from ..errors import DataError
 from ..near import read_text
 from ..utils import normalise
-from .paintings import Painting, Report, check_images, find_image, lexicon_in, split_paintings, usable_parts
 
 # %% ../../nbs/library/tables.ipynb #b7b6a55e
 CHOICES = "emotions.csv"  # an optional file: emotion, and if known polarity
-METADATA = ("metadata.csv", "metadata.jsonl")  # of the `imagefolder` convention
+METADATA = ("metadata.csv", "metadata.jsonl", "metadata.tsv")  # the first two: of the `imagefolder` convention
 PUBLISHED_TABLES = (  # patterns of the files that Affection and ArtELingo hand out (docs/facts/data.md, section 12)
     "affection_preprocessed_public*.csv",
     "affection_raw_public*.csv",
@@ -243,29 +255,52 @@ def read_choices(
 PICTURE_PLACES = ("", "images", "wikiart", "data")  # folders that the names of pictures may start in
 
 
-def find_picture(
+class PictureMatch(NamedTuple):
+    "A picture that a name may mean. Of several names for one picture the one of the lowest rank has it."
+
+    rank: tuple[int, int, int]  # 1 for another spelling; parts left out at the beginning; which of `PICTURE_PLACES`
+    name: str  # as the table has it
+    file: Path
+
+    @property
+    def exact(self) -> bool:
+        "Whether the whole name is that of the file."
+        return self.rank[:2] == (0, 0)
+
+
+def match_picture(
     folder: Path,  # of the data set
     name: str,  # as the table has it
     index: dict[str, dict],  # folder -> what `find_image` has seen in it; filled as it is needed
-) -> Path | None:
+) -> PictureMatch | None:
     """The picture of a row: below the folder or one of `PICTURE_PLACES`; a beginning that belongs to another machine is
     left out. Never a file outside the folder."""
     parts = [part for part in PurePosixPath(name).parts if part != "/"]
     if not parts or ".." in parts or "\0" in name:
         return None
     for first in range(len(parts)):
-        for place in PICTURE_PLACES:
+        for n, place in enumerate(PICTURE_PLACES):
             plain = folder.joinpath(place, *parts[first:])
             if os.path.isfile(plain):
-                return plain
+                return PictureMatch((0, first, n), name, plain)
     stem = PurePosixPath(parts[-1]).stem
     for first in range(len(parts)):  # another spelling (docs/facts/data.md, section 1.7), or another ending
-        for place in PICTURE_PLACES:
+        for n, place in enumerate(PICTURE_PLACES):
             inside = folder.joinpath(place, *parts[first:-1])
             style = Path(os.path.abspath(inside))
             if found := find_image(style.parent, style.name, stem, index.setdefault(str(style.parent), {})):
-                return inside / found.name
+                return PictureMatch((1, first, n), name, inside / found.name)
     return None
+
+
+def find_picture(
+    folder: Path,  # of the data set
+    name: str,  # as the table has it
+    index: dict[str, dict],  # as `match_picture` fills it
+) -> Path | None:
+    "The file that `match_picture` finds."
+    match = match_picture(folder, name, index)
+    return match and match.file
 
 
 # %% ../../nbs/library/tables.ipynb #1110ecd2
@@ -294,6 +329,23 @@ def complete_parts(
 
 
 # %% ../../nbs/library/tables.ipynb #d596035f
+def _part_notes(
+    named: Mapping[str, Sequence[Painting]],  # as the table has them
+    parts: Mapping[str, Sequence[Painting]],  # as `complete_parts` makes them
+) -> dict[str, str]:
+    "Where the parts are not those that a table with a split names."
+    if not any(named.get(part) for part in parts):
+        return {}
+    notes = {
+        f"the table has no usable picture for {part}": f"{len(parts[part])} of those for train are drawn"
+        for part in HELD_OUT
+        if not named.get(part)
+    }
+    if free := named.get(""):
+        notes["pictures without a split, beside others with one"] = f"{len(free)}, taken for train"
+    return notes
+
+
 def _plain_text(value: object) -> str | None:
     "A cell as text; a number as it is written; None: it is a list or an object."
     if value is None or isinstance(value, str | int | float):
@@ -379,9 +431,9 @@ class ImageTable:
     def _named(self, rows: list[dict[str, str]]) -> list[dict[str, str]]:
         "The rows with the names of their emotions; the emotions of the data set are decided here."
         counts = Counter(row["emotion"] for row in rows)
-        listed = self.folder / CHOICES
-        if listed.is_file():
-            self.emotions, self.polarity = read_choices(listed)
+        self.listed = (self.folder / CHOICES).is_file()
+        if self.listed:
+            self.emotions, self.polarity = read_choices(self.folder / CHOICES)
             names = {spelling: canonical_emotion(spelling, self.emotions) for spelling in counts}
         else:
             if len(counts) > 10 * MOST_EMOTIONS:  # not worth comparing
@@ -390,49 +442,69 @@ class ImageTable:
         kept = []
         for row in rows:
             if name := names[row["emotion"]]:
-                kept.append({**row, "emotion": name})
+                kept.append({**row, "emotion": name, "written": row["emotion"]})
             else:
                 self.report.drop(f"emotion that is not in {CHOICES}", f"{row['where']} ({row['emotion'][:40]})")
         found = Counter(row["emotion"] for row in kept)
         if not found:
             raise DataError(f"none of the {self.report.read} rows of {self.source} can be used.\n{self.report}")
-        if not listed.is_file():
-            self.report.notes |= check_emotions(found, self.column)
+        if not self.listed:
+            check_emotions(found, self.column)
             self.emotions = order_emotions(found)
-        spelled = [
-            f"{spelling!r} ({counts[spelling]})" for spelling, name in names.items() if name and name != spelling
-        ]
-        if spelled:
-            self.report.notes["emotions read under another spelling"] = ", ".join(spelled)
-        self.report.notes["emotions"] = ", ".join(f"{e} ({found[e]})" for e in self.emotions)
         return kept
 
+    def _matches(self, rows: Iterable[dict[str, str]]) -> dict[tuple[str, str], PictureMatch | None]:
+        "Folder of a row ('': none named) and name -> its picture."
+        index: dict[str, dict] = {}
+        found = {}
+        for place, name in dict.fromkeys((row.get("place", ""), row["picture"]) for row in rows):
+            choices = (f"{place}/{name}", name) if place else (name,)
+            matches = [m for n in choices if (m := match_picture(self.folder, n, index))]
+            found[place, name] = min(matches, key=lambda m: m.rank, default=None)
+        return found
+
+    def _emotion_notes(self, rows: Sequence[dict[str, str]], report: Report) -> dict[str, str]:
+        "What the rows that are kept say of the emotions. Raises `DataError` if no model can be trained on them."
+        votes = Counter(row["emotion"] for row in rows)
+        notes = {}
+        if not self.listed:
+            try:
+                notes = check_emotions({e: votes[e] for e in self.emotions if votes[e]}, self.column)
+            except DataError as e:
+                raise DataError(f"{e}\n{report}") from e
+        spelled = Counter(row["written"] for row in rows if row["written"] != row["emotion"])
+        if spelled:
+            told = ", ".join(f"{spelling!r} ({n})" for spelling, n in spelled.most_common())
+            notes["emotions read under another spelling"] = told
+        return {**notes, "emotions": ", ".join(f"{e} ({votes[e]})" for e in self.emotions)}
+
     def paintings(self) -> tuple[dict[str, list[Painting]], Report]:
-        "Part ('' where the table names none) -> pictures with their annotations, sorted by key."
+        """Part ('' where the table names none) -> pictures with their annotations, sorted by key.
+
+        A picture belongs to the name that is nearest to its own. Raises `DataError` if no row has a picture, or if no
+        model can be trained on the emotions of those that have."""
         report = deepcopy(self.report)
         groups: dict[Path, tuple[str, list[dict[str, str]]]] = {}  # picture -> part, rows
-        index: dict[str, dict] = {}
-        files: dict[str, Path | None] = {}  # name in the table -> picture
-        names: dict[Path, str] = {}  # picture -> name in the table
+        known = [row for row in self.rows if not row["split"] or row["split"].lower() in SPLIT_NAMES]
+        matches = self._matches(known)
+        owners: dict[Path, PictureMatch] = {}
+        for found in sorted((m for m in matches.values() if m), key=lambda m: m.rank):
+            owners.setdefault(found.file, found)
         for row in self.rows:
             name, split = row["picture"], row["split"].lower()
             if split and split not in SPLIT_NAMES:
                 report.drop("split that is none of train, val, test", f"{row['where']} ({row['split'][:40]})")
-                continue
-            if name not in files:
-                choices = (f"{row['place']}/{name}", name) if row.get("place") else (name,)
-                files[name] = next((f for n in choices if (f := find_picture(self.folder, n, index))), None)
-            if (file := files[name]) is None:
+            elif (match := matches[row.get("place", ""), name]) is None:
                 bad = ".." in PurePosixPath(name).parts or "\0" in name
                 report.drop(
                     "name that could leave the folder" if bad else "no such picture", f"{row['where']} ({name[:80]})"
                 )
-            elif names.setdefault(file, name) != name:
+            elif owners[match.file].name != match.name:
                 report.drop("the picture belongs to another name already", f"{row['where']} ({name[:80]})")
-            elif groups.setdefault(file, (part := SPLIT_NAMES.get(split, ""), []))[0] != part:
+            elif groups.setdefault(match.file, (part := SPLIT_NAMES.get(split, ""), []))[0] != part:
                 report.drop("the picture is in another split already", f"{row['where']} ({name[:80]})")
             else:
-                groups[file][1].append(row)
+                groups[match.file][1].append(row)
         parts: dict[str, list[Painting]] = {}
         for file in sorted(groups):
             part, rows = groups[file]
@@ -449,9 +521,15 @@ class ImageTable:
                     choices=self.emotions,
                 )
             )
-        report.notes["pictures"] = len(groups)
         if not groups:
             raise DataError(f"no row of {self.source} has a picture in {self.folder}.\n{report}")
+        report.notes |= self._emotion_notes([row for _, rows in groups.values() for row in rows], report)
+        report.notes["pictures"] = len(groups)
+        if near := [m for file, m in owners.items() if not m.exact]:
+            some = "; ".join(
+                f"{m.file.relative_to(self.folder).as_posix()!r} for {m.name[:80]}" for m in near[:EXAMPLES]
+            )
+            report.notes["pictures under another spelling or folder"] = f"{len(near)}; for instance {some}"
         return parts, report
 
     def checked(self, progress: bool = False) -> tuple[list[Painting], list[Report]]:
@@ -471,6 +549,7 @@ class ImageTable:
         The table alone decides where a picture belongs: one that cannot be opened moves no other."""
         named, read = self.paintings()
         parts = complete_parts(named, seed)
+        read.notes |= _part_notes(named, parts)
         if not images:
             return parts, [read]
         usable, opened = check_images(list(itertools.chain(*parts.values())), progress)

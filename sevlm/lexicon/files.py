@@ -112,7 +112,11 @@ def find_scale(
         return best, reason, None
     if best == "unit":
         found = f"all values are within 0..1 (they run from {least:g} to {most:g})"
-        return best, found, "a list of pleasant words on -1..1 would look the same; if it is one, say scale='bipolar'"
+        doubt = (
+            "a list of pleasant words on -1..1 would look the same; if it is one, say so: scale='bipolar' in "
+            "Lexicon.read, or 'valence (-1..1)' in the line of column names"
+        )
+        return best, found, doubt
     if best == "nine" and most <= SEVEN:
         raise LexiconError(
             f"{entry_name(int(values.max(1).argmax()))}: the highest of all values, {most:g}, leaves open whether the "

@@ -149,11 +149,10 @@ class Lexicon:
 
     def facts(self) -> dict[str, Any]:  # name -> text, number, or a list or dict of them
         "What is reported when it is loaded."
-        return {
-            "entries": len(self),
-            "of several words": self.multiword,
-            **(file_facts(self.file) if self.file else {"scale": self.scale, "terms": self.terms}),
-        }
+        found = file_facts(self.file) if self.file else {"scale": self.scale}
+        if name := FREE_LEXICONS.get(self.digest()):
+            found["known as"] = name
+        return {"entries": len(self), "of several words": self.multiword, **found, "terms": self.terms}
 
     def write(self, path: str | Path) -> None:
         "Write on the bipolar scale, with column names that state it."

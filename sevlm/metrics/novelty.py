@@ -166,9 +166,14 @@ class Novelty:
     nearest: list[str]  # [n] a training text with the largest LCS
     texts: int  # training texts compared with
 
+    @property
+    def texts_words(self) -> str:
+        "The number of training texts in words; texts that are the same count once."
+        return f"{self.texts:,} different training text{'s'[: self.texts != 1]}"
+
     def rows(self, name: str) -> list[tuple]:
         "Lines of a `metrics_table`: name, value, n, note."
-        note = f"words shared in order with {self.texts} training texts"
+        note = f"words shared in order with {self.texts_words}"
         return [
             (f"{name}, largest LCS", self.max_lcs, len(self.chosen), note),
             (f"{name}, mean LCS", self.mean_lcs, len(self.chosen), note),

@@ -71,9 +71,15 @@ class Generation:
         if not isinstance(self.sample, bool):
             raise ConfigError(f"sample is {self.sample!r}; expected True or False.")
         if self.sample and self.beams > 1:
-            raise ConfigError(f"beams = {self.beams} and sample = True exclude each other: search, or draw.")
+            raise ConfigError(
+                f"beams = {self.beams} (--beams) and sample = True (--seed, --temperature, --top-k, --top-p) exclude "
+                "each other: search, or draw."
+            )
         if self.beams == 1 and self.length_penalty != 1:
-            raise ConfigError(f"length_penalty = {self.length_penalty} compares the texts of a search: add beams=4.")
+            raise ConfigError(
+                f"length_penalty = {self.length_penalty} (--length-penalty) compares the texts of a search: add "
+                "beams=4 (--beams 4)."
+            )
         if not self.sample and (odd := [n for n in self.changes() if n in ("temperature", "top_k", "top_p")]):
             raise ConfigError(f"{odd[0]} = {getattr(self, odd[0])} acts on draws: add sample=True.")
 

@@ -135,9 +135,10 @@ def comparison_sentence(
     if rows.empty:
         raise DataError(f"no score {score!r} in this comparison. It has: {', '.join(comparison.table.score)}.")
     r, (a, b) = rows.iloc[0], comparison.names
+    signed = lambda x: f"{round(x, 3) + 0:+.3f}"  # no -0.000
     start = (
-        f"{score}: {b} {r[b]:.3f}, {a} {r[a]:.3f}; difference {r.difference:+.3f}, between {r.low:+.3f} and "
-        f"{r.high:+.3f} (95 %, {r.n} paintings). "
+        f"{score}: {b} {r[b]:.3f}, {a} {r[a]:.3f}; difference {signed(r.difference)}, between {signed(r.low)} and "
+        f"{signed(r.high)} (95 %, {r.n} paintings). "
     )
     if score.endswith(FILTERED):
         start += f"Each run is scored over the paintings whose emotion it named rightly ({a}/{b}: {r.n}). "
@@ -146,7 +147,7 @@ def comparison_sentence(
     if r.low <= 0 <= r.high:
         return start + (
             f"Not settled: these paintings allow either to be higher; they exclude that {b} is higher by more than "
-            f"{max(r.high, 0):.3f} or lower by more than {max(-r.low, 0):.3f}."
+            f"{max(0, r.high):.3f} or lower by more than {max(0, -r.low):.3f}."
         )
     if score.startswith(NEITHER_IS_BETTER):
         verdict = f"{b} is {'higher' if r.difference > 0 else 'lower'}; neither is better for that"

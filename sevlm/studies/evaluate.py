@@ -287,7 +287,7 @@ def novelty_measures(
     "How much of each explanation stands, word for word and in order, in a training text."
     new, drawn, found = novelty(list(explanations), training_texts), np.zeros(len(explanations)), {}
     drawn[new.chosen] = 1
-    note = f"words shared in order with {new.texts} training texts, which are held fixed"
+    note = f"words shared in order with {new.texts_words}, held fixed"
     for name, each in zip(NOVELTY, (new.each_max, new.each_mean)):
         values = np.zeros(len(explanations))
         values[new.chosen] = each

@@ -187,7 +187,8 @@ def make_mini(
     is full. Two that make the same set at once do no harm: the set of the first is taken."""
     for name, value, least in (("n", n, 1), ("size", size, 16), ("workers", workers, 1), ("seed", seed, 0)):
         if type(value) is not int or value < least:
-            raise DataError(f"{name} = {value!r}; expected a whole number of at least {least}.")
+            option = f"--{'paintings' if name == 'n' else name}"
+            raise DataError(f"{name} ({option}) is {value!r}; expected a whole number of at least {least}.")
     # the stamp is compared with that of an existing set: a change of its wording would make every set a foreign one
     folder, stamp = Path(folder), dict(made_by="sevlm.mini (synthetic)", version=VERSION, n=n, seed=seed, size=size)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -214,13 +215,13 @@ def make_mini(
 def _same_set(folder: Path, stamp: dict[str, Any], log: Callable[[str], Any]) -> Path:
     "The folder, if it holds this very set; else `DataError`."
     there = folder / MINI_STAMP
-    found = read_object(there) if there.is_file() else None
+    found = read_object(there) if there.is_file() else {}
     if found != stamp:
-        what = f"another mini-ArtEmis ({str(found)[:200]})" if found else "something else"
-        raise DataError(
-            f"{folder} is not empty and holds {what}; "
-            f"asked for {stamp}. Choose another folder, or remove this one yourself."
+        differ = ", ".join(
+            f"{k} {str(found.get(k))[:40]} instead of {v}" for k, v in stamp.items() if found.get(k) != v
         )
+        what = f"another mini-ArtEmis ({differ or 'of another form'})" if found else "something else"
+        raise DataError(f"{folder} is not empty and holds {what}. Choose another folder, or remove this one yourself.")
     n, seed, size = (stamp[k] for k in ("n", "seed", "size"))
     log(f"mini-ArtEmis with {n} paintings (seed {seed}, {size} px) is already in {folder.name}: reused")
     return folder

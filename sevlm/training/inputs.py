@@ -43,7 +43,7 @@ from ..models.hub import fetch
 from ..models.sevlm import SEVLM, save_model
 from ..models.tokenizer import Tokenizer, add_special_tokens, load_tokenizer, read_bpe, save_tokenizer
 from ..models.vision import load_tower
-from ..utils import asset, cache_folder
+from ..utils import asset, cache_folder, format_bytes
 
 
 # %% ../../nbs/library/run_data.ipynb #e98b4352
@@ -205,16 +205,19 @@ def choose_storage(
     "Where the patch tokens of a training set are stored."
     shape = paintings, model.config.patches, model.encoder.width
     needed, on_disk = 4 * math.prod(shape), feature_bytes(*shape, dtype)
-    size, disk_size = f"{paintings:,} paintings x {shape[1]} patches x {shape[2]}", f"{on_disk / 1e9:.3g} GB in {dtype}"
+    size, disk_size = (
+        f"{paintings:,} paintings x {shape[1]} patches x {shape[2]}",
+        f"{format_bytes(on_disk)} in {dtype}",
+    )
     if features == "off":
         return "off", None, f"patch tokens: computed at every step, as asked ({size} would be {disk_size})"
     if features == "memory" or (features == "auto" and needed <= limit):
-        return "memory", None, f"patch tokens: {size}, computed once and kept in memory: {needed / 1e9:.3g} GB"
+        return "memory", None, f"patch tokens: {size}, computed once and kept in memory: {format_bytes(needed)}"
     folder = cache_folder() / "features" if features == "auto" else Path(features)
     existing = next(p for p in (folder, *folder.absolute().parents) if p.exists())
     if features == "auto" and (free := shutil.disk_usage(existing).free) < MARGIN * on_disk:
         why = (
-            f"patch tokens: computed at every step: {size} take {disk_size}, and {existing} has {free / 1e9:.3g} GB. "
+            f"patch tokens: computed at every step: {size} take {disk_size}, and {existing} has {format_bytes(free)}. "
             "Steps take longer; name a folder with more room by --features."
         )
         return "off", None, why

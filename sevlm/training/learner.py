@@ -879,6 +879,13 @@ class EarlyStopCB(CB):
         self.metrics, self.patience, self.lowest = list(metrics), patience, lowest
         self.best, self.since = {}, 0
 
+    def after_fit(self, learner: Learner) -> None:
+        if 0 < self.patience <= self.since:
+            among = " or ".join(self.metrics)
+            learner.processes.log(
+                f"stopped: no gain in {among} for {self.since} validations (patience {self.patience})"
+            )
+
     def before_fit(self, learner: Learner) -> None:
         learner.stopped = learner.stopped or self.since >= self.patience
 

@@ -7,6 +7,7 @@ samples."""
 __all__ = ["answer_all", "quick_scores", "probabilities_of_paintings", "explanation_sheet", "make_validation"]
 
 # %% ../../nbs/library/validation.ipynb #4d319c94
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -139,6 +140,18 @@ def explanation_sheet(
 
 
 # %% ../../nbs/library/validation.ipynb #12ec8702
+def _save_quietly(sheet: "Figure", path: Path) -> bool:
+    "Write a sheet, without a warning for each glyph that the font lacks; gives whether there were such warnings."
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        sheet.savefig(path)
+    missing = [w for w in caught if "missing from" in str(w.message)]
+    for w in caught:
+        if w not in missing:
+            warnings.warn_explicit(w.message, w.category, w.filename, w.lineno)
+    return bool(missing)
+
+
 def make_validation(
     data: TrainingData,
     settings: TrainConfig,
@@ -170,9 +183,15 @@ def make_validation(
         answers[:] = answer_all(explainer, part, grids, progress=False, probabilities=False, precision=precision)
         return quick_scores(answers, part)
 
+    told: list[str] = []  # said once, not at each validation
+
     def sample(model: SEVLM) -> None:
-        tqdm.write(f"  {part[0].key}: {answers[0].emotion} because {answers[0].explanation}")
+        tqdm.write(f"  {part[0].shown}: {answers[0].emotion} because {answers[0].explanation}")
+        sheet = explanation_sheet(part[:6], answers[:6], title="samples at the last validation")
         with write_atomic(out / "samples.png") as path:
-            explanation_sheet(part[:6], answers[:6], title="samples at the last validation").savefig(path)
+            missing = _save_quietly(sheet, path)
+        if missing and not told:
+            told.append("samples.png: the font has no glyphs for some of the texts, and shows boxes in their place")
+            log(told[0])
 
     return score, sample
