@@ -160,7 +160,8 @@ def test_a_mounted_disk_that_is_full(seeds, tmp_path):
         code, err = quietly(["train", data, "--out", disk / "run", "--preset", "tiny", "--threads", 1, "--quiet"])
         last = err.strip().splitlines()[-1]
         assert code == 2 and last.startswith("sevlm: cannot write ") and str(disk) in last, err
-        assert load(disk / "run", device="cpu").model.config == load(seeds / "run", device="cpu").model.config
+        saved, before = (load(run, device="cpu").model.config for run in (disk / "run", seeds / "run"))
+        assert saved.replace(tower_pretrained="") == before.replace(tower_pretrained="")  # each has its tower beside it
         assert not [f for f in files_below(disk) if ".tmp-" in f]
     finally:
         subprocess.run(["umount", disk], check=True)
