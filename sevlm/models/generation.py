@@ -261,7 +261,7 @@ def _begin(
     if len(prompt) + steps > room:
         raise ConfigError(
             f"new_tokens = {steps} after a prompt of {len(prompt)} tokens takes {len(prompt) + steps} positions, and "
-            f"this model has {room}; give new_tokens={room - len(prompt)} (--new-tokens) or less."
+            f"this model has {room}; give new_tokens={room - len(prompt)} or less (--new-tokens)."
         )
     ends = torch.tensor(sorted(tokenizer.get_added_vocab().values()), device=grid.device)
     ids = torch.tensor([prompt], device=grid.device).repeat(len(grid), 1)
