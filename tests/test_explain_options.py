@@ -62,7 +62,7 @@ def test_a_text_is_printed_as_it_is_written(explain, pictures, capsys):
         ("--temperature 0", "above 0"),
         ("--top-p 2", "at most 1"),
         ("--new-tokens 0", "at least 1"),
-        ("--new-tokens 61", "new_tokens=60 or less"),
+        ("--new-tokens 61", "new_tokens=60 or less (--new-tokens)"),
         ("--stream --json", "one of them"),
         ("--stream --beams 2", "without beams"),
     ],

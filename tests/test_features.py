@@ -41,6 +41,7 @@ from sevlm.studies.evaluate import evaluate
 from sevlm.synthetic.dataset import make_mini
 from sevlm.training import inputs, validation
 from sevlm.training.validation import make_validation
+from sevlm.utils import format_bytes
 
 P, D, N = 4, 8, 10
 spawn = multiprocessing.get_context("spawn")
@@ -288,7 +289,7 @@ def test_it_says_what_it_will_take(paths, folder, capsys):
     keep(paths[:1], folder)
     keep(paths, folder, progress=True)
     out = capsys.readouterr().out
-    assert f"{N - 1} of {N} pictures to encode: {feature_bytes(N - 1, P, D) / 1e9:.3g} GB of" in out
+    assert f"{N - 1} of {N} pictures to encode: {format_bytes(feature_bytes(N - 1, P, D))} of" in out
     keep(paths, folder, progress=True)
     assert "to encode" not in capsys.readouterr().out
 

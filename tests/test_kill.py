@@ -130,7 +130,8 @@ def test_a_full_disk_leaves_the_last_checkpoint(data, unbroken, tmp_path, write)
     # of a checkpoint, or of the samples: which file comes first depends on which validation was the best so far
     assert code != 0 and re.search("(Checkpoint|Write)Error: cannot write", err), err[-2000:]
     assert "What was saved before is whole" in err
-    assert load(tmp_path, device="cpu").model.config == load(unbroken[0], device="cpu").model.config
+    saved, whole = (load(run, device="cpu").model.config for run in (tmp_path, unbroken[0]))
+    assert saved.replace(tower_pretrained="") == whole.replace(tower_pretrained="")  # each has its tower beside it
     code, err = finish(data, tmp_path, EPOCHS)
     assert code == 0, err[-2000:]
     same_run(tmp_path, unbroken[0])

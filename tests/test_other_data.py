@@ -294,9 +294,10 @@ def test_spellings_of_emotions(tmp_path):
     )
     data = ImageTable(tmp_path)
     assert data.emotions == ("calm", "gloomy", "joyful", "joyfull", "lonely", "tense")
-    assert "'CALM' (1)" in data.report.notes["emotions read under another spelling"]
-    assert data.report.notes["emotions with one annotation"] == "joyfull"
-    assert "joyful and joyfull" in data.report.notes["emotions with names alike, read as different"]
+    notes = data.paintings()[1].notes
+    assert "'CALM' (1)" in notes["emotions read under another spelling"]
+    assert notes["emotions with one annotation"] == "joyfull"
+    assert "joyful and joyfull" in notes["emotions with names alike, read as different"]
     write(tmp_path / "metadata.jsonl", [row(0, "Awe"), row(1, "SOMETHING_ELSE"), row(2, "fear")])
     data = ImageTable(tmp_path)
     assert data.emotions == EMOTIONS and data.polarity == POLARITY  # all are of the nine: the nine, in their order
