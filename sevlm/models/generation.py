@@ -254,7 +254,7 @@ def steps_after(
     if prompt + steps > room:
         raise ConfigError(
             f"new_tokens = {steps} after a prompt of {prompt} tokens takes {prompt + steps} positions, and "
-            f"this model has {room}; give new_tokens={room - prompt} (--new-tokens) or less."
+            f"this model has {room}; give new_tokens={room - prompt} or less (--new-tokens)."
         )
     return steps
 
