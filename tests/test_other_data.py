@@ -355,7 +355,7 @@ def test_any_rows_are_read_or_refused(tmp_path):
         assert all(sum(p.counts) == len(p.emotions) and all(p.explanations) for p in found)
 
     check()
-    assert sum(read) > len(read) / 2
+    assert sum(read) > len(read) / 5  # so that what is asserted of them is asserted of many
 
 
 # ---- published forms of other data sets
