@@ -83,7 +83,7 @@ def table_below(text, heading):
 
 
 def test_docs_state_the_speed_on_file():
-    "The tables of docs/speed.md against the published way and on threads, with their dates."
+    "The tables of docs/speed.md against the published way, on threads and on the explorer, with their dates."
     text = (ROOT / "docs" / "speed.md").read_text(encoding="utf-8")
     bench, threads = (
         json.loads((ROOT / "nbs" / "data" / f"{name}.json").read_text(encoding="utf-8"))
@@ -114,6 +114,11 @@ def test_docs_state_the_speed_on_file():
         for (task, company), x in ((key.split(", "), x) for key, x in threads["summary"].items())
     }
     assert table_below(text, "Threads") == wanted
+    answers = json.loads((ROOT / "nbs" / "data" / "bench_explorer.json").read_text(encoding="utf-8"))
+    wanted = [
+        [f"{times[company]:.2f}" for company in ("quiet", "busy")] for times in answers["browser, complete"].values()
+    ]
+    assert sorted(table_below(text, "The explorer").values()) == sorted(wanted)
     assert f"Measured on **{bench['machine']['date'][:10]}** on an {bench['machine']['cpu']}" in text
     assert f"Measured on {threads['machine']['date'][:10]} (PyTorch {threads['machine']['torch'].split('+')[0]}" in text
 
