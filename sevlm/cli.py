@@ -1343,8 +1343,7 @@ MORE_MEMORY = (
 def _check_out(args: argparse.Namespace) -> None:
     "Raises `ConfigError` if results would be written among the data, where they would be read as data."
     data, out = getattr(args, "data", None), getattr(args, "out", None)
-    there = data and out and os.path.isdir(data) and os.path.isdir(out)
-    if args.command is not _demo and there and os.path.samefile(data, out):
+    if args.command is not _demo and data and out and os.path.abspath(data) == os.path.abspath(out):
         raise ConfigError(f"--out {out} is the data folder. Choose another folder for what is written.")
 
 

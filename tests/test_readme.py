@@ -114,7 +114,7 @@ def test_docs_state_the_speed_on_file():
         for (task, company), x in ((key.split(", "), x) for key, x in threads["summary"].items())
     }
     assert table_below(text, "Threads") == wanted
-    answers = json.loads((ROOT / "nbs" / "data" / "bench_explorer.json").read_text(encoding="utf-8"))
+    answers = json.loads((ROOT / "nbs" / "data" / "explorer_times.json").read_text(encoding="utf-8"))
     wanted = [
         [f"{times[company]:.2f}" for company in ("quiet", "busy")] for times in answers["browser, complete"].values()
     ]
