@@ -501,7 +501,10 @@ def test_inspect_knows_everything_that_is_whole(base, sevlm_):
 @pytest.mark.parametrize("kind", [torch.float8_e4m3fn, torch.float8_e5m2, torch.complex64, torch.float16])
 def test_inspect_finds_numbers_that_are_none_of_every_type(kind, tmp_path, sevlm_):
     numbers = torch.ones(4).to(kind)
-    save_file({"a": numbers, "b": torch.arange(3)}, tmp_path / "good.safetensors")
+    try:
+        save_file({"a": numbers, "b": torch.arange(3)}, tmp_path / "good.safetensors")
+    except KeyError:  # the oldest safetensors, complex numbers
+        pytest.skip(f"this safetensors does not write {kind}")
     assert sevlm_("inspect", tmp_path / "good.safetensors")[0] == 0
     save_file({"a": torch.tensor([1, float("nan")]).to(kind)}, tmp_path / "bad.safetensors")
     code, out, _ = sevlm_("inspect", tmp_path / "bad.safetensors")
