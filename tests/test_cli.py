@@ -503,7 +503,9 @@ def test_inspect_finds_numbers_that_are_none_of_every_type(kind, tmp_path, sevlm
     numbers = torch.ones(4).to(kind)
     try:
         save_file({"a": numbers, "b": torch.arange(3)}, tmp_path / "good.safetensors")
-    except KeyError:  # the oldest safetensors, complex numbers
+    except KeyError:
+        if not kind.is_complex:  # which the oldest safetensors does not have
+            raise
         pytest.skip(f"this safetensors does not write {kind}")
     assert sevlm_("inspect", tmp_path / "good.safetensors")[0] == 0
     save_file({"a": torch.tensor([1, float("nan")]).to(kind)}, tmp_path / "bad.safetensors")

@@ -175,12 +175,12 @@ def try_out(archive: Path, python: str, versions: str, version: str) -> None:
     "Installs an archive in an environment of its own, and uses it."
     name = f"{'wheel' if archive.suffix == '.whl' else 'sdist'} {versions} {python.replace(os.sep, '_')}"
     own = new_environment(WORK / "release" / name, python)
-    lowest = versions == "lowest"
+    settings, lowest = read_settings(), versions == "lowest"
     # uv takes the requirements of an archive for indirect ones: those of the core are named once more, to be direct
-    direct = read_settings()["requirements"].split() if lowest else []
+    direct = settings["requirements"].split() if lowest else []
     uv("pip", "install", "--quiet", "--python", own, *VERSIONS[versions], *direct, archive)
     uv("pip", "check", "--quiet", "--python", own)
-    if lowest and (wrong := above_bounds(installed(own), requirements(read_settings())[""])):
+    if lowest and (wrong := above_bounds(installed(own), requirements(settings)[""])):
         raise ReleaseError("\n".join(["not the lowest versions:", *wrong]))
     with tempfile.TemporaryDirectory(prefix="a user ") as folder:
         said = use(own, version, Path(folder))
